@@ -1,0 +1,60 @@
+"""Where every file of one sample lies: the only place that knows the paths."""
+
+from pathlib import Path
+
+VECTORS = ("mean", "cls", "max")  # outputs with one row per record
+OUTPUTS = (*VECTORS, "residue")  # and one with a row per residue
+
+
+class Layout:
+    """Paths below `root`, the folder of one sample.
+
+    `root` and `shard` may hold Snakemake wildcards such as ``{sample}``: the same object serves
+    the rules and the command. Published files lie in `root`; what only later steps read lies in
+    ``root/.work``.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.work = self.root / ".work"
+        self.index = self.root / "index.parquet"
+        self.manifest = self.root / "manifest.json"
+        self.metrics = self.root / "metrics.json"
+        self.packing = self.root / "packing.tsv"
+        self.throughput = self.root / "throughput.tsv"
+        self.verification = self.root / "verification.json"
+        self.report = self.root / "report.html"
+        self.residue_offsets = self.root / "residue_offsets.npy"
+        self.checkpoint = self.work / "checkpoint.json"
+        self.sharding = self.work / "sharding.json"
+        self.shard_index = self.work / "index.parquet"
+        self.merging = self.work / "merging.json"
+
+    def vectors(self, output: str) -> Path:
+        """Return the merged array of one output, such as ``mean``."""
+        return self.root / f"{output}.npy"
+
+    def arrays(self, outputs: list[str]) -> list[Path]:
+        """Return every array that `outputs` publish; ``residue`` brings its offsets."""
+        paths = [self.vectors(output) for output in outputs]
+        return [*paths, self.residue_offsets] if "residue" in outputs else paths
+
+    def shard_fasta(self, shard: int | str) -> Path:
+        """Return the clean FASTA of one shard; its ``.fai`` lies beside it."""
+        return self.work / "shards" / f"{shard}.fasta"
+
+    def shard_fai(self, shard: int | str) -> Path:
+        """Return the faidx index of one shard's FASTA."""
+        return self.work / "shards" / f"{shard}.fasta.fai"
+
+    def shard_vectors(self, shard: int | str, output: str) -> Path:
+        """Return the array of one output of one shard."""
+        return self.work / "embeddings" / str(shard) / f"{output}.npy"
+
+    def shard_packs(self, shard: int | str) -> Path:
+        """Return the table with one line per pack of one shard."""
+        return self.work / "embeddings" / str(shard) / "packs.tsv"
+
+    def shard_run(self, shard: int | str) -> Path:
+        """Return what one embedding job recorded about itself."""
+        return self.work / "embeddings" / str(shard) / "run.json"
