@@ -1,0 +1,161 @@
+"""Check the user's options against the schema and fill in its defaults."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from packedesm.errors import UserError
+from packedesm.segments import check_window
+
+# Which keys decide what: the workflow runs a step again when one of its own keys changes.
+LENGTH_OPTIONS = ("max_length", "long_sequences", "window_overlap")
+SHARD_OPTIONS = (*LENGTH_OPTIONS, "empty_sequences", "deduplicate")
+EMBED_OPTIONS = (*LENGTH_OPTIONS, "dtype", "attention", "token_budget", "outputs", "output_dtype")
+
+_SUFFIXES = (".fasta", ".fa", ".faa")
+_COMPRESSED = (".gz", ".bgz")
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """Return the configuration schema, the one place of names, descriptions and defaults."""
+    text = resources.files("packedesm").joinpath("config.schema.yaml").read_text("utf-8")
+    return yaml.safe_load(text)
+
+
+def resolve(config: dict[str, Any]) -> dict[str, Any]:
+    """Return `config` with the schema's defaults filled in.
+
+    Raises
+    ------
+    UserError
+        For an unknown key, a missing one, or a value of the wrong kind; names key and value.
+    """
+    resolved = _with_defaults(config, schema())
+    validator = jsonschema.Draft202012Validator(schema())
+    error = next(validator.iter_errors(resolved), None)
+    if error is not None:
+        raise UserError(_explain(error))
+    check_window(*pick(resolved, LENGTH_OPTIONS).values())
+    return resolved
+
+
+def samples(fasta: str | list[str] | dict[str, str | list[str]]) -> dict[str, list[Path]]:
+    """Return the FASTA files of each sample.
+
+    A path's sample is its file name without ``.gz`` and ``.fasta``, ``.fa`` or ``.faa``.
+
+    Raises
+    ------
+    UserError
+        If two paths make the same sample, a name cannot be a folder, or a file does not exist.
+    """
+    if isinstance(fasta, dict):
+        named = {
+            name: paths if isinstance(paths, list) else [paths] for name, paths in fasta.items()
+        }
+    else:
+        named = {}
+        for path in [fasta] if isinstance(fasta, str) else fasta:
+            name = sample_name(Path(path))
+            if name in named:
+                raise UserError(
+                    f"config key fasta: {named[name][0]} and {path} are both sample {name!r}; "
+                    "name them apart with a mapping of sample to path"
+                )
+            named[name] = [path]
+    for name, paths in named.items():
+        _check_sample_name(name)
+        for path in paths:
+            check_readable(Path(path))
+    return {name: [Path(path) for path in paths] for name, paths in named.items()}
+
+
+def sample_name(path: Path) -> str:
+    """Return the sample that a FASTA path stands for when the user does not name one."""
+    name = path.name
+    for suffixes in (_COMPRESSED, _SUFFIXES):
+        for suffix in suffixes:
+            if name.lower().endswith(suffix) and len(name) > len(suffix):
+                name = name[: -len(suffix)]
+                break
+    return name
+
+
+def check_readable(path: Path) -> None:
+    """Raise UserError unless `path` is a file (or a pipe) that exists."""
+    if not path.exists():
+        raise UserError(f"{path}: no such FASTA file; check the path (config key fasta)")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, not a FASTA file (config key fasta)")
+
+
+def pick(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """Return the part of a resolved configuration that `keys` name."""
+    return {key: config[key] for key in keys}
+
+
+def _check_sample_name(name: str) -> None:
+    if name.startswith(".") or not name.isprintable() or set(name) & set("/\\{}") or not name:
+        raise UserError(
+            f"config key fasta: sample {name!r} cannot name a folder; use letters, digits, '.', "
+            "'_' and '-', or name the sample with a mapping of sample to path"
+        )
+
+
+def _with_defaults(config: Any, part: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of one level of the configuration with its defaults, and of those below."""
+    filled = copy.deepcopy(dict(config))
+    for key, described in part["properties"].items():
+        if "default" in described:
+            filled.setdefault(key, copy.deepcopy(described["default"]))
+        if "properties" in described and isinstance(filled.get(key), dict):
+            filled[key] = _with_defaults(filled[key], described)
+    return filled
+
+
+def _explain(error: jsonschema.ValidationError) -> str:
+    where = ".".join(str(part) for part in error.absolute_path)
+    if error.validator == "additionalProperties":
+        known = list(error.schema["properties"]) if "properties" in error.schema else []
+        unknown = next(key for key in error.instance if key not in known)
+        close = difflib.get_close_matches(str(unknown), known, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"the keys are {', '.join(known)}"
+        return f"unknown config key {'.'.join(filter(None, [where, str(unknown)]))!r}; {hint}"
+    if error.validator == "required":
+        missing = next(key for key in error.validator_value if key not in error.instance)
+        return f"config key {missing!r} is missing; set it in config.yaml or with --config"
+    allowed = _allowed(error.schema)
+    return f"config key {where}: {error.instance!r} is not allowed; give {allowed}"
+
+
+def _allowed(part: dict[str, Any]) -> str:
+    """Describe in words what a part of the schema admits."""
+    if "oneOf" in part:
+        return " or ".join(_allowed(choice) for choice in part["oneOf"])
+    if "const" in part:
+        return repr(part["const"])
+    if "enum" in part:
+        return "one of " + ", ".join(part["enum"])
+    limits = [
+        f"{word} {part[key]}"
+        for key, word in (
+            ("minimum", "at least"),
+            ("exclusiveMinimum", "above"),
+            ("maximum", "at most"),
+            ("minItems", "of at least"),
+        )
+        if key in part
+    ]
+    kinds = {"object": "a mapping", "array": "a list", "integer": "a whole number"}
+    kinds |= {"number": "a number", "string": "a non-empty text", "boolean": "true or false"}
+    return " ".join([kinds[part["type"]], *limits])

@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from packedesm.config import resolve, sample_name, samples, schema
+from packedesm.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_key_is_described_and_has_a_default():
+    for key, described in schema()["properties"].items():
+        assert described["description"]
+        assert key == "fasta" or "default" in described
+
+
+def test_the_shipped_config_says_nothing_else_than_the_defaults():
+    shipped = yaml.safe_load((ROOT / "config.yaml").read_text())
+    assert resolve(shipped) == resolve({"fasta": shipped["fasta"]})
+
+
+def test_defaults_reach_nested_keys():
+    assert resolve({"fasta": "x", "verify": {"sequences": 3}})["verify"]["min_cosine"] == 0.9995
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"fasta": "x", "modle": "y"}, ["'modle'", "did you mean 'model'"]),
+        ({"fasta": "x", "verify": {"cosine": 1}}, ["'verify.cosine'", "min_cosine"]),
+        ({}, ["'fasta'", "missing"]),
+        ({"fasta": "x", "dtype": "fp16"}, ["dtype", "'fp16'", "float16"]),
+        ({"fasta": "x", "shards": 0}, ["shards", "0", "'auto'", "at least 1"]),
+        ({"fasta": "x", "outputs": ["men"]}, ["outputs", "'men'", "mean"]),
+        ({"fasta": []}, ["fasta", "list"]),
+        (
+            {"fasta": "x", "long_sequences": "window", "window_overlap": 1022},
+            ["window_overlap", "1022", "max_length"],
+        ),
+    ],
+)
+def test_a_wrong_config_is_one_line_that_names_the_key(config, words):
+    with pytest.raises(UserError) as caught:
+        resolve(config)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("name", "sample"),
+    [
+        ("proteins.fasta", "proteins"),
+        ("proteins.fa.gz", "proteins"),
+        ("a.b.FAA.bgz", "a.b"),
+        ("proteins", "proteins"),
+        ("x.txt", "x.txt"),
+        (".fasta", ".fasta"),
+    ],
+)
+def test_a_sample_is_named_by_its_file(name, sample):
+    assert sample_name(Path("some/folder") / name) == sample
+
+
+def test_samples_from_a_path_a_list_and_a_mapping(tmp_path):
+    a, b = tmp_path / "a.fasta", tmp_path / "b.fa"
+    a.touch()
+    b.touch()
+    assert samples(str(a)) == {"a": [a]}
+    assert samples([str(a), str(b)]) == {"a": [a], "b": [b]}
+    assert samples({"x": str(a), "y": [str(a), str(b)]}) == {"x": [a], "y": [a, b]}
+
+
+def test_samples_that_cannot_be_told_apart_are_refused(tmp_path):
+    for name in ("a.fasta", "a.fa"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match="both sample 'a'"):
+        samples([str(tmp_path / "a.fasta"), str(tmp_path / "a.fa")])
+
+
+@pytest.mark.parametrize("name", ["..", ".hidden", "a/b", "a\nb", "{x}", ""])
+def test_a_sample_that_cannot_name_a_folder_is_refused(tmp_path, name):
+    (tmp_path / "a.fasta").touch()
+    with pytest.raises(UserError, match="cannot name a folder"):
+        samples({name: str(tmp_path / "a.fasta")})
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"nothing\.fasta: no such FASTA file"):
+        samples(str(tmp_path / "nothing.fasta"))
+    with pytest.raises(UserError, match="is a folder"):
+        samples(str(tmp_path))
