@@ -1,0 +1,76 @@
+"""Tell how far a long job is: a bar on a terminal, a line in the log every few seconds."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+
+class Progress:
+    """Context manager that counts what is done.
+
+    Parameters
+    ----------
+    doing
+        What the job does, in one word, such as ``embedding``.
+    total
+        How much there is to do.
+    unit
+        What is counted, such as ``residues``.
+    interval
+        Seconds between lines in the log.
+    """
+
+    def __init__(self, doing: str, total: int, unit: str, interval: float = 5.0) -> None:
+        self._doing = doing
+        self._unit = unit
+        self._interval = interval
+        self._last = time.monotonic()
+        self._bar = tqdm(
+            desc=doing,
+            total=total,
+            unit=f" {unit}",
+            unit_scale=True,
+            dynamic_ncols=True,
+            file=sys.stderr if sys.stderr.isatty() else _Nowhere(),
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._bar.close()
+        self._log()
+
+    def add(self, amount: int) -> None:
+        """Count `amount` more as done."""
+        self._bar.update(amount)
+        if time.monotonic() - self._last >= self._interval:
+            self._last = time.monotonic()
+            self._log()
+
+    def _log(self) -> None:
+        state = self._bar.format_dict
+        done, total, seconds = state["n"], state["total"], state["elapsed"]
+        rate = done / seconds if seconds > 0 else 0.0
+        left = tqdm.format_interval((total - done) / rate) if rate > 0 else "?"
+        logger.info(
+            "%s: %d of %d %s (%.1f%%), %.0f %s/s, %s left",
+            *(self._doing, done, total, self._unit, 100 * done / max(total, 1), rate),
+            *(self._unit, left),
+        )
+
+
+class _Nowhere:
+    """Where tqdm draws its bar if nobody watches; `disable` would stop it from counting."""
+
+    def write(self, _text: str) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass

@@ -1,0 +1,330 @@
+"""Cut the input into shards: contiguous ranges of records with equal estimated cost."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from packedesm.errors import UserError
+from packedesm.fasta import quote
+from packedesm.files import atomic_path, write_json
+from packedesm.layout import Layout
+from packedesm.segments import check_window, record_tokens, segment_counts
+from packedesm.spool import Spool, read_digests, write_spool
+
+_ROW_GROUP = 1 << 18
+_COPY_BYTES = 1 << 20
+_SHOWN = 3  # examples in a message
+_WARNINGS = {
+    "truncated": "are longer than {max_length} residues and are cut there",
+    "stop_replaced": "hold a stop (*) inside the sequence, which is embedded as X",
+    "j_replaced": "hold J (leucine or isoleucine), which ESM-2 does not know, embedded as X",
+    "header_latin1": "have a header that is not UTF-8, read as Latin-1",
+}
+
+
+def token_cost(tokens: np.ndarray, width: int) -> np.ndarray:
+    """Return the relative cost of sequences: ``T + T**2 / (6 * width)``, float64 (N,).
+
+    Per layer of width d, the matrix products with weights (q, k, v, output and a feed-forward of
+    4 d: 12 d**2 weights) take 24 d**2 T FLOP for T tokens, and attention's two products (scores
+    and weighted values, 2 d T**2 each) take 4 d T**2. The cost is their sum in units of 24 d**2:
+    tokens, with attention's quadratic part on top.
+
+    Parameters
+    ----------
+    tokens
+        int (N,): tokens of each sequence that attention sees as one.
+    width
+        Width of the model, d.
+    """
+    tokens = np.asarray(tokens, dtype=np.float64)
+    return tokens + tokens**2 / (6 * width)
+
+
+def write_shards(
+    fastas: list[Path],
+    layout: Layout,
+    shards: int,
+    *,
+    width: int,
+    max_length: int,
+    long_sequences: str,
+    window_overlap: int,
+    empty_sequences: str,
+    deduplicate: bool,
+) -> dict[str, Any]:
+    """Read the input once, and write the index of its records and the shards to embed.
+
+    For shards ``0 … shards - 1`` it writes `layout.shard_fasta`, whose records are a line
+    ``>ROW`` and one line of sequence, and its faidx index; `layout.shard_index`, a Parquet table
+    with one line per row; and, last, `layout.sharding`. A row is the 0-based position of a record
+    among all records that are kept. A shard may be empty.
+
+    Memory grows by about 100 bytes a record; everything else streams.
+
+    Parameters
+    ----------
+    fastas
+        Input files, read in this order.
+    layout
+        Where the outputs lie; temporary files need as much room again in `layout.work`.
+    shards
+        Number of shards, at least 1.
+    width
+        Width of the model, for the cost of attention.
+    max_length, long_sequences, window_overlap
+        As in `segments.segments`, in residues; ``error`` refuses longer records.
+    empty_sequences
+        ``error``, or ``skip``: records without residues get no row and are counted.
+    deduplicate
+        Put only the first of identical sequences into a shard.
+
+    Returns
+    -------
+    The content of `layout.sharding`: counts, flags, inputs, shards and warnings. ``unique``
+    counts the records in shards; residues are those of the input, embedded ones those after
+    truncation.
+
+    Raises
+    ------
+    UserError
+        The input or the options are at fault; nothing is published then.
+    """
+    limits = max_length, long_sequences, window_overlap
+    check_window(*limits)
+    with _temporary_folder(layout) as folder:
+        spool = write_spool(
+            fastas,
+            folder,
+            max_length=max_length,
+            long_sequences=long_sequences,
+            empty_sequences=empty_sequences,
+        )
+        first = first_occurrences(read_digests(spool.sequence_digests))
+        repeats = _check_ids(spool, first)
+        rows = np.arange(len(first))
+        duplicate = (first != rows) & deduplicate
+        plan = _plan(spool.lengths, rows[~duplicate], shards, width, limits)
+        writer = _ShardWriter(spool)
+        for shard in range(shards):
+            writer.write(layout, shard, plan.shard_rows(shard))
+        _write_index(spool, layout.shard_index, np.where(duplicate, first, -1))
+    summary = _summarise(spool, plan, limits, _warnings(spool, repeats, max_length))
+    write_json(layout.sharding, summary)
+    return summary
+
+
+def cut(costs: np.ndarray, shards: int) -> np.ndarray:
+    """Return where to cut records into contiguous shards of nearly equal cost.
+
+    A record belongs to the shard in which the middle of its cost lies, so each cut is off by at
+    most half the cost of one record.
+
+    Parameters
+    ----------
+    costs
+        float (N,), each above 0.
+    shards
+        Number of shards; where it exceeds N some are empty.
+
+    Returns
+    -------
+    int64 (shards + 1,), from 0 to N: shard k is records ``bounds[k]`` to ``bounds[k + 1] - 1``.
+    """
+    ends = np.cumsum(costs)
+    targets = ends[-1] * np.arange(1, shards) / shards
+    inner = np.searchsorted(ends - costs / 2, targets)
+    return np.concatenate([[0], inner, [len(costs)]]).astype(np.int64)
+
+
+def first_occurrences(digests: np.ndarray) -> np.ndarray:
+    """Return for each row of `digests`, (N, 2), the first row that equals it: int64 (N,)."""
+    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: equal rows stay in order
+    is_first = np.zeros(len(order), dtype=bool)
+    is_first[0] = True
+    for column in digests.T:
+        ordered = column[order]
+        is_first[1:] |= ordered[1:] != ordered[:-1]
+    starts = np.flatnonzero(is_first)
+    result = np.empty(len(order), dtype=np.int64)
+    result[order] = np.repeat(order[starts], np.diff(starts, append=len(order)))
+    return result
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is embedded where: int64 `rows` (U,), their tokens and costs (U,), and the cuts."""
+
+    rows: np.ndarray
+    tokens: np.ndarray
+    costs: np.ndarray
+    bounds: np.ndarray
+
+    def shard_rows(self, shard: int) -> np.ndarray:
+        return self.rows[self.bounds[shard] : self.bounds[shard + 1]]
+
+
+def _plan(
+    lengths: np.ndarray, rows: np.ndarray, shards: int, width: int, limits: tuple[int, str, int]
+) -> _Plan:
+    tokens = record_tokens(lengths[rows], *limits)
+    counts = segment_counts(lengths[rows], *limits)
+    costs = counts * token_cost(tokens / counts, width)
+    return _Plan(rows, tokens, costs, cut(costs, shards))
+
+
+@contextmanager
+def _temporary_folder(layout: Layout) -> Iterator[Path]:
+    """Make an empty folder in `layout.work`, and remove it and what it alone needed."""
+    made = [path for path in (layout.work, layout.root) if not path.exists()]
+    folder = layout.work / "spool"
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        for path in made:
+            with suppress(OSError):  # not empty: something was published
+                path.rmdir()
+
+
+def _check_ids(spool: Spool, first_sequence: np.ndarray) -> int:
+    """Refuse ids of different sequences; return how many records repeat an id and its sequence."""
+    first_id = first_occurrences(read_digests(spool.id_digests))
+    repeated = np.flatnonzero(first_id != np.arange(len(first_id)))
+    conflicts = repeated[first_sequence[repeated] != first_sequence[first_id[repeated]]]
+    if not len(conflicts):
+        return len(repeated)
+    ids = spool.read_table()["id"]
+    examples = ", ".join(
+        f"{quote(ids[row].as_py())} ({spool.locate(int(first_id[row]))} and {spool.locate(row)})"
+        for row in conflicts[:_SHOWN].tolist()
+    )
+    raise UserError(
+        f"{len(conflicts)} records carry the id of an earlier, different sequence: {examples}"
+        f"{', …' if len(conflicts) > _SHOWN else ''}; make the ids unique"
+    )
+
+
+class _ShardWriter:
+    """Copies rows of the spool into shards, and knows where each row's lines lie."""
+
+    def __init__(self, spool: Spool) -> None:
+        self.fasta = spool.fasta
+        self.lengths = spool.lengths
+        digits = _decimal_digits(np.arange(len(self.lengths)))
+        self.header_bytes = (digits + 2).astype(np.int8)  # ">" and line end
+        self.ends = np.cumsum(self._record_bytes(slice(None)))
+
+    def _record_bytes(self, rows: np.ndarray | slice) -> np.ndarray:
+        return self.header_bytes[rows] + self.lengths[rows] + 1
+
+    def write(self, layout: Layout, shard: int, rows: np.ndarray) -> None:
+        """Write FASTA and faidx index of one shard: the ascending int64 `rows` of the spool."""
+        with atomic_path(layout.shard_fasta(shard)) as path:
+            self._copy(rows, path)
+        with atomic_path(layout.shard_fai(shard)) as path:
+            self._write_fai(rows, path)
+
+    def _copy(self, rows: np.ndarray, path: Path) -> None:
+        # Neighbouring rows are one run of bytes; without duplicates a shard is a single run.
+        first_rows = rows[np.diff(rows, prepend=-2) != 1]
+        last_rows = rows[np.diff(rows, append=-2) != 1]
+        starts = (self.ends[first_rows] - self._record_bytes(first_rows)).tolist()
+        stops = self.ends[last_rows].tolist()
+        with self.fasta.open("rb") as source, path.open("wb") as target:
+            for start, stop in zip(starts, stops, strict=True):
+                source.seek(start)
+                for position in range(start, stop, _COPY_BYTES):
+                    target.write(source.read(min(_COPY_BYTES, stop - position)))
+
+    def _write_fai(self, rows: np.ndarray, path: Path) -> None:
+        lengths, record_bytes = self.lengths[rows], self._record_bytes(rows)
+        offsets = np.cumsum(record_bytes) - record_bytes + self.header_bytes[rows]
+        columns = [rows, lengths, offsets, lengths, lengths + 1]
+        names = ["name", "length", "offset", "linebases", "linewidth"]
+        options = pa.csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
+        pa.csv.write_csv(pa.table(columns, names=names), path, options)
+
+
+def _write_index(spool: Spool, path: Path, duplicate_of: np.ndarray) -> None:
+    """Write the index table; `duplicate_of` is int64 (N,) with -1 for no duplicate."""
+    table = spool.read_table()
+    column = pa.array(duplicate_of, mask=duplicate_of < 0)
+    table = table.add_column(table.schema.get_field_index("flags"), "duplicate_of", column)
+    with (
+        atomic_path(path) as temporary,
+        pa.parquet.ParquetWriter(
+            temporary, table.schema, compression="zstd", use_dictionary=["flags"]
+        ) as writer,
+    ):
+        writer.write_table(table, row_group_size=_ROW_GROUP)
+
+
+def _summarise(
+    spool: Spool, plan: _Plan, limits: tuple[int, str, int], warnings: list[str]
+) -> dict[str, Any]:
+    max_length, long_sequences, window_overlap = limits
+    embedded = spool.lengths
+    if long_sequences == "truncate":
+        embedded = np.minimum(embedded, max_length)
+    residues = embedded[plan.rows]
+    shards = [slice(start, stop) for start, stop in pairwise(plan.bounds.tolist())]
+    return {
+        "records": len(spool.lengths),
+        "unique": len(plan.rows),
+        "skipped_empty": sum(len(source.skipped) for source in spool.inputs),
+        "residues": int(spool.lengths.sum()),
+        "embedded_residues": int(embedded.sum()),
+        "unique_residues": int(residues.sum()),
+        "flags": spool.flags,
+        "inputs": [
+            {"path": str(source.path), "bytes": source.bytes, "records": source.records}
+            for source in spool.inputs
+        ],
+        "shards": [
+            {
+                "records": part.stop - part.start,
+                "residues": int(residues[part].sum()),
+                "tokens": int(plan.tokens[part].sum()),
+                "cost": float(plan.costs[part].sum()),
+            }
+            for part in shards
+        ],
+        "max_length": max_length,
+        "long_sequences": long_sequences,
+        "window_overlap": window_overlap,
+        "warnings": warnings,
+    }
+
+
+def _warnings(spool: Spool, repeats: int, max_length: int) -> list[str]:
+    """Return one line for each way in which rows differ from what the input says."""
+    total = len(spool.lengths)
+    warnings = [
+        f"{spool.flags[flag]} of {total} records {text.format(max_length=max_length)} (flag {flag})"
+        for flag, text in _WARNINGS.items()
+        if flag in spool.flags
+    ]
+    if repeats:
+        warnings.append(
+            f"{repeats} of {total} records repeat the id and sequence of an earlier one"
+        )
+    skipped = sum(len(source.skipped) for source in spool.inputs)
+    if skipped:
+        warnings.append(f"{skipped} records without residues were skipped and have no row")
+    return warnings
+
+
+def _decimal_digits(numbers: np.ndarray) -> np.ndarray:
+    return np.searchsorted(10 ** np.arange(1, 19), numbers, side="right") + 1

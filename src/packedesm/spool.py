@@ -1,0 +1,232 @@
+"""The sharder's first pass: every record once from the input to clean temporary files.
+
+Only the lengths of all records stay in memory; the rest is read back when it is needed.
+"""
+
+import hashlib
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from packedesm.errors import UserError
+from packedesm.fasta import Record, quote, read_blocks
+from packedesm.progress import Progress
+
+LONG_FLAGS = {"truncate": "truncated", "window": "windowed"}
+"""The flag of a record longer than ``max_length``, by the choice for long sequences."""
+
+SCHEMA = pa.schema(
+    {
+        "row": pa.int64(),
+        "id": pa.string(),
+        "description": pa.string(),
+        "length": pa.int32(),
+        "embedded_length": pa.int32(),
+        "sha256": pa.string(),
+        "flags": pa.string(),
+    }
+)
+
+
+@dataclass
+class Input:
+    """One input file: what it gave, and where its records stand in the whole input."""
+
+    path: Path
+    bytes: int
+    first_row: int = 0
+    records: int = 0
+    skipped: list[int] = field(default_factory=list)  # positions of empty records in the file
+
+    def number(self, row: int) -> int:
+        """Return the 1-based position in the file of the record that became `row`."""
+        position = row - self.first_row
+        for skipped in self.skipped:
+            position += skipped <= position
+        return position + 1
+
+
+def read_digests(path: Path) -> np.ndarray:
+    """Return the 16-byte digests in a file of a spool: uint64 (N, 2)."""
+    return np.fromfile(path, dtype=np.uint64).reshape(-1, 2)
+
+
+@dataclass(frozen=True)
+class Spool:
+    """All kept records, on disk and in arrays.
+
+    Attributes
+    ----------
+    fasta
+        One ``>ROW`` line and one sequence line for every row.
+    table
+        Arrow file with the columns of `SCHEMA`.
+    sequence_digests, id_digests
+        The first 16 bytes of the SHA-256 of every sequence and of every id, for `read_digests`.
+    lengths
+        int64 (N,): residues of every row.
+    flags
+        How many records carry each flag.
+    inputs
+        One entry per input file.
+    """
+
+    fasta: Path
+    table: Path
+    sequence_digests: Path
+    id_digests: Path
+    lengths: np.ndarray
+    flags: dict[str, int]
+    inputs: list[Input]
+
+    def read_table(self) -> pa.Table:
+        """Return the records' columns, memory-mapped."""
+        return pa.ipc.open_file(pa.memory_map(str(self.table))).read_all()
+
+    def locate(self, row: int) -> str:
+        """Return file and record number of a row, for messages."""
+        source = next(i for i in reversed(self.inputs) if i.first_row <= row)
+        return f"{source.path} record {source.number(row)}"
+
+
+def write_spool(
+    fastas: list[Path],
+    folder: Path,
+    *,
+    max_length: int,
+    long_sequences: str,
+    empty_sequences: str,
+) -> Spool:
+    """Read every record of `fastas` in order and write the temporary files into `folder`.
+
+    Raises
+    ------
+    UserError
+        As `read_records`; or a record is empty and `empty_sequences` is ``error``, is longer than
+        `max_length` and `long_sequences` is ``error``, or no record is left.
+    """
+    inputs = [
+        # What is not there is left to read_blocks, which says so in its own words.
+        Input(path, bytes=path.stat().st_size if path.exists() else 0)
+        for path in map(Path, fastas)
+    ]
+    flags: Counter[str] = Counter()
+    lengths: list[np.ndarray] = []
+    row = 0
+    fasta, table = folder / "records.fasta", folder / "records.arrow"
+    sequence_digests, id_digests = folder / "sequences.sha256", folder / "ids.sha256"
+    with (
+        fasta.open("wb") as lines,
+        pa.ipc.new_file(str(table), SCHEMA) as rows,
+        sequence_digests.open("wb") as sequence_handle,
+        id_digests.open("wb") as id_handle,
+        Progress("reading", sum(source.bytes for source in inputs), "bytes") as progress,
+    ):
+        for source in inputs:
+            source.first_row = row
+            for block in read_blocks(source.path, on_read=progress.add):
+                kept = _keep(block, source, max_length, long_sequences, empty_sequences)
+                if not kept:
+                    continue
+                batch = _Batch(kept, row, max_length, LONG_FLAGS.get(long_sequences))
+                lines.write(batch.fasta())
+                rows.write_batch(batch.table())
+                lengths.append(batch.lengths)
+                sequence_handle.write(_first_halves(batch.digests))
+                id_handle.write(_first_halves(_digests([id.encode() for id in batch.ids])))
+                flags.update(chain.from_iterable(batch.flags))
+                row += len(kept)
+    if row == 0:
+        names = ", ".join(str(source.path) for source in inputs)
+        raise UserError(f"{names}: no record has residues; give a FASTA file with sequences")
+    return Spool(
+        fasta=fasta,
+        table=table,
+        sequence_digests=sequence_digests,
+        id_digests=id_digests,
+        lengths=np.concatenate(lengths),
+        flags=dict(sorted(flags.items())),
+        inputs=inputs,
+    )
+
+
+class _Batch:
+    """The columns of some consecutive records, the first of which is `row`."""
+
+    def __init__(
+        self, records: list[Record], row: int, max_length: int, long_flag: str | None
+    ) -> None:
+        self.row = row
+        columns = map(list, zip(*records, strict=True))
+        self.ids, self.descriptions, self.sequences, self.flags = columns
+        self.lengths = np.array([len(sequence) for sequence in self.sequences], dtype=np.int64)
+        self.embedded_lengths = self.lengths
+        if long_flag == LONG_FLAGS["truncate"]:
+            self.embedded_lengths = np.minimum(self.lengths, max_length)
+        if long_flag:
+            for index in np.flatnonzero(self.lengths > max_length):
+                self.flags[index] += (long_flag,)
+        self.digests = _digests(self.sequences)
+
+    def fasta(self) -> bytes:
+        return b"".join([b">%d\n%s\n" % pair for pair in enumerate(self.sequences, self.row)])
+
+    def table(self) -> pa.RecordBatch:
+        columns = {
+            "row": np.arange(self.row, self.row + len(self.ids)),
+            "id": self.ids,
+            "description": self.descriptions,
+            "length": self.lengths,
+            "embedded_length": self.embedded_lengths,
+            "sha256": _hexadecimal(self.digests),
+            "flags": [",".join(names) for names in self.flags],
+        }
+        return pa.record_batch(columns, schema=SCHEMA)
+
+
+def _keep(
+    block: list[Record],
+    source: Input,
+    max_length: int,
+    long_sequences: str,
+    empty_sequences: str,
+) -> list[Record]:
+    """Return the records that get a row, counted in `source`; refuse what the options refuse."""
+    before = source.records + len(source.skipped)
+    limit = max_length if long_sequences == "error" else sys.maxsize
+    odd = [i for i, record in enumerate(block) if not 0 < len(record.sequence) <= limit]
+    for index in odd:
+        record = block[index]
+        name = f"{source.path}: record {before + index + 1} {quote(record.id)}"
+        if record.sequence:
+            raise UserError(
+                f"{name} has {len(record.sequence)} residues, more than max_length "
+                f"({max_length}); raise max_length or let long_sequences be truncate or window"
+            )
+        if empty_sequences == "error":
+            raise UserError(f"{name} has no residues; remove it or set empty_sequences to skip")
+        source.skipped.append(before + index)
+    kept = [record for record in block if record.sequence] if odd else block
+    source.records += len(kept)
+    return kept
+
+
+def _digests(texts: list[bytes]) -> bytes:
+    return b"".join([hashlib.sha256(text).digest() for text in texts])
+
+
+def _first_halves(digests: bytes) -> bytes:
+    return np.frombuffer(digests, dtype="V16")[::2].tobytes()
+
+
+def _hexadecimal(digests: bytes) -> pa.StringArray:
+    """Return one string of 64 hexadecimal digits for each of N concatenated SHA-256 digests."""
+    count = len(digests) // 32
+    offsets = np.arange(count + 1, dtype=np.int32) * 64
+    buffers = pa.py_buffer(offsets), pa.py_buffer(digests.hex().encode())
+    return pa.StringArray.from_buffers(count, *buffers)

@@ -1,0 +1,31 @@
+import logging
+import time
+
+import pytest
+
+from packedesm.progress import Progress
+
+
+@pytest.fixture
+def lines(caplog):
+    caplog.set_level(logging.INFO, "packedesm.progress")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+def test_a_line_every_interval_tells_rate_and_time_left(lines):
+    with Progress("embedding", 1000, "residues", interval=0.05) as progress:
+        for _ in range(10):
+            time.sleep(0.02)
+            progress.add(50)
+        assert 2 <= len(lines()) <= 5
+    last = lines()[-1]
+    assert last.startswith("embedding: 500 of 1000 residues (50.0%), ")
+    rate = float(last.split("), ")[1].split(" residues/s")[0])
+    assert 500 < rate < 2500
+    assert last.endswith("00:00 left")
+
+
+def test_nothing_to_do_is_said_without_a_rate(lines):
+    with Progress("embedding", 0, "residues"):
+        pass
+    assert lines()[-1].startswith("embedding: 0 of 0 residues")
