@@ -1,0 +1,350 @@
+"""Find, make, check and read checkpoints: fair-esm's .pt files and Hugging Face folders."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from packedesm.errors import UserError
+from packedesm.fetch import DIGESTS, digests, fetch
+from packedesm.files import atomic_path, read_json, write_json
+from packedesm.model import ROTARY_BASE, check_tensors, tensor_shapes
+from packedesm.models import MODELS, TINY, VOCABULARY, Geometry, locate
+
+TINY_SEED = 1
+
+# Longest first: the first prefix that fits is cut off.
+FAIR_ESM_PREFIXES = ("encoder.sentence_encoder.", "encoder.")
+
+# Hugging Face's names after "esm." and, for layers, "encoder.layer.N."; then fair-esm's.
+HUGGING_FACE_NAMES = {
+    "embeddings.word_embeddings": "embed_tokens",
+    "encoder.emb_layer_norm_after": "emb_layer_norm_after",
+}
+HUGGING_FACE_LAYER_NAMES = {
+    "attention.self.query": "self_attn.q_proj",
+    "attention.self.key": "self_attn.k_proj",
+    "attention.self.value": "self_attn.v_proj",
+    "attention.self.rotary_embeddings": "self_attn.rot_emb",
+    "attention.output.dense": "self_attn.out_proj",
+    "attention.LayerNorm": "self_attn_layer_norm",
+    "intermediate.dense": "fc1",
+    "output.dense": "fc2",
+    "LayerNorm": "final_layer_norm",
+}
+# The heads, a pooler that is never trained, and tables that ESM-2 does not use.
+HUGGING_FACE_IGNORED = (
+    "lm_head.",
+    "classifier.",
+    "contact_head.",
+    "pooler.",
+    "embeddings.position_ids",
+    "embeddings.position_embeddings.",
+)
+# What a configuration must say for the model to be ESM-2, and what holds if it is silent.
+HUGGING_FACE_SETTINGS = {
+    "model_type": ("esm", None),
+    "position_embedding_type": ("rotary", None),
+    "vocab_size": (VOCABULARY, None),
+    "token_dropout": (True, None),
+    "emb_layer_norm_before": (False, False),
+    "layer_norm_eps": (1e-5, None),
+}
+
+
+def prepare(model: str, folder: str | Path, record_path: Path) -> dict[str, Any]:
+    """Make sure that the weights of `model` are there and fit, and record what they are.
+
+    A missing published checkpoint is fetched, the missing untrained one is made.
+
+    Returns
+    -------
+    dict
+        What is written to `record_path` as JSON: model, path, format, layers, width, heads,
+        parameters (of the encoder), bytes and sha256 of the weights, meaningless (untrained),
+        digest_checked (against the published digest).
+
+    Raises
+    ------
+    UserError
+        If the model is unknown, cannot be fetched, is damaged, or does not fit its settings.
+    """
+    path = locate(model, folder)
+    if model in MODELS and not path.exists():
+        if model == TINY:
+            write_random_checkpoint(path, MODELS[TINY], TINY_SEED)
+        else:
+            fetch(model, path.parent)
+    files = _weight_files(path)
+    published = DIGESTS.get(model, {})
+    found = digests(files, {"sha256", *published})
+    for algorithm, expected in published.items():
+        if found[algorithm] != expected:
+            raise UserError(
+                f"{path}: {algorithm} is {found[algorithm]}, expected {expected}; "
+                f"delete it and run `packedesm fetch {model}`"
+            )
+    if not published:
+        _check_archive(path)
+    geometry = read_geometry(path)
+    if model in MODELS and geometry != MODELS[model]:
+        raise UserError(
+            f"{path}: {geometry} is not {model}, which is {MODELS[model]}; "
+            "delete the file, or set `model` to its path"
+        )
+    record = {
+        "model": model,
+        "path": str(path.absolute()),
+        "format": "huggingface" if path.is_dir() else "fair-esm",
+        "layers": geometry.layers,
+        "width": geometry.width,
+        "heads": geometry.heads,
+        "parameters": geometry.parameters,
+        "bytes": sum(file.stat().st_size for file in files),
+        "sha256": found["sha256"],
+        "meaningless": path.stem == TINY,
+        "digest_checked": bool(published),
+    }
+    write_json(record_path, record)
+    return record
+
+
+def read_geometry(path: Path) -> Geometry:
+    """Return the size of the model in `path`; weights are mapped, and not read.
+
+    Raises
+    ------
+    UserError
+        As `load_state`.
+    """
+    return load_state(path)[0]
+
+
+def load_state(path: Path) -> tuple[Geometry, dict[str, torch.Tensor]]:
+    """Return size and encoder weights of a checkpoint, by fair-esm's names without prefix.
+
+    The tensors are mapped from the file: they take memory when they are used.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, damaged or no ESM-2 checkpoint, if it holds anything but tensors
+        and settings, or if its tensors do not fit its settings.
+    """
+    path = Path(path)
+    geometry, state = _load_hugging_face(path) if path.is_dir() else _load_fair_esm(path)
+    check_tensors({name: tuple(x.shape) for name, x in state.items()}, geometry, str(path))
+    return geometry, state
+
+
+def load_archive(path: Path) -> dict[str, Any]:
+    """Return the content of a .pt file in fair-esm's layout, its tensors mapped.
+
+    Nothing in the file is executed: only tensors, plain values and `argparse.Namespace` (which
+    fair-esm's files hold) are accepted.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read, or holds anything else.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    # A file that is no checkpoint can fail in the unpickler with nearly any exception.
+    except Exception as error:
+        forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if forbidden:
+            raise UserError(
+                f"{path}: refused, it holds code ({forbidden[1]}) beside tensors and settings; "
+                "take the checkpoint from a source you trust"
+            ) from error
+        raise UserError(
+            f"{path}: not a checkpoint, or damaged ({_one_line(error)}); download or copy it again"
+        ) from error
+
+
+def write_random_checkpoint(path: Path, geometry: Geometry, seed: int) -> None:
+    """Write a checkpoint with random weights in exactly the layout of the published files.
+
+    The same geometry and seed give the same bytes. Weights are normal with variance 1 / inputs,
+    so that activations keep their size from layer to layer; biases and LayerNorms differ from 0
+    and 1, so that code that leaves one out gives other vectors. Rotary frequencies are rounded to
+    float16, as in the published files.
+    """
+    generator = np.random.default_rng(seed)
+    frequencies = ROTARY_BASE ** -(torch.arange(0, geometry.head_dim, 2) / geometry.head_dim)
+    encoder = {
+        name: _random_weight(name, shape, generator)
+        for name, shape in tensor_shapes(geometry).items()
+    }
+    for layer in range(geometry.layers):
+        encoder[f"layers.{layer}.self_attn.rot_emb.inv_freq"] = frequencies.half()
+    width = geometry.width
+    head = {
+        "bias": (VOCABULARY,),
+        "dense.weight": (width, width),
+        "dense.bias": (width,),
+        "layer_norm.weight": (width,),
+        "layer_norm.bias": (width,),
+    }
+    weights = {f"encoder.sentence_encoder.{name}": x for name, x in encoder.items()}
+    weights["encoder.lm_head.weight"] = encoder["embed_tokens.weight"]
+    for name, shape in head.items():
+        weights[f"encoder.lm_head.{name}"] = _random_weight(name, shape, generator)
+    settings = argparse.Namespace(
+        arch="roberta_large",
+        encoder_layers=geometry.layers,
+        encoder_embed_dim=geometry.width,
+        encoder_attention_heads=geometry.heads,
+        token_dropout=True,
+    )
+    # An open file, not a path: torch writes a path's name into the archive.
+    with atomic_path(Path(path)) as temporary, temporary.open("wb") as handle:
+        torch.save({"cfg": {"model": settings}, "model": weights}, handle)
+
+
+def _random_weight(
+    name: str, shape: tuple[int, ...], generator: np.random.Generator
+) -> torch.Tensor:
+    numbers = torch.from_numpy(generator.standard_normal(shape, np.float32))
+    if len(shape) == 1:
+        return 0.1 * numbers + ("norm" in name and name.endswith("weight"))
+    return numbers if "embed" in name else numbers / shape[1] ** 0.5
+
+
+def _load_fair_esm(path: Path) -> tuple[Geometry, dict[str, torch.Tensor]]:
+    content = load_archive(path)
+    try:
+        settings = content["cfg"]["model"]
+        geometry = _geometry(
+            path,
+            settings.encoder_layers,
+            settings.encoder_embed_dim,
+            settings.encoder_attention_heads,
+        )
+        token_dropout = settings.token_dropout
+        tensors = dict(content["model"].items())
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: not an ESM-2 checkpoint in fair-esm's layout (no {error}); ESM-2 files hold "
+            "their size in cfg.model, those of older ESM models cannot be used"
+        ) from error
+    if token_dropout is not True:
+        raise UserError(f"{path}: token_dropout is {token_dropout}; ESM-2 models have it on")
+    named = {_without_prefix(name): tensor for name, tensor in tensors.items()}
+    return geometry, {
+        name: tensor
+        for name, tensor in named.items()
+        if not name.startswith(("lm_head.", "contact_head."))
+    }
+
+
+def _without_prefix(name: str) -> str:
+    for prefix in FAIR_ESM_PREFIXES:
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    return name
+
+
+def _load_hugging_face(folder: Path) -> tuple[Geometry, dict[str, torch.Tensor]]:
+    try:
+        config = read_json(folder / "config.json")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'config.json'}: cannot be read ({error})") from error
+    for key, (expected, default) in HUGGING_FACE_SETTINGS.items():
+        if config.get(key, default) != expected:
+            raise UserError(
+                f"{folder / 'config.json'}: {key} is {config.get(key)!r}, ESM-2 has {expected!r}; "
+                "use a folder of an ESM-2 model"
+            )
+    geometry = _geometry(
+        folder,
+        config.get("num_hidden_layers"),
+        config.get("hidden_size"),
+        config.get("num_attention_heads"),
+    )
+    state = {}
+    for file in _weight_files(folder):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118, not a mapping
+                    ours = _from_hugging_face(name)
+                    if ours:
+                        state[ours] = tensors.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"{file}: cannot be read ({_one_line(error)}); copy it again"
+            ) from error
+    return geometry, state
+
+
+def _from_hugging_face(name: str) -> str | None:
+    """Return fair-esm's name of a tensor; None if it is not needed, itself if it is unknown."""
+    name = name.removeprefix("esm.")
+    if name.startswith(HUGGING_FACE_IGNORED):
+        return None
+    module, _, kind = name.rpartition(".")
+    layer = re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)", module)
+    if layer and layer[2] in HUGGING_FACE_LAYER_NAMES:
+        return f"layers.{layer[1]}.{HUGGING_FACE_LAYER_NAMES[layer[2]]}.{kind}"
+    return f"{HUGGING_FACE_NAMES[module]}.{kind}" if module in HUGGING_FACE_NAMES else name
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """Return the files that hold the weights of a checkpoint, all of them present."""
+    if not path.is_dir():
+        return [path]
+    index = path / "model.safetensors.index.json"
+    names = ["model.safetensors"]
+    if index.is_file():
+        try:
+            names = sorted(set(read_json(index)["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise UserError(f"{index}: not an index of safetensors files") from error
+    for name in names:
+        if not (path / name).is_file():
+            raise UserError(f"{path}: {name} is missing; a Hugging Face folder needs safetensors")
+    return [path / name for name in names]
+
+
+def _geometry(source: Path, layers: Any, width: Any, heads: Any) -> Geometry:
+    numbers = {"layers": layers, "width": width, "heads": heads}
+    for what, number in numbers.items():
+        if type(number) is not int or number < 1:
+            raise UserError(f"{source}: number of {what} is {number!r}, not a whole number above 0")
+    if width % (2 * heads):
+        raise UserError(
+            f"{source}: width {width} does not split into {heads} heads of even width; "
+            "its settings do not fit its weights"
+        )
+    return Geometry(layers, width, heads)
+
+
+def _one_line(error: Exception) -> str:
+    """Return the first words of a message that may be empty or fill a screen."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+
+
+def _check_archive(path: Path) -> None:
+    """Raise UserError if the bytes of a .pt archive do not have the checksums stored in it."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        try:
+            damaged = archive.testzip()
+        except (zipfile.BadZipFile, OSError) as error:
+            raise UserError(f"{path}: damaged ({error}); download or copy it again") from error
+    if damaged:
+        raise UserError(f"{path}: damaged (checksum of {damaged}); download or copy it again")

@@ -1,0 +1,236 @@
+"""Downloads from a real HTTP server on this machine that misbehaves on request."""
+
+import hashlib
+import http.server
+import re
+import threading
+from pathlib import Path
+
+import pytest
+
+from packedesm import fetch as fetching
+from packedesm.errors import UserError
+from packedesm.fetch import ATTEMPTS, BLOCK, DIGESTS, download, fetch
+
+CONTENT = bytes(range(256)) * 20_000  # 5 MB: several blocks
+EXPECTED = {
+    "md5": hashlib.md5(CONTENT).hexdigest(),
+    "sha256": hashlib.sha256(CONTENT).hexdigest(),
+}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serve CONTENT as its server's attributes say."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        server = self.server
+        server.requests.append((self.path, self.headers.get("Range")))
+        status = server.statuses.pop(0) if server.statuses else 200
+        if status != 200:
+            self.send_error(status)
+            return
+        start = 0
+        if server.ranges and (asked := self.headers.get("Range")):
+            start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+            if start >= len(server.content):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(server.content)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+        body = server.content[start:]
+        self.send_response(206 if start else 200)
+        if start:
+            last = len(server.content) - 1
+            self.send_header("Content-Range", f"bytes {start}-{last}/{len(server.content)}")
+        if server.tells_length:
+            self.send_header("Content-Length", str(len(body)))
+        else:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        cut = server.cuts.pop(0) if server.cuts else len(body)
+        self.wfile.write(body[:cut])
+        if cut < len(body) or not server.tells_length:
+            self.close_connection = True
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd.content = CONTENT
+    httpd.requests, httpd.statuses, httpd.cuts = [], [], []
+    httpd.ranges = httpd.tells_length = True
+    httpd.url = f"http://127.0.0.1:{httpd.server_port}"
+    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield httpd
+    httpd.shutdown()
+    thread.join()
+    httpd.server_close()
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    return tmp_path / "model.pt"
+
+
+def get(server, path, expected=EXPECTED):
+    download(f"{server.url}/model.pt", path, expected, pause=0.001)
+
+
+def assert_only_the_file(path):
+    assert path.read_bytes() == CONTENT
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_a_file_arrives_whole(server, path):
+    get(server, path)
+    assert_only_the_file(path)
+    assert server.requests == [("/model.pt", None)]
+
+
+def test_a_dropped_connection_is_resumed_where_it_broke(server, path):
+    server.cuts = [3_000_000, 1_000_000]
+    get(server, path)
+    assert_only_the_file(path)
+    first, second = (int(asked[len("bytes=") : -1]) for _, asked in server.requests[1:])
+    assert 3_000_000 - BLOCK < first <= 3_000_000
+    assert first + 1_000_000 - BLOCK < second <= first + 1_000_000
+
+
+def test_a_later_call_goes_on_from_what_an_earlier_one_left(server, path):
+    path.with_name("model.pt.part").write_bytes(CONTENT[:4_000_000])
+    get(server, path)
+    assert_only_the_file(path)
+    assert server.requests == [("/model.pt", "bytes=4000000-")]
+
+
+def test_a_complete_part_is_only_checked(server, path):
+    path.with_name("model.pt.part").write_bytes(CONTENT)
+    get(server, path)
+    assert_only_the_file(path)
+
+
+def test_a_part_longer_than_the_file_is_dropped(server, path):
+    path.with_name("model.pt.part").write_bytes(CONTENT + b"more")
+    get(server, path)
+    assert_only_the_file(path)
+
+
+def test_a_server_that_ignores_ranges_is_read_from_the_start(server, path):
+    server.ranges = False
+    path.with_name("model.pt.part").write_bytes(b"x" * 4_000_000)
+    get(server, path)
+    assert_only_the_file(path)
+
+
+def test_a_busy_server_is_asked_again(server, path):
+    server.statuses = [503, 429, 500]
+    get(server, path)
+    assert_only_the_file(path)
+    assert len(server.requests) == 4
+
+
+def test_a_truncated_file_of_unknown_length_is_refused_and_removed(server, path):
+    server.tells_length, server.cuts = False, [2_000_000]
+    with pytest.raises(UserError, match=r"md5.*expected"):
+        get(server, path)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_corrupted_file_is_refused_and_removed(server, path):
+    server.content = CONTENT[:100] + b"?" + CONTENT[101:]
+    with pytest.raises(UserError) as caught:
+        get(server, path)
+    assert EXPECTED["md5"] in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_every_digest_is_checked(server, path):
+    with pytest.raises(UserError, match="sha256"):
+        get(server, path, EXPECTED | {"sha256": "0" * 64})
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_server_that_never_sends_a_byte_is_given_up_and_the_part_kept(server, path):
+    server.cuts = [1_000_000] + [0] * ATTEMPTS
+    with pytest.raises(UserError, match=r"broke off after 983040 bytes.*model\.pt"):
+        get(server, path)
+    assert len(server.requests) == 1 + ATTEMPTS
+    assert path.with_name("model.pt.part").read_bytes() == CONTENT[: 1_000_000 // BLOCK * BLOCK]
+    assert not path.exists()
+
+
+def test_a_missing_file_is_not_asked_for_again(server, path):
+    server.statuses = [404] * 9
+    with pytest.raises(UserError, match="404"):
+        get(server, path)
+    assert len(server.requests) == 1
+    assert not path.exists()
+
+
+def test_no_server_is_one_line(path, monkeypatch):
+    monkeypatch.setattr(fetching, "ATTEMPTS", 2)
+    with pytest.raises(UserError, match="refused") as caught:
+        download("http://127.0.0.1:9/model.pt", path, EXPECTED, pause=0.001)
+    assert "\n" not in str(caught.value)
+
+
+# By name
+
+
+NAME = "esm2_t6_8M_UR50D"
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """Let CONTENT be what was published under NAME."""
+    monkeypatch.setitem(DIGESTS, NAME, EXPECTED)
+
+
+def test_fetch_puts_a_model_under_its_name(server, tmp_path, published):
+    path = fetch(NAME, tmp_path / "new" / "folder", server.url)
+    assert path == tmp_path / "new" / "folder" / f"{NAME}.pt"
+    assert path.read_bytes() == CONTENT
+    assert server.requests == [(f"/{NAME}.pt", None)]
+
+
+def test_fetch_of_a_file_that_is_there_asks_nobody(server, tmp_path, published):
+    fetch(NAME, tmp_path, server.url)
+    fetch(NAME, tmp_path, server.url)
+    assert len(server.requests) == 1
+
+
+def test_two_jobs_download_once(server, tmp_path, published):
+    jobs = [threading.Thread(target=fetch, args=(NAME, tmp_path, server.url)) for _ in range(4)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert (tmp_path / f"{NAME}.pt").read_bytes() == CONTENT
+    assert len(server.requests) == 1
+
+
+def test_fetch_refuses_what_is_not_the_published_file(server, tmp_path):
+    with pytest.raises(UserError, match=DIGESTS[NAME]["md5"]):
+        fetch(NAME, tmp_path, server.url)
+    assert not (tmp_path / f"{NAME}.pt").exists()
+
+
+@pytest.mark.parametrize("name", ["esm2_tiny_random", "../secret", "esm1b"])
+def test_fetch_of_a_name_that_is_not_published_lists_those_that_are(server, tmp_path, name):
+    with pytest.raises(UserError, match=r"not a published model.*esm2_t48_15B_UR50D"):
+        fetch(name, tmp_path, server.url)
+    assert server.requests == []
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(server, tmp_path, published):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=f"cannot write .*{NAME}"):
+        fetch(NAME, tmp_path / "file" / "folder", server.url)
