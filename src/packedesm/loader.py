@@ -1,0 +1,97 @@
+"""Read, tokenise and collate packs ahead of the device, in processes that cannot see it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch.utils.data import DataLoader
+
+from packedesm.collator import VarlenCollator
+from packedesm.dataset import SequenceDataset
+
+
+def create_async_dataloader(
+    dataset: SequenceDataset,
+    packs: Sequence[Sequence[int]],
+    *,
+    workers: int,
+    pin_memory: bool,
+    seed: int,
+    prefetch: int = 4,
+) -> AsyncDataLoader:
+    """Return a DataLoader that yields one `PackedBatch` per pack, in the order of `packs`.
+
+    Parameters
+    ----------
+    dataset
+        The shard's records.
+    packs
+        Item numbers of each pack; a `packedesm.packing.Packs` or any sequence of sequences.
+    workers
+        Worker processes, started with *spawn*: a forked process inherits the parent's CUDA
+        state and locks. 0 collates in the calling process.
+    pin_memory
+        Copy batches to page-locked memory, from where copies to a GPU are asynchronous.
+    seed
+        Seed of the workers' random state. Nothing in the path draws random numbers today.
+    prefetch
+        Packs that each worker prepares ahead.
+    """
+    generator = torch.Generator()
+    generator.manual_seed(seed)
+    several = {"multiprocessing_context": "spawn", "prefetch_factor": prefetch} if workers else {}
+    return AsyncDataLoader(
+        dataset,
+        batch_sampler=_Plan(packs),
+        collate_fn=VarlenCollator(),
+        num_workers=workers,
+        pin_memory=pin_memory,
+        generator=generator,
+        worker_init_fn=_one_thread,
+        **several,
+    )
+
+
+class AsyncDataLoader(DataLoader):
+    """A DataLoader whose workers start with every GPU hidden from them."""
+
+    def __iter__(self):
+        """Start the workers and iterate over the packs."""
+        with _gpus_hidden():
+            return super().__iter__()
+
+
+class _Plan:
+    """Batch sampler over a list of packs, as plain integers."""
+
+    def __init__(self, packs: Sequence[Sequence[int]]) -> None:
+        self.packs = packs
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for p in range(len(self.packs)):
+            yield [int(item) for item in self.packs[p]]
+
+    def __len__(self) -> int:
+        return len(self.packs)
+
+
+def _one_thread(_worker: int) -> None:
+    torch.set_num_threads(1)  # collating is numpy and memcpy; more threads only take cores
+
+
+@contextmanager
+def _gpus_hidden() -> Iterator[None]:
+    # A spawned process takes its environment at start, before it imports torch: too late to set
+    # it from worker_init_fn, where torch is loaded and may have looked for devices already.
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before

@@ -1,0 +1,193 @@
+"""Run packs through the model while the next are read and the last are written."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from packedesm.collator import PackedBatch
+from packedesm.model import PackedESM2
+from packedesm.pooling import pool
+
+IN_FLIGHT = 3  # one pack is copied in, one computed and one copied out and written
+
+Sink = Callable[[PackedBatch, dict[str, np.ndarray]], None]
+
+
+@dataclass(frozen=True)
+class PackStatistics:
+    """What one pack was and took; a line of ``packs.tsv``."""
+
+    pack: int
+    records: int
+    residues: int
+    tokens: int
+    fill: float  # tokens over the token budget; a pack of one over-long record counts as full
+    wait_seconds: float  # until the loader handed this pack over
+    forward_seconds: float  # forward pass and pooling, on the device
+    finished_seconds: float  # from the start of the run until its vectors were written
+
+
+class AsyncInferenceRunner:
+    """Forward, pool and hand over one pack after another, with several in flight.
+
+    On a GPU, three CUDA streams copy in, compute and copy out side by side, ordered by events;
+    the host never waits for the device to launch the next pack. Vectors are handed to the sink in
+    a thread of its own, in the order of the packs, on a CPU too.
+
+    Parameters
+    ----------
+    model
+        The model.
+    device
+        Where the model is.
+    attention
+        Name of the attention backend.
+    outputs, output_dtype
+        What is kept of each protein, and in which number format, see `packedesm.pooling.pool`.
+    token_budget
+        Tokens that a full pack holds, for the fill.
+    """
+
+    def __init__(
+        self,
+        model: PackedESM2,
+        device: torch.device,
+        *,
+        attention: str,
+        outputs: list[str],
+        output_dtype: torch.dtype,
+        token_budget: int,
+    ) -> None:
+        self.model = model
+        self.attention = attention
+        self.outputs = outputs
+        self.output_dtype = output_dtype
+        self.token_budget = token_budget
+        self._lane = _CudaLane(device) if device.type == "cuda" else _CpuLane()
+
+    def run(
+        self,
+        batches: Iterable[PackedBatch],
+        sink: Sink,
+        progress: Callable[[PackStatistics], None] = lambda _statistics: None,
+    ) -> list[PackStatistics]:
+        """Embed every pack of `batches` and return their statistics, in order.
+
+        Parameters
+        ----------
+        batches
+            Packs on the host, best from `packedesm.loader.create_async_dataloader`.
+        sink
+            Called with each pack and its pooled vectors, output by output as (R, D) or (P, D)
+            arrays. Runs in another thread; what it raises is raised here.
+        progress
+            Called in that thread after each pack.
+        """
+        start = time.perf_counter()
+        waiting: deque[Future[PackStatistics]] = deque()
+        finished: list[PackStatistics] = []
+        with torch.inference_mode(), ThreadPoolExecutor(1, "writer") as writer:
+            source = iter(batches)
+            while (timed := _timed_next(source)) is not None:
+                batch, wait = timed
+                if len(waiting) == IN_FLIGHT:
+                    finished.append(waiting.popleft().result())
+                pack = len(finished) + len(waiting)
+                collect = self._lane.launch(batch, self._embed)
+                task = (pack, batch, wait, collect, sink, progress, start)
+                waiting.append(writer.submit(self._finish, *task))
+            finished.extend(future.result() for future in waiting)
+        return finished
+
+    def _embed(self, batch: PackedBatch) -> dict[str, torch.Tensor]:
+        hidden = self.model.forward_packed(
+            batch.input_ids,
+            batch.positions,
+            batch.cu_seqlens,
+            batch.max_seqlen,
+            attention=self.attention,
+            lengths=batch.lengths,
+        )
+        return pool(hidden, batch, self.outputs, self.output_dtype)
+
+    def _finish(self, pack, batch, wait, collect, sink, progress, start) -> PackStatistics:
+        vectors, forward_seconds = collect()
+        sink(batch, {output: tensor.numpy() for output, tensor in vectors.items()})
+        tokens = sum(batch.lengths)
+        statistics = PackStatistics(
+            pack=pack,
+            records=len(batch.rows),
+            residues=int(batch.residues.sum()),
+            tokens=tokens,
+            fill=tokens / max(self.token_budget, tokens),
+            wait_seconds=wait,
+            forward_seconds=forward_seconds,
+            finished_seconds=time.perf_counter() - start,
+        )
+        progress(statistics)
+        return statistics
+
+
+Embed = Callable[[PackedBatch], dict[str, torch.Tensor]]
+Collect = Callable[[], tuple[dict[str, torch.Tensor], float]]
+
+
+class _CpuLane:
+    """Compute in the calling thread."""
+
+    def launch(self, batch: PackedBatch, embed: Embed) -> Collect:
+        start = time.perf_counter()
+        vectors = embed(batch)
+        seconds = time.perf_counter() - start
+        return lambda: (vectors, seconds)
+
+
+class _CudaLane:
+    """Queue copy in, computation and copy out on three streams; `collect` waits for the last."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.copy_in = torch.cuda.Stream(device)
+        self.compute = torch.cuda.Stream(device)
+        self.copy_out = torch.cuda.Stream(device)
+        # The model's weights were written on the current stream.
+        self.compute.wait_stream(torch.cuda.current_stream(device))
+
+    def launch(self, batch: PackedBatch, embed: Embed) -> Collect:
+        with torch.cuda.stream(self.copy_in):
+            on_device = batch.to(self.device)
+        begin, end, done = (torch.cuda.Event(enable_timing=True) for _ in range(3))
+        with torch.cuda.stream(self.compute):
+            self.compute.wait_stream(self.copy_in)
+            on_device.record_stream(self.compute)
+            begin.record()
+            vectors = embed(on_device)
+            end.record()
+        with torch.cuda.stream(self.copy_out):
+            self.copy_out.wait_event(end)
+            host = {output: self._to_host(tensor) for output, tensor in vectors.items()}
+            done.record()
+
+        def collect() -> tuple[dict[str, torch.Tensor], float]:
+            done.synchronize()
+            return host, begin.elapsed_time(end) / 1000
+
+        return collect
+
+    def _to_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        tensor.record_stream(self.copy_out)
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return host.copy_(tensor, non_blocking=True)
+
+
+def _timed_next(source) -> tuple[PackedBatch, float] | None:
+    start = time.perf_counter()
+    batch = next(source, None)
+    return None if batch is None else (batch, time.perf_counter() - start)

@@ -1,0 +1,26 @@
+"""Shards of real proteins for the tests of the parts that read them."""
+
+from pathlib import Path
+
+import pytest
+
+from packedesm.layout import Layout
+from packedesm.sharding import write_shards
+
+POLICY = {"max_length": 1022, "long_sequences": "truncate", "window_overlap": 256}
+
+
+@pytest.fixture
+def shard(tmp_path: Path):
+    """Return a function that writes one shard from sequences and gives its layout."""
+
+    def write(*sequences: str, **policy) -> Layout:
+        fasta = tmp_path / "in.fasta"
+        records = (f">protein{i}\n{sequence}\n" for i, sequence in enumerate(sequences))
+        fasta.write_text("".join(records))
+        layout = Layout(tmp_path / "sample")
+        options = {**POLICY, "empty_sequences": "error", "deduplicate": True, **policy}
+        write_shards([fasta], layout, 1, width=64, **options)
+        return layout
+
+    return write

@@ -1,0 +1,66 @@
+import os
+import sys
+
+import pytest
+import torch
+
+from packedesm.dataset import SequenceDataset
+from packedesm.loader import create_async_dataloader
+from packedesm.packing import plan_packs
+from tests.unit.conftest import POLICY
+
+SEQUENCES = ["MKV" * n for n in range(1, 30)]
+
+
+class SpyingDataset(SequenceDataset):
+    """Tells from inside the worker what that process can see, through the rows it returns."""
+
+    def __getitems__(self, items):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+        assert not torch.cuda.is_initialized()
+        assert torch.cuda.device_count() == 0
+        # A forked child would share the parent's memory image and find this attribute.
+        assert not hasattr(sys, "set_in_the_parent_only")
+        assert torch.utils.data.get_worker_info() is not None
+        return super().__getitems__(items)
+
+
+def _load(dataset, workers):
+    packs = plan_packs(dataset.tokens, 128)
+    return packs, create_async_dataloader(dataset, packs, workers=workers, pin_memory=False, seed=1)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_packs_come_in_the_order_of_the_plan(shard, workers):
+    dataset = SequenceDataset(shard(*SEQUENCES).shard_fasta(0), **POLICY)
+    packs, loader = _load(dataset, workers)
+    rows = [batch.rows.tolist() for batch in loader]
+    assert rows == [packs[p].tolist() for p in range(len(packs))]
+    assert sorted(row for pack in rows for row in pack) == list(range(len(SEQUENCES)))
+
+
+def test_workers_are_spawned_and_cannot_see_a_gpu(shard, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(sys, "set_in_the_parent_only", True, raising=False)
+    dataset = SpyingDataset(shard(*SEQUENCES).shard_fasta(0), **POLICY)
+    _, loader = _load(dataset, 1)
+    assert sum(len(batch.rows) for batch in loader) == len(SEQUENCES)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+
+
+def test_an_unset_variable_is_unset_again(shard, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    _, loader = _load(SpyingDataset(shard(*SEQUENCES).shard_fasta(0), **POLICY), 1)
+    for _ in loader:
+        pass
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_workers_end_when_the_loop_is_left_early(shard):
+    dataset = SequenceDataset(shard(*SEQUENCES).shard_fasta(0), **POLICY)
+    _, loader = _load(dataset, 2)
+    iterator = iter(loader)
+    next(iterator)
+    workers = list(iterator._workers)
+    del iterator
+    assert [worker.is_alive() for worker in workers] == [False, False]

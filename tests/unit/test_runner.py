@@ -1,0 +1,130 @@
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from packedesm.checkpoints import load_state, write_random_checkpoint
+from packedesm.dataset import SequenceDataset
+from packedesm.loader import create_async_dataloader
+from packedesm.model import PackedESM2
+from packedesm.models import Geometry
+from packedesm.packing import plan_packs
+from packedesm.pooling import pool
+from packedesm.runner import IN_FLIGHT, AsyncInferenceRunner
+from tests.unit.conftest import POLICY
+
+CPU = torch.device("cpu")
+BUDGET = 64
+SEQUENCES = ["ACDEFGHIKL"[: 1 + n % 10] * (1 + n % 7) for n in range(40)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "small.pt"
+    write_random_checkpoint(path, Geometry(layers=2, width=32, heads=2), seed=3)
+    geometry, state = load_state(path)
+    return PackedESM2.from_fair_esm(state, geometry)
+
+
+@pytest.fixture
+def packs(shard):
+    dataset = SequenceDataset(shard(*SEQUENCES, deduplicate=False).shard_fasta(0), **POLICY)
+    plan = plan_packs(dataset.tokens, BUDGET)
+    return list(create_async_dataloader(dataset, plan, workers=0, pin_memory=False, seed=1))
+
+
+@pytest.fixture
+def runner(model):
+    return AsyncInferenceRunner(
+        model,
+        CPU,
+        attention="sdpa",
+        outputs=["mean", "cls"],
+        output_dtype=torch.float32,
+        token_budget=BUDGET,
+    )
+
+
+def test_every_pack_reaches_the_sink_in_order_with_its_own_vectors(model, runner, packs):
+    seen = []
+    runner.run(packs, lambda batch, vectors: seen.append((batch, vectors)))
+    assert [id(batch) for batch, _ in seen] == [id(batch) for batch in packs]
+    for batch, vectors in seen:
+        hidden = model.forward_packed(
+            batch.input_ids, batch.positions, batch.cu_seqlens, batch.max_seqlen
+        )
+        expected = pool(hidden, batch, ["mean", "cls"], torch.float32)
+        for output, array in vectors.items():
+            np.testing.assert_array_equal(array, expected[output].numpy())
+
+
+def test_statistics_count_what_was_embedded(runner, packs):
+    statistics = runner.run(packs, lambda batch, vectors: None)
+    assert [pack.pack for pack in statistics] == list(range(len(packs)))
+    assert sum(pack.records for pack in statistics) == len(SEQUENCES)
+    assert sum(pack.residues for pack in statistics) == sum(map(len, SEQUENCES))
+    assert all(pack.tokens == pack.residues + 2 * pack.records for pack in statistics)
+    assert all(0 < pack.fill <= 1 for pack in statistics)
+    finished = [pack.finished_seconds for pack in statistics]
+    assert finished == sorted(finished)
+
+
+def test_waiting_for_data_is_measured(runner, packs):
+    def slow():
+        for batch in packs[:3]:
+            time.sleep(0.05)
+            yield batch
+
+    statistics = runner.run(slow(), lambda batch, vectors: None)
+    assert all(pack.wait_seconds >= 0.05 for pack in statistics)
+
+
+def test_writing_goes_on_beside_the_next_forward_pass(runner, packs):
+    threads = set()
+    started, overlapped = [], []
+
+    def source():
+        for batch in packs[: IN_FLIGHT + 1]:
+            overlapped.append(len(started))
+            yield batch
+
+    def sink(batch, vectors):
+        threads.add(threading.current_thread())
+        started.append(batch)
+        time.sleep(0.1)
+
+    runner.run(source(), sink)
+    assert threading.main_thread() not in threads
+    # Three packs were asked for while the first was still being written.
+    assert overlapped[IN_FLIGHT - 1] <= 1
+
+
+def test_at_most_three_packs_are_in_flight(runner, packs):
+    written, ahead = [], []
+
+    def source():
+        for number, batch in enumerate(packs):
+            ahead.append(number - len(written))
+            yield batch
+
+    def sink(batch, vectors):
+        time.sleep(0.005)
+        written.append(batch)
+
+    runner.run(source(), sink)
+    # One more is read while the oldest of the three is waited for.
+    assert max(ahead) <= IN_FLIGHT + 1
+
+
+def test_a_fault_while_writing_stops_the_run(runner, packs):
+    def sink(batch, vectors):
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        runner.run(packs, sink)
+
+
+def test_nothing_to_embed_is_no_fault(runner):
+    assert runner.run([], lambda batch, vectors: None) == []
