@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+
+from packedesm.collator import VarlenCollator
+from packedesm.dataset import SequenceDataset
+from packedesm.layout import Layout
+from packedesm.sharding import write_shards
+from packedesm.store import merge_shards, shard_writer
+from tests.unit.conftest import POLICY
+
+WIDTH = 3
+
+
+def fake_vectors(sequence: bytes) -> np.ndarray:
+    """Give vectors that only this sequence has, a row per residue."""
+    codes = np.frombuffer(sequence, np.uint8)
+    columns = [codes, np.arange(len(codes)), np.full(len(codes), len(codes))]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def write_shard(layout: Layout, shard: int, outputs: list[str], packs=None, dtype="float32"):
+    dataset = SequenceDataset(layout.shard_fasta(shard), **POLICY)
+    # The last record first: packs come in the plan's order, not in input order.
+    packs = packs if packs is not None else [[item] for item in range(len(dataset))][::-1]
+    with shard_writer(layout, shard, dataset.embedded_lengths, WIDTH, outputs, dtype) as writer:
+        for pack in packs:
+            proteins = dataset.__getitems__(pack)
+            residues = [fake_vectors(protein.sequence) for protein in proteins]
+            vectors = {"residue": np.concatenate(residues)}
+            vectors["mean"] = np.stack([r.mean(axis=0) for r in residues])
+            writer.write(
+                VarlenCollator()(proteins), {output: vectors[output] for output in outputs}
+            )
+
+
+@pytest.fixture
+def sample(tmp_path):
+    def make(sequences: list[str], shards: int, deduplicate: bool = True) -> Layout:
+        fasta = tmp_path / "in.fasta"
+        fasta.write_text("".join(f">p{i}\n{s}\n" for i, s in enumerate(sequences)))
+        layout = Layout(tmp_path / "sample")
+        options = {**POLICY, "empty_sequences": "error", "deduplicate": deduplicate}
+        write_shards([fasta], layout, shards, width=64, **options)
+        return layout
+
+    return make
+
+
+@pytest.mark.parametrize("deduplicate", [True, False])
+@pytest.mark.parametrize("shards", [1, 2, 3, 9])
+def test_merged_rows_are_the_input_records_in_order(sample, shards, deduplicate):
+    sequences = ["MKV", "ACDEF", "MKV", "GGG", "ACDEF", "W", "MKV"]
+    layout = sample(sequences, shards, deduplicate)
+    for shard in range(shards):
+        write_shard(layout, shard, ["mean", "residue"])
+    merge_shards(layout, shards, ["mean", "residue"])
+    mean, residue = np.load(layout.vectors("mean")), np.load(layout.vectors("residue"))
+    offsets = np.load(layout.residue_offsets)
+    assert offsets.tolist() == np.cumsum([0, *map(len, sequences)]).tolist()
+    for row, sequence in enumerate(sequences):
+        expected = fake_vectors(sequence.encode())
+        np.testing.assert_array_equal(residue[offsets[row] : offsets[row + 1]], expected)
+        assert np.array_equal(mean[row], expected.mean(axis=0))
+
+
+def test_arrays_have_the_asked_dtype(sample):
+    layout = sample(["MKV"], 1)
+    write_shard(layout, 0, ["mean"], dtype="float16")
+    merge_shards(layout, 1, ["mean"])
+    assert np.load(layout.vectors("mean")).dtype == np.float16
+
+
+def test_a_missing_record_publishes_nothing(sample):
+    layout = sample(["MKV", "ACD"], 1)
+    with pytest.raises(RuntimeError, match="1 records have no vector"):
+        write_shard(layout, 0, ["mean"], packs=[[1]])
+    assert list(layout.shard_vectors(0, "mean").parent.iterdir()) == []
+
+
+def test_a_record_that_comes_twice_is_refused(sample):
+    layout = sample(["MKV", "ACD"], 1)
+    with pytest.raises(RuntimeError, match="embedded twice"):
+        write_shard(layout, 0, ["mean"], packs=[[0, 1], [1]])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("output", ["mean", "residue"])
+def test_a_value_that_is_not_finite_is_refused_by_record(sample, value, output):
+    layout = sample(["MKV", "ACD"], 1)
+    dataset = SequenceDataset(layout.shard_fasta(0), **POLICY)
+    batch = VarlenCollator()(dataset.__getitems__([0, 1]))
+    bad = np.zeros((2 if output == "mean" else 6, WIDTH))
+    bad[-1, 0] = value
+    with (
+        pytest.raises(RuntimeError, match=rf"{output} vectors of the shard's records \[1\]"),
+        shard_writer(layout, 0, dataset.lengths, WIDTH, [output], "float32") as writer,
+    ):
+        writer.write(batch, {output: bad})
+    assert list(layout.shard_vectors(0, output).parent.iterdir()) == []
+
+
+def test_a_shard_of_another_size_than_the_index_is_refused(sample):
+    layout = sample(["MKV", "ACD", "WWW"], 2)
+    for shard in range(2):
+        write_shard(layout, shard, ["mean"])
+    np.save(layout.shard_vectors(1, "mean"), np.zeros((7, WIDTH), np.float32))
+    with pytest.raises(RuntimeError, match="rows of mean"):
+        merge_shards(layout, 2, ["mean"])
+    assert not layout.vectors("mean").exists()
+
+
+def test_a_merge_larger_than_one_chunk_keeps_the_order(sample, monkeypatch):
+    monkeypatch.setattr("packedesm.store._ROWS_AT_ONCE", 2)
+    sequences = ["A" * n for n in range(1, 12)]
+    layout = sample(sequences, 3)
+    for shard in range(3):
+        write_shard(layout, shard, ["mean"])
+    merge_shards(layout, 3, ["mean"])
+    assert np.load(layout.vectors("mean"))[:, 2].tolist() == list(range(1, 12))
