@@ -1,0 +1,159 @@
+import csv
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from packedesm.files import read_json, write_json
+from packedesm.layout import Layout
+from packedesm.metrics import length_counts, write_metrics
+from tests.unit.finished_run import write_run
+
+# Residues 40, 50, 8, 28 and a repeat of the third: 42, 52, 10 and 30 tokens in four unique records.
+FASTA = (
+    f">a one\n{'M' + 'A' * 39}\n>b\n{'M' + 'C' * 49}\n>c\n{'M' * 8}\n"
+    f">d\n{'M' + 'D' * 27}\n>e\n{'m' * 8}\n"
+)
+
+
+def table(path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle, delimiter="\t"))
+
+
+@pytest.fixture
+def layout(tmp_path) -> Layout:
+    return write_run(tmp_path / "sample", FASTA, 1)
+
+
+def test_packing_states_fill_and_what_padding_would_compute(layout):
+    write_metrics(layout, 1)
+    shard, total = table(layout.packing)
+    assert (shard["shard"], total["shard"]) == ("0", "all")
+    # First-fit decreasing at 100 tokens: 52 + 42 and 30 + 10.
+    assert (total["records"], total["packs"], total["tokens"]) == ("4", "2", "134")
+    assert float(total["fill"]) == pytest.approx(134 / 200)
+    # In file order {42}, {52}, {10, 30}: 42 + 52 + 2 x 30. Sorted {52}, {42, 30}, {10}.
+    assert int(total["padded_tokens_arrival"]) == 42 + 52 + 60
+    assert int(total["padded_tokens_sorted"]) == 52 + 84 + 10
+    assert float(total["padding_avoided_arrival"]) == pytest.approx(1 - 134 / 154, abs=1e-5)
+    assert float(shard["padding_avoided_sorted"]) == pytest.approx(1 - 134 / 146, abs=1e-5)
+
+
+def test_padding_is_compared_on_the_pieces_that_are_embedded(tmp_path):
+    # 100 residues in windows of 60 that share 20: two segments of 62 tokens.
+    fasta = f">a\n{'M' * 100}\n>b\n{'C' * 8}\n"
+    layout = write_run(tmp_path / "window", fasta, 1, long_sequences="window")
+    packing = write_metrics(layout, 1)["packing"]["all"]
+    assert packing["tokens"] == 2 * 62 + 10
+    assert packing["padded_tokens_arrival"] == 62 + 62 + 10
+    layout = write_run(tmp_path / "truncate", fasta, 1, long_sequences="truncate")
+    packing = write_metrics(layout, 1)["packing"]["all"]
+    assert (packing["tokens"], packing["padded_tokens_sorted"]) == (62 + 10, 62 + 10)
+
+
+def test_a_record_above_the_budget_fills_its_pack_exactly(tmp_path):
+    layout = write_run(tmp_path, f">a\n{'M' * 300}\n", 1, long_sequences="full")
+    assert write_metrics(layout, 1)["packing"]["all"]["fill"] == 1
+
+
+def test_throughput_states_rates_flops_and_waiting(layout):
+    write_metrics(layout, 1)
+    row = table(layout.throughput)[0]
+    # Two packs of half a second each; 10^9 FLOP each, at a ceiling of 10^10 FLOP/s.
+    assert row["device"] == "a processor"
+    assert float(row["seconds"]) == 1
+    assert float(row["sequences_per_second"]) == 4
+    assert float(row["residues_per_second"]) == 40 + 50 + 8 + 28
+    assert float(row["tokens_per_second"]) == 134
+    assert float(row["tflops"]) == pytest.approx(0.002)
+    assert float(row["matmul_ceiling_tflops"]) == pytest.approx(0.01)
+    assert float(row["mfu"]) == pytest.approx(0.2)
+    assert float(row["wait_share"]) == pytest.approx(0.2)
+    assert float(row["forward_share"]) == pytest.approx(0.8)
+    assert row["energy_j"] == row["gpu_utilisation_percent"] == ""
+
+
+def test_shards_add_up_and_their_spread_is_stated(tmp_path):
+    layout = write_run(tmp_path, FASTA, 2)
+    run = read_json(layout.shard_run(1))
+    run["seconds"]["embedding"] *= 3
+    write_json(layout.shard_run(1), run)
+    throughput = write_metrics(layout, 2)["throughput"]
+    first, second = throughput["shards"]
+    total, spread = throughput["all"], throughput["spread"]
+    assert total["tokens"] == first["tokens"] + second["tokens"] == 134
+    assert total["tokens_per_second"] == pytest.approx(134 / (first["seconds"] + second["seconds"]))
+    slowest = max(first["seconds"], second["seconds"])
+    mean = (first["seconds"] + second["seconds"]) / 2
+    assert spread["seconds_max_over_mean"] == pytest.approx(slowest / mean)
+    rates = sorted((first["tokens_per_second"], second["tokens_per_second"]))
+    assert spread["tokens_per_second_min_over_max"] == pytest.approx(rates[0] / rates[1])
+    # The second job began ten seconds after the first, and its record still says how long it took.
+    assert throughput["elapsed"]["seconds"] == pytest.approx(10 + run["seconds"]["total"])
+
+
+def test_an_empty_shard_has_no_rates_and_does_not_widen_the_spread(tmp_path):
+    layout = write_run(tmp_path, f">a\n{'M' * 30}\n", 3)
+    metrics = write_metrics(layout, 3)
+    empty = [row for row in metrics["throughput"]["shards"] if not row["records"]]
+    assert len(empty) == 2
+    assert all(row["tokens_per_second"] is None for row in empty)
+    assert metrics["throughput"]["spread"]["seconds_max_over_mean"] == 1
+    assert metrics["packing"]["all"]["records"] == 1
+
+
+def test_gpu_samples_become_means_peak_and_energy(tmp_path):
+    samples = [
+        {
+            "seconds": 0,
+            "utilisation_percent": 90,
+            "memory_bytes": 5,
+            "power_w": 400.0,
+            "sm_clock_mhz": 1700,
+        },
+        {
+            "seconds": 1,
+            "utilisation_percent": 100,
+            "memory_bytes": 7,
+            "power_w": 500.0,
+            "sm_clock_mhz": 1800,
+        },
+    ]
+    gpu = {"available": True, "reason": None, "samples": samples, "energy_j": 450.0}
+    metrics = write_metrics(write_run(tmp_path, FASTA, 1, run={"gpu": gpu}), 1)
+    seen = metrics["runs"][0]["gpu"]
+    assert (seen["utilisation_percent"], seen["power_w"], seen["peak_memory_bytes"]) == (95, 450, 7)
+    assert metrics["throughput"]["all"]["gpu_utilisation_percent"] == 95
+    assert metrics["throughput"]["all"]["energy_j"] == 450
+
+
+def test_input_is_described_with_its_repeats_and_changes(layout):
+    metrics = write_metrics(layout, [0])
+    assert metrics == read_json(layout.metrics)
+    assert (metrics["records"], metrics["unique"]) == (5, 4)
+    assert metrics["duplicates"] == {"records": 1, "residues": 8}
+    assert metrics["flags"]["upper_cased"] == 1
+    assert metrics["lengths"] == {"min": 8, "median": 28, "mean": 134 / 5, "max": 50}
+
+
+def test_median_of_an_even_number_of_records_lies_between_the_middle_two(tmp_path):
+    layout = write_run(tmp_path, ">a\nMK\n>b\nMKV\n>c\nMKVL\n>d\nMKVLAAAAAA\n", 1)
+    assert write_metrics(layout, 1)["lengths"]["median"] == 3.5
+    assert length_counts(layout.shard_index).tolist() == [0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 1]
+
+
+def test_lengths_are_counted_over_an_index_of_any_size(tmp_path):
+    lengths = np.arange(1_200_000, dtype=np.int32) % 7
+    pq.write_table(pa.table({"length": lengths}), tmp_path / "index.parquet")
+    counts = length_counts(tmp_path / "index.parquet")
+    assert counts.tolist() == np.bincount(lengths).tolist()
+
+
+def test_packs_that_lost_a_record_are_refused(layout):
+    path = layout.shard_packs(0)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(RuntimeError, match=r"shard 0: its packs hold 94 tokens, its records 134"):
+        write_metrics(layout, 1)
+    assert not layout.metrics.exists()

@@ -1,0 +1,234 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from packedesm import plots
+from packedesm.files import read_json, write_json
+from packedesm.metrics import write_metrics
+from packedesm.report import write_report
+from tests.unit.finished_run import off, write_run
+
+FASTA = f">a one\n{'M' + 'A' * 39}\n>b\n{'M' + 'C' * 79}\n>c\n{'M' * 8}\n>d\n{'M' * 8}\n"
+HOSTILE = """<script>alert("x")</script>'&amp;"""
+LOADING = {"src", "href", "xlink:href", "srcset", "data", "action", "poster", "background"}
+FORBIDDEN = {"script", "link", "iframe", "img", "object", "embed", "base", "form", "image"}
+
+
+class Page(HTMLParser):
+    """What a browser would find: elements, ids, references, text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags, self.ids, self.references, self.texts, self.handlers = [], [], [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        for name, value in attributes:
+            if name == "id":
+                self.ids.append(value)
+            if name in LOADING:
+                self.references.append(value)
+            if name.startswith("on"):
+                self.handlers.append(name)
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def record(row=0, record_id="a", relative_l2=2e-7, cosine=1.0, passed=True, output="mean"):
+    return {
+        "row": row,
+        "id": record_id,
+        "length": 40,
+        "embedded_length": 40,
+        "output": output,
+        "relative_l2": relative_l2,
+        "cosine": cosine,
+        "passed": passed,
+    }
+
+
+def report(root, *, fasta=FASTA, shards=1, records=None, passed=True, **run) -> str:
+    layout = write_run(root, fasta, shards, **run)
+    off(layout)
+    if records:
+        verification = read_json(layout.verification)
+        worst = {"cosine": 1.0, "relative_l2": 2e-7, "row": 0, "output": "mean"}
+        write_json(
+            layout.verification,
+            verification
+            | {"passed": passed, "sequences": len(records), "records": records, "worst": worst},
+        )
+    write_metrics(layout, shards)
+    assert write_report(layout) == layout.report
+    return layout.report.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory) -> str:
+    return report(tmp_path_factory.mktemp("good") / "proteins", records=[record()])
+
+
+def test_page_loads_nothing_and_runs_nothing(html):
+    page = Page(html)
+    assert not FORBIDDEN & set(page.tags)
+    assert not page.handlers
+    assert page.references
+    assert all(reference.startswith("#") for reference in page.references)
+    assert "@import" not in html
+    assert re.findall(r"url\((?!#)", html) == []
+    # Names of XML vocabularies look like addresses, but nobody fetches them.
+    addresses = set(re.findall(r"https?://[^\s\"'<>]+", html))
+    assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert "default-src 'none'" in html
+
+
+def test_page_has_five_figures_and_every_reference_in_it_has_one_target(html):
+    page = Page(html)
+    assert page.tags.count("svg") == 5
+    assert len(page.ids) == len(set(page.ids))
+    targets = {*page.references, *re.findall(r"url\((#[^)]*)\)", html)}
+    assert {target[1:] for target in targets} <= set(page.ids)
+
+
+def test_text_of_the_user_is_shown_and_never_obeyed(tmp_path):
+    # A folder, an id, a file, a host and a device may be called anything.
+    html = report(
+        tmp_path / "<script>alert('sample')<",
+        fasta=f">{HOSTILE}\n{'M' * 70}\n",
+        records=[record(record_id=HOSTILE)],
+        run={"host": HOSTILE, "attention": {"backend": "sdpa", "reason": HOSTILE}},
+        model={"path": HOSTILE, "model": HOSTILE, "meaningless": True},
+    )
+    page = Page(html)
+    assert not FORBIDDEN & set(page.tags)
+    assert page.text.count(HOSTILE) >= 4
+    assert "<script>alert('sample')<" in page.text
+
+
+def test_random_weights_are_called_meaningless(tmp_path, html):
+    warned = report(tmp_path, records=[record()], model={"meaningless": True})
+    assert "These vectors mean nothing" in Page(warned).text
+    assert "mean nothing" not in Page(html).text
+
+
+def test_verification_is_judged_at_the_top(tmp_path, html):
+    assert "Verified. 1 protein was computed again" in Page(html).text
+    missed = [record(), record(row=1, relative_l2=0.3, cosine=0.9, passed=False)]
+    failed = report(tmp_path / "failed", records=missed, passed=False)
+    assert "Verification failed. Do not use these vectors. 1 of 2" in Page(failed).text
+    assert failed.count('class="missed"') == 1
+    text = Page(report(tmp_path / "off")).text
+    assert "Not verified." in text
+    assert "Verified." not in text.replace("Not verified.", "")
+
+
+def test_a_vector_of_nan_is_reported_not_a_crash(tmp_path):
+    broken = [record(), record(row=1, relative_l2=None, cosine=None, passed=False)]
+    text = Page(report(tmp_path, records=broken, passed=False)).text
+    assert "not a number" in text
+    assert "a red cross" in text
+
+
+def test_input_changes_and_repeats_are_told(tmp_path):
+    text = Page(report(tmp_path, fasta=FASTA + ">e\nmkvj\n", empty_sequences="skip")).text
+    assert "1 record ( truncated ): Longer than the limit" in text
+    assert "1 record ( upper_cased ): Lower-case" in text
+    assert "1 record ( j_replaced ): J (leucine" in text
+    assert "1 (8 residues): computed once" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, "1 protein is longer than the limit of 60 residues and lost the rest"),
+        ({"long_sequences": "window"}, "went through the model in overlapping windows"),
+        ({"long_sequences": "full"}, "Every protein was embedded whole."),
+        ({"max_length": 500}, "None is longer than the limit of 500"),
+    ],
+)
+def test_the_fate_of_long_proteins_is_told(tmp_path, options, told):
+    assert told in Page(report(tmp_path, **options)).text
+
+
+def test_files_are_listed_with_their_true_shapes(tmp_path):
+    outputs = ["mean", "cls", "max", "residue"]
+    text = Page(report(tmp_path, run={"outputs": outputs})).text
+    assert "mean.npy 4 \N{MULTIPLICATION SIGN} 320 float32" in text
+    # 40, 60 (of 80) and twice 8 residues; one offset more than records.
+    assert "residue.npy 116 \N{MULTIPLICATION SIGN} 320 float32" in text
+    assert "residue_offsets.npy 5 int64" in text
+
+
+def test_each_shard_has_its_line_and_the_sum_follows(tmp_path):
+    html = report(tmp_path, shards=3)
+    table = html.split("<h2>How fast it was</h2>")[1].split("</table>")[0]
+    assert re.findall(r"<td>(\d+|all)</td><td class=\"text\">", table) == ["0", "1", "2", "all"]
+
+
+def test_what_a_gpu_did_is_shown(tmp_path):
+    sample = {"utilisation_percent": 97, "memory_bytes": 3 << 30, "power_w": 612.0}
+    sample |= {"seconds": 0.0, "sm_clock_mhz": 1755}
+    gpu = {"available": True, "reason": None, "samples": [sample], "energy_j": 7200.0}
+    device = {
+        "kind": "cuda",
+        "name": "NVIDIA H200",
+        "uuid": "GPU-1",
+        "memory_bytes": 1,
+        "threads": 2,
+    }
+    text = Page(report(tmp_path, run={"gpu": gpu, "device": device})).text
+    assert "NVIDIA H200 GPU-1 laptop 97% 3 GiB 612 W 1,755 MHz 2 Wh" in text
+    assert "the job ran on a CPU" not in text
+
+
+def test_the_same_run_makes_the_same_page(tmp_path, html):
+    again = report(tmp_path / "proteins", records=[record()])
+    # The input's path is all that differs.
+    paths = r"<code>[^<]*input\.fasta</code>"
+    assert re.sub(paths, "", again) == re.sub(paths, "", html)
+
+
+def test_nearly_full_is_not_rounded_to_full(tmp_path):
+    layout = write_run(tmp_path, FASTA, 1)
+    off(layout)
+    write_metrics(layout, 1)
+    metrics = json.loads(layout.metrics.read_text())
+    metrics["packing"]["all"]["fill"] = 0.99999
+    write_json(layout.metrics, metrics)
+    write_report(layout)
+    text = Page(layout.report.read_text()).text
+    assert "> 99.9% fill of the packs" in text
+    assert "100.0% fill" not in text
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.lengths(np.array([0, 0, 5]), 2),
+        lambda: plots.lengths(np.bincount([1, 35_000]), None),
+        lambda: plots.padding(3, 3, 3),
+        lambda: plots.fill(np.array([0.02])),
+        lambda: plots.fill(np.random.default_rng(1).random(100_000)),
+        lambda: plots.throughput([(0.0, np.array([1e-3]), np.array([1]))]),
+        lambda: plots.throughput([(5.0, np.array([]), np.array([])), (0, np.ones(1), np.ones(1))]),
+        lambda: plots.throughput([(0.0, np.arange(1, 50_001.0), np.full(50_000, 7))]),
+        lambda: plots.accuracy([record(relative_l2=0.0)], 1.0, 1e-5),
+        lambda: plots.accuracy([record(relative_l2=None, cosine=None)], 0.9995, 0.02),
+        lambda: plots.accuracy([record(relative_l2=None, cosine=None)], 1.0, 0.02),
+    ],
+)
+def test_figures_stand_extreme_runs_and_stay_small(draw):
+    svg = draw()
+    assert svg.startswith("<svg ")
+    assert "nan" not in re.findall(r' d="([^"]*)"', svg)
+    assert len(svg) < 200_000

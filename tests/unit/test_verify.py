@@ -1,0 +1,299 @@
+import gzip
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from packedesm.checkpoints import write_random_checkpoint
+from packedesm.files import read_json, write_json
+from packedesm.layout import Layout
+from packedesm.models import Geometry
+from packedesm.reference import Reference
+from packedesm.verify import choose, compare, verify
+from tests.unit.finished_run import write_run
+
+torch.set_num_threads(1)
+
+OUTPUTS = ["mean", "cls", "max", "residue"]
+WIDTH, LIMIT = 16, 60
+THRESHOLDS = {"min_cosine": 0.9995, "max_relative_l2": "auto", "seed": 1, "shards": 2}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "random.pt"
+    write_random_checkpoint(path, Geometry(layers=1, width=WIDTH, heads=2), seed=3)
+    return path
+
+
+@pytest.fixture(scope="module")
+def fasta(uniprot_500) -> str:
+    """A dozen short real proteins, and the third of them once more."""
+    records = gzip.decompress(uniprot_500.read_bytes()).decode()[1:].split("\n>")
+    proteins = [record.partition("\n") for record in records]
+    short = [(header, rest.replace("\n", "")) for header, _, rest in proteins if len(rest) < 400]
+    short = sorted(short[:80], key=lambda record: len(record[1]))[::7]
+    short.insert(5, ("repeat of another", short[2][1]))
+    return "".join(f">{header}\n{sequence}\n" for header, sequence in short)
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory, checkpoint, fasta) -> Layout:
+    """A finished run of two shards whose vectors are the reference's own."""
+    layout = write_run(
+        tmp_path_factory.mktemp("truth") / "sample",
+        fasta,
+        2,
+        model={"path": str(checkpoint), "width": WIDTH},
+        run={"outputs": OUTPUTS},
+        max_length=LIMIT,
+    )
+    reference = Reference(checkpoint)
+    sequences = [record.split("\n")[1] for record in fasta[1:].split(">")]
+    store(layout, [reference.representation(sequence[:LIMIT]) for sequence in sequences])
+    write_json(layout.checkpoint, {"path": str(checkpoint)})
+    return layout
+
+
+def store(layout: Layout, tokens: list[np.ndarray]) -> None:
+    """Write the four arrays of records whose token vectors are given."""
+    np.save(layout.vectors("mean"), np.stack([t[1:-1].mean(0) for t in tokens]))
+    np.save(layout.vectors("max"), np.stack([t[1:-1].max(0) for t in tokens]))
+    np.save(layout.vectors("cls"), np.stack([t[0] for t in tokens]))
+    np.save(layout.vectors("residue"), np.concatenate([t[1:-1] for t in tokens]))
+    np.save(layout.residue_offsets, np.cumsum([0, *(len(t) - 2 for t in tokens)]))
+
+
+@pytest.fixture
+def layout(truth, tmp_path) -> Layout:
+    """A copy of the finished run, to be damaged."""
+    return Layout(shutil.copytree(truth.root, tmp_path / "sample"))
+
+
+def run(layout: Layout, sequences: int = 100, **changes) -> dict:
+    return verify(layout, layout.checkpoint, sequences=sequences, **(THRESHOLDS | changes))
+
+
+def edit(layout: Layout, output: str, change) -> None:
+    array = np.load(layout.vectors(output))
+    np.save(layout.vectors(output), change(array.copy()))
+
+
+def missed(result: dict) -> set[tuple[int, str]]:
+    return {
+        (record["row"], record["output"]) for record in result["records"] if not record["passed"]
+    }
+
+
+def test_true_vectors_pass_in_every_output(layout):
+    result = run(layout)
+    index = pq.read_table(layout.shard_index).to_pylist()
+    assert result["passed"] is True
+    assert result["sequences"] == len(index)
+    assert len(result["records"]) == len(index) * len(OUTPUTS)
+    assert result["worst"]["relative_l2"] < 1e-6
+    assert result["max_relative_l2"] == 1e-5
+    assert {record["row"]: record["id"] for record in result["records"]} == {
+        row["row"]: row["id"] for row in index
+    }
+    assert any(
+        record["embedded_length"] == LIMIT < record["length"] for record in result["records"]
+    )
+    assert result == read_json(layout.verification)
+
+
+def test_a_changed_row_is_caught_and_named(layout):
+    def nudge(array):
+        array[4] *= 1.001
+        return array
+
+    edit(layout, "mean", nudge)
+    result = run(layout)
+    assert result["passed"] is False
+    assert missed(result) == {(4, "mean")}
+    assert (result["worst"]["row"], result["worst"]["output"]) == (4, "mean")
+    assert result["worst"]["relative_l2"] == pytest.approx(0.001, rel=0.01)
+
+
+@pytest.mark.parametrize("output", ["mean", "cls", "max"])
+def test_swapped_rows_are_caught(layout, output):
+    def swap(array):
+        array[[1, 8]] = array[[8, 1]]
+        return array
+
+    edit(layout, output, swap)
+    assert missed(run(layout)) == {(1, output), (8, output)}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_number_that_is_none_is_caught(layout, value):
+    def spoil(array):
+        array[3, 7] = value
+        return array
+
+    edit(layout, "max", spoil)
+    result = run(layout)
+    assert result["passed"] is False
+    assert missed(result) == {(3, "max")}
+    assert result["worst"]["relative_l2"] is None
+    assert read_json(layout.verification)["worst"]["row"] == 3
+
+
+def test_residue_offsets_off_by_one_are_caught(layout):
+    offsets = np.load(layout.residue_offsets)
+    np.save(layout.residue_offsets, np.concatenate(([0], offsets[1:-1] + 1, offsets[-1:])))
+    result = run(layout)
+    rows = len(offsets) - 1
+    assert missed(result) == {(row, "residue") for row in range(rows)}
+
+
+def test_a_single_wrong_residue_is_caught_under_a_loose_distance(layout):
+    place = np.load(layout.residue_offsets)[9] + 2
+
+    def tilt(array):
+        # By a tenth of its length at a right angle: its cosine falls to 0.995.
+        vector = array[place]
+        aside = np.ones(WIDTH) - vector * vector.sum() / (vector @ vector)
+        array[place] += 0.1 * aside * np.linalg.norm(vector) / np.linalg.norm(aside)
+        return array
+
+    edit(layout, "residue", tilt)
+    result = run(layout, max_relative_l2=10.0)
+    assert missed(result) == {(9, "residue")}
+    assert result["worst"]["cosine"] == pytest.approx(1 / np.sqrt(1.01), abs=1e-5)
+
+
+def test_a_repeated_sequence_must_hold_the_vector_of_the_first(layout):
+    repeats = [
+        row["row"]
+        for row in pq.read_table(layout.shard_index).to_pylist()
+        if row["duplicate_of"] is not None
+    ]
+    assert len(repeats) == 1
+
+    def forget(array):
+        array[repeats[0]] = 0
+        return array
+
+    edit(layout, "mean", forget)
+    assert missed(run(layout)) == {(repeats[0], "mean")}
+
+
+def test_a_shard_whose_offsets_are_wrong_is_caught(layout):
+    path = layout.shard_fai(1)
+    lines = [line.split("\t") for line in path.read_text().splitlines()]
+    row = int(lines[0][0])
+    lines[0][2] = str(int(lines[0][2]) + 1)
+    path.write_text("".join("\t".join(line) + "\n" for line in lines))
+    assert {place for place, _ in missed(run(layout))} == {row}
+
+
+def test_true_vectors_of_another_sequence_are_caught(tmp_path, checkpoint):
+    # Both the job and the verification read the shard: their agreement alone proves nothing.
+    layout = write_run(tmp_path / "sample", ">a\nMKVLAAGIV\n", 1, run={"outputs": OUTPUTS})
+    write_json(layout.checkpoint, {"path": str(checkpoint)})
+    layout.shard_fasta(0).write_text(">0\nMKVLAAGIW\n")
+    store(layout, [Reference(checkpoint).representation("MKVLAAGIW")])
+    assert len(missed(run(layout, shards=1))) == len(OUTPUTS)
+
+
+def test_rows_are_found_in_every_row_group_of_the_index(layout):
+    table = pq.read_table(layout.shard_index)
+    pq.write_table(table, layout.shard_index, row_group_size=4)
+    result = run(layout)
+    assert result["passed"] is True
+    assert [record["row"] for record in result["records"][:: len(OUTPUTS)]] == [*range(len(table))]
+
+
+def test_windows_are_averaged_per_residue(layout, checkpoint, fasta, tmp_path):
+    reference = Reference(checkpoint)
+    sequence = next(s for s in fasta.split("\n") if len(s) == max(map(len, fasta.split("\n"))))[
+        :100
+    ]
+    windowed = write_run(
+        tmp_path / "windowed",
+        f">a\n{sequence}\n",
+        1,
+        run={"outputs": OUTPUTS},
+        max_length=60,
+        window_overlap=20,
+        long_sequences="window",
+    )
+    write_json(windowed.checkpoint, {"path": str(checkpoint)})
+    first, second = (reference.representation(part) for part in (sequence[:60], sequence[40:]))
+    shared = (first[41:61] + second[1:21]) / 2
+    cls = (first[0] + second[0]) / 2
+    tokens = np.concatenate([[cls], first[1:41], shared, second[21:61], [cls]])
+    store(windowed, [tokens])
+    assert run(windowed, shards=1)["passed"] is True
+    store(windowed, [np.concatenate([[cls], first[1:61], second[21:61], [cls]])])
+    assert missed(run(windowed, shards=1)) >= {(0, "mean"), (0, "residue")}
+
+
+def test_the_limit_follows_the_coarser_number_format(layout):
+    for dtype, output_dtype, limit in (
+        ("float32", "float16", 0.005),
+        ("float16", "float16", 0.005),
+        ("bfloat16", "float16", 0.02),
+        ("bfloat16", "float32", 0.02),
+    ):
+        record = read_json(layout.shard_run(1))
+        write_json(layout.shard_run(1), record | {"dtype": dtype, "output_dtype": output_dtype})
+        assert run(layout, 1)["max_relative_l2"] == limit
+    assert run(layout, 1, max_relative_l2=0.3)["max_relative_l2"] == 0.3
+
+
+def test_no_sequences_means_no_verdict(layout):
+    result = run(layout, 0)
+    assert result["passed"] is None
+    assert (result["sequences"], result["records"]) == (0, [])
+    assert read_json(layout.verification) == result
+
+
+def test_the_sample_is_as_large_as_asked_and_seeded(layout):
+    result = run(layout, 5)
+    rows = [record["row"] for record in result["records"]]
+    assert result["sequences"] == 5
+    assert len(rows) == 5 * len(OUTPUTS)
+    assert [record["row"] for record in run(layout, 5)["records"]] == rows
+
+
+def test_sample_holds_shortest_longest_and_each_stratum_of_lengths():
+    lengths = np.random.default_rng(5).permutation(np.arange(10, 1010))
+    rows = choose(lengths, 16, seed=1)
+    chosen = np.sort(lengths[rows])
+    assert len(set(rows.tolist())) == 16
+    assert (chosen[0], chosen[-1]) == (10, 1009)
+    # 998 lengths in 14 strata of 71 or 72: neighbours are never two strata apart.
+    assert np.diff(chosen).max() < 2 * 72
+    assert choose(lengths, 16, seed=1).tolist() == rows.tolist()
+    assert choose(lengths, 16, seed=2).tolist() != rows.tolist()
+
+
+@pytest.mark.parametrize("records", range(1, 9))
+@pytest.mark.parametrize("count", range(10))
+def test_sample_has_no_record_twice(records, count):
+    rows = choose(np.full(records, 7), count, seed=0)
+    assert len(set(rows.tolist())) == len(rows) == min(records, count)
+    assert all(0 <= row < records for row in rows)
+
+
+def test_one_record_is_the_longest():
+    assert choose(np.array([5, 9, 2]), 1, seed=0).tolist() == [1]
+
+
+def test_vectors_of_zeros_or_another_width_miss():
+    expected = np.ones(4)
+    zeros = compare(np.zeros(4), expected, 0.99, 2.0)
+    assert zeros == {"cosine": 0.0, "relative_l2": 1.0, "passed": False}
+    assert compare(np.ones(5), expected, 0.0, 9.0)["passed"] is False
+
+
+def test_a_vector_exactly_at_the_limit_passes():
+    found, expected = np.array([1.0, 0.5]), np.array([1.0, 0.0])
+    limits = compare(found, expected, 0.0, 1.0)
+    assert limits["relative_l2"] == 0.5
+    assert compare(found, expected, limits["cosine"], 0.5)["passed"] is True
+    assert compare(found, expected, limits["cosine"], 0.49)["passed"] is False
