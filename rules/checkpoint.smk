@@ -1,0 +1,27 @@
+# Local, because compute nodes often have no network.
+localrules:
+    checkpoint,
+
+
+rule checkpoint:
+    input:
+        model_file,
+    output:
+        record=RUN.checkpoint,
+    log:
+        log_of("checkpoint"),
+    benchmark:
+        benchmark_of("checkpoint")
+    conda:
+        "../envs/packedesm.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    params:
+        model=config["model"],
+        checkpoints=config["checkpoints"],
+    message:
+        "Find, fetch or make the model {params.model} and check it"
+    script:
+        "../scripts/checkpoint.py"

@@ -1,0 +1,61 @@
+import os
+import re
+
+from snakemake.exceptions import WorkflowError
+
+from packedesm.config import EMBED_OPTIONS, SHARD_OPTIONS, pick, resolve, samples
+from packedesm.devices import shard_count, visible_gpus
+from packedesm.errors import UserError
+from packedesm.layout import Layout
+from packedesm.models import locate
+
+try:
+    config.update(resolve(config))
+    SAMPLES = samples(config["fasta"])
+    locate(config["model"], config["checkpoints"])
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+SHARDS = config["shards"]
+if SHARDS == "auto":
+    # A job on another node reads this file again and may see other GPUs there. It must plan the
+    # same shards, so the first process passes its count on in the environment.
+    count = os.environ.setdefault("PACKEDESM_SHARDS", str(shard_count(SHARDS)))
+    SHARDS = int(count)
+
+RESULTS = config["results"]
+RUN = Layout(RESULTS)
+ROOT = f"{RESULTS}/{{sample}}"
+SAMPLE = Layout(ROOT)
+OUTPUTS = config["outputs"]
+GPUS = len(visible_gpus()[0])
+
+
+wildcard_constraints:
+    sample="|".join(map(re.escape, SAMPLES)),
+    shard=r"\d+",
+
+
+def every_shard(path):
+    """Return what `path` gives for each shard, such as every shard's FASTA."""
+    return [path(shard) for shard in range(SHARDS)]
+
+
+def log_of(rule, *wildcards):
+    """Return the log of one rule; Snakemake fills in the wildcards."""
+    return "/".join(
+        [RESULTS, ".logs", *(f"{{{name}}}" for name in wildcards), f"{rule}.log"]
+    )
+
+
+def benchmark_of(rule, *wildcards):
+    """Return the record of time and memory of one rule, beside its log."""
+    return log_of(rule, *wildcards).removesuffix(".log") + ".benchmark.jsonl"
+
+
+def model_file(_wildcards):
+    """Return the weights as input where the user names a file, so that a new file is noticed."""
+    model = config["model"]
+    if os.path.isdir(model):
+        return os.path.join(model, "config.json")
+    return model if os.path.isfile(model) else []

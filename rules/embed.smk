@@ -1,0 +1,29 @@
+rule embed:
+    input:
+        fasta=SAMPLE.shard_fasta("{shard}"),
+        fai=SAMPLE.shard_fai("{shard}"),
+        checkpoint=RUN.checkpoint,
+    output:
+        vectors=[SAMPLE.shard_vectors("{shard}", output) for output in OUTPUTS],
+        packs=SAMPLE.shard_packs("{shard}"),
+        run=SAMPLE.shard_run("{shard}"),
+    log:
+        log_of("embed.{shard}", "sample"),
+    benchmark:
+        benchmark_of("embed.{shard}", "sample")
+    conda:
+        "../envs/packedesm.yaml"
+    # One job per GPU at a time on this machine, and the whole machine for one job on a CPU. On a
+    # cluster the profile's set-threads decides.
+    threads: max(1, workflow.cores // max(1, GPUS)) if workflow.cores else 4
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=720,
+    params:
+        root=ROOT,
+        options=pick(config, EMBED_OPTIONS),
+    message:
+        "Embed shard {wildcards.shard} of {wildcards.sample} with {config[model]}"
+    script:
+        "../scripts/embed.py"

@@ -1,0 +1,29 @@
+rule merge:
+    input:
+        vectors=[
+            SAMPLE.shard_vectors(shard, output)
+            for shard in range(SHARDS)
+            for output in OUTPUTS
+        ],
+        index=SAMPLE.shard_index,
+    output:
+        arrays=SAMPLE.arrays(OUTPUTS),
+        index=SAMPLE.index,
+    log:
+        log_of("merge", "sample"),
+    benchmark:
+        benchmark_of("merge", "sample")
+    conda:
+        "../envs/packedesm.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    params:
+        root=ROOT,
+        shards=SHARDS,
+        outputs=OUTPUTS,
+    message:
+        "Merge {params.shards} shards of {wildcards.sample} in input order"
+    script:
+        "../scripts/merge.py"

@@ -1,0 +1,94 @@
+localrules:
+    manifest,
+
+
+rule metrics:
+    input:
+        index=SAMPLE.shard_index,
+        sharding=SAMPLE.sharding,
+        fai=every_shard(SAMPLE.shard_fai),
+        packs=every_shard(SAMPLE.shard_packs),
+        runs=every_shard(SAMPLE.shard_run),
+    output:
+        metrics=SAMPLE.metrics,
+        packing=report(
+            SAMPLE.packing, caption="../report/packing.rst", category="{sample}"
+        ),
+        throughput=report(
+            SAMPLE.throughput, caption="../report/throughput.rst", category="{sample}"
+        ),
+    log:
+        log_of("metrics", "sample"),
+    benchmark:
+        benchmark_of("metrics", "sample")
+    conda:
+        "../envs/packedesm.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        root=ROOT,
+        shards=SHARDS,
+    message:
+        "Add up packing and throughput of {wildcards.sample}"
+    script:
+        "../scripts/metrics.py"
+
+
+rule report:
+    input:
+        metrics=SAMPLE.metrics,
+        verification=SAMPLE.verification,
+        index=SAMPLE.index,
+        packs=every_shard(SAMPLE.shard_packs),
+        runs=every_shard(SAMPLE.shard_run),
+    output:
+        report=report(
+            SAMPLE.report, caption="../report/report.rst", category="{sample}"
+        ),
+    log:
+        log_of("report", "sample"),
+    benchmark:
+        benchmark_of("report", "sample")
+    conda:
+        "../envs/packedesm.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        root=ROOT,
+    message:
+        "Write the report of {wildcards.sample}"
+    script:
+        "../scripts/report.py"
+
+
+# Last, and only if the verification passed: the manifest says that everything is there.
+rule manifest:
+    input:
+        arrays=SAMPLE.arrays(OUTPUTS),
+        index=SAMPLE.index,
+        verification=SAMPLE.verification,
+        metrics=SAMPLE.metrics,
+        report=SAMPLE.report,
+        run=SAMPLE.shard_run(0),
+    output:
+        manifest=SAMPLE.manifest,
+    log:
+        log_of("manifest", "sample"),
+    benchmark:
+        benchmark_of("manifest", "sample")
+    conda:
+        "../envs/packedesm.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        root=ROOT,
+    message:
+        "Check the results of {wildcards.sample} and write their manifest"
+    script:
+        "../scripts/manifest.py"

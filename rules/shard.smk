@@ -1,0 +1,27 @@
+rule shard:
+    input:
+        fasta=lambda wildcards: SAMPLES[wildcards.sample],
+        checkpoint=RUN.checkpoint,
+    output:
+        fasta=every_shard(SAMPLE.shard_fasta),
+        fai=every_shard(SAMPLE.shard_fai),
+        index=SAMPLE.shard_index,
+        sharding=SAMPLE.sharding,
+    log:
+        log_of("shard", "sample"),
+    benchmark:
+        benchmark_of("shard", "sample")
+    conda:
+        "../envs/packedesm.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        root=ROOT,
+        shards=SHARDS,
+        options=pick(config, SHARD_OPTIONS),
+    message:
+        "Check {wildcards.sample} and cut it into {params.shards} shards"
+    script:
+        "../scripts/shard.py"

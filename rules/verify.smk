@@ -1,0 +1,30 @@
+rule verify:
+    input:
+        arrays=SAMPLE.arrays(OUTPUTS),
+        index=SAMPLE.index,
+        sharding=SAMPLE.sharding,
+        fasta=every_shard(SAMPLE.shard_fasta),
+        fai=every_shard(SAMPLE.shard_fai),
+        runs=every_shard(SAMPLE.shard_run),
+        checkpoint=RUN.checkpoint,
+    output:
+        verification=SAMPLE.verification,
+    log:
+        log_of("verify", "sample"),
+    benchmark:
+        benchmark_of("verify", "sample")
+    conda:
+        "../envs/packedesm.yaml"
+    threads: 4
+    resources:
+        mem_mb=32000,
+        runtime=240,
+    params:
+        root=ROOT,
+        shards=SHARDS,
+        seed=config["seed"],
+        options=config["verify"],
+    message:
+        "Compare sampled records of {wildcards.sample} with fair-esm in float32"
+    script:
+        "../scripts/verify.py"

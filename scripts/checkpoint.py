@@ -1,0 +1,14 @@
+"""Find, fetch or make the model, and record what it is."""
+
+from pathlib import Path
+
+from packedesm.checkpoints import prepare
+from packedesm.joblog import job_log
+
+if __name__ == "__main__":
+    with job_log(snakemake.log[0]):
+        prepare(
+            snakemake.params.model,
+            snakemake.params.checkpoints,
+            Path(snakemake.output.record),
+        )

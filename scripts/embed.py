@@ -1,0 +1,19 @@
+"""Embed one shard on one device."""
+
+from packedesm.embed import embed_shard
+from packedesm.files import read_json
+from packedesm.joblog import job_log
+from packedesm.layout import Layout
+
+if __name__ == "__main__":
+    with job_log(snakemake.log[0]):
+        embed_shard(
+            Layout(snakemake.params.root),
+            int(snakemake.wildcards.shard),
+            read_json(snakemake.input.checkpoint),
+            snakemake.params.options,
+            # Not parameters of the rule: they change no vector, so they cause no new run.
+            workers=snakemake.config["workers"],
+            seed=snakemake.config["seed"],
+            threads=snakemake.threads,
+        )

@@ -1,0 +1,9 @@
+"""Add up what the shards' jobs recorded."""
+
+from packedesm.joblog import job_log
+from packedesm.layout import Layout
+from packedesm.metrics import write_metrics
+
+if __name__ == "__main__":
+    with job_log(snakemake.log[0]):
+        write_metrics(Layout(snakemake.params.root), snakemake.params.shards)

@@ -1,0 +1,153 @@
+"""The companion command: what the workflow does, for one FASTA file, without Snakemake."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from packedesm import config as configuration
+from packedesm.errors import UserError
+from packedesm.joblog import FORMAT
+from packedesm.layout import Layout
+from packedesm.models import MODELS
+
+# Options of the workflow that the command replaces by its own arguments.
+_NOT_OPTIONS = ("fasta", "results")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0 done, 1 a fault, 2 the user's input."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format=FORMAT)
+    try:
+        options.run(options)
+    except UserError as error:
+        print(f"packedesm: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("packedesm: interrupted; nothing was kept", file=sys.stderr)
+        return 1
+    except Exception as error:
+        logging.exception("this is a fault of packedesm or of the machine, not of the input")
+        print(f"packedesm: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="packedesm", description="ESM-2 embeddings of proteins, packed: without padding."
+    )
+    parser.add_argument("--version", action="version", version=metadata.version("packedesm"))
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    embed = commands.add_parser("embed", help="embed the proteins of one FASTA file")
+    embed.add_argument("fasta", type=Path, help="FASTA file: plain, gzip or bgzip")
+    embed.add_argument(
+        "-o", "--output", type=Path, required=True, help="folder for the results: new, or empty"
+    )
+    for flag, key, described in _schema_options():
+        embed.add_argument(flag, dest=key, metavar="VALUE", help=_help(described))
+    embed.set_defaults(run=_embed)
+
+    fetch = commands.add_parser("fetch", help="download a model and check it")
+    fetch.add_argument("model", help="a name that `packedesm models` lists")
+    fetch.add_argument("--checkpoints", default="auto", help="folder; default: fair-esm's own")
+    fetch.set_defaults(run=_fetch)
+
+    models = commands.add_parser("models", help="list the models by name")
+    models.set_defaults(run=_models)
+    return parser
+
+
+def _schema_options() -> list[tuple[str, str, dict[str, Any]]]:
+    """Return flag, dotted key and schema of each option that the configuration knows."""
+    options = []
+    for key, described in configuration.schema()["properties"].items():
+        for below, inner in described.get("properties", {}).items():
+            options.append((f"--{key}-{below}".replace("_", "-"), f"{key}.{below}", inner))
+        if key not in _NOT_OPTIONS and "properties" not in described:
+            options.append((f"--{key}".replace("_", "-"), key, described))
+    return options
+
+
+def _help(described: dict[str, Any]) -> str:
+    default = described["default"]
+    if isinstance(default, list):
+        default = ",".join(default)
+    text = described["description"].replace("%", "%%")
+    return f"{text} Default: {str(default).lower() if isinstance(default, bool) else default}."
+
+
+def _config(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the resolved configuration that the command line stands for."""
+    config: dict[str, Any] = {"fasta": str(options.fasta)}
+    for flag, key, described in _schema_options():
+        text = getattr(options, key)
+        if text is None:
+            continue
+        part, _, below = key.partition(".")
+        value = _parse(flag, text, described)
+        if below:
+            config.setdefault(part, {})[below] = value
+        else:
+            config[part] = value
+    return configuration.resolve(config)
+
+
+def _parse(flag: str, text: str, described: dict[str, Any]) -> Any:
+    if described.get("type") == "array":
+        return text.split(",")
+    if described.get("type") == "string":
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"{flag}: cannot read the value {text!r}") from None
+
+
+def _embed(options: argparse.Namespace) -> None:
+    # Imported here: `packedesm --help` and `packedesm models` need not wait for torch.
+    from packedesm.pipeline import embed_fasta
+
+    config = _config(options)
+    configuration.check_readable(options.fasta)
+    if options.output.exists() and (not options.output.is_dir() or any(options.output.iterdir())):
+        raise UserError(f"{options.output}: is there and not empty; give a new folder with -o")
+    existed = options.output.exists()
+    layout = Layout(options.output)
+    try:
+        embed_fasta(layout, config, threads=len(os.sched_getaffinity(0)))
+    finally:
+        if not layout.verification.exists():  # nothing was merged: leave nothing behind
+            shutil.rmtree(layout.root, ignore_errors=True)
+            if existed:
+                layout.root.mkdir()
+    shutil.rmtree(layout.work)
+    print(f"{layout.root}: mean vectors and more; open {layout.report} in a browser")
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    from packedesm.fetch import fetch
+
+    print(fetch(options.model, options.checkpoints))
+
+
+def _models(_options: argparse.Namespace) -> None:
+    print(f"{'name':<24}{'layers':>8}{'width':>8}{'heads':>8}{'parameters':>14}")
+    for name, geometry in MODELS.items():
+        row = (geometry.layers, geometry.width, geometry.heads, geometry.parameters)
+        print(f"{name:<24}{row[0]:>8}{row[1]:>8}{row[2]:>8}{row[3] / 1e6:>12.1f} M")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,158 @@
+"""Whatever is wrong with the input: one clear line, a non-zero exit, and nothing half-written."""
+
+import argparse
+
+import pytest
+import torch
+
+from packedesm.cli import main
+from packedesm.layout import Layout
+from tests.workflow import snakemake, write_config
+
+GOOD = ">first\nMKV\n>second\nACDEFGHIK\n"
+
+BAD_FASTA = {
+    "empty": ("", ["empty"]),
+    "not FASTA": ("id,sequence\n1,MKV\n", ["not FASTA", "line 1"]),
+    "digits": (">a\nMKV\n>b x\nMK\nV1M\n", ["record 2", "'b'", "line 3", "'1'", "residue 4"]),
+    "gaps": (">a\nMK-V\n", ["record 1", "'-'", "residue 3", "gaps"]),
+    "same id": (">a\nMKV\n>a\nACD\n", ["'a'", "record", "unique"]),
+    "no residues": (">a\nMKV\n>b\n\n", ["record 2", "'b'", "empty_sequences"]),
+}
+
+
+@pytest.fixture
+def embed(tmp_path, capsys):
+    """Return a function that runs `packedesm embed` and gives exit status, error line, folder."""
+
+    def run(fasta, *options):
+        out = tmp_path / "out"
+        arguments = ["embed", str(fasta), "-o", str(out), "--checkpoints", str(tmp_path / "ck")]
+        status = main([*arguments, *options])
+        errors = [
+            line for line in capsys.readouterr().err.splitlines() if line.startswith("packedesm: ")
+        ]
+        assert len(errors) == 1
+        return status, errors[0], out
+
+    return run
+
+
+@pytest.mark.parametrize("name", BAD_FASTA)
+def test_bad_fasta(tmp_path, embed, name):
+    text, words = BAD_FASTA[name]
+    path = tmp_path / "bad.fasta"
+    path.write_text(text)
+    status, error, out = embed(path)
+    assert status == 2
+    assert not out.exists()
+    for word in [str(path), *words]:
+        assert word in error
+
+
+def test_a_missing_file(tmp_path, embed):
+    status, error, out = embed(tmp_path / "nothing.fasta")
+    assert status == 2
+    assert "nothing.fasta: no such FASTA file" in error
+    assert not out.exists()
+
+
+@pytest.fixture
+def good(tmp_path):
+    path = tmp_path / "good.fasta"
+    path.write_text(GOOD)
+    return path
+
+
+def test_an_unknown_model_is_refused_with_the_nearest_name(good, embed):
+    status, error, out = embed(good, "--model", "esm2_t33_650M_UR50")
+    assert status == 2
+    assert "esm2_t33_650M_UR50D" in error
+    assert not out.exists()
+
+
+def test_a_checkpoint_of_the_wrong_shape(tmp_path, good, embed):
+    cfg = argparse.Namespace(
+        encoder_layers=2, encoder_embed_dim=32, encoder_attention_heads=2, token_dropout=True
+    )
+    name = "encoder.sentence_encoder.embed_tokens.weight"
+    path = tmp_path / "wrong.pt"
+    torch.save({"cfg": {"model": cfg}, "model": {name: torch.zeros(33, 64)}}, path)
+    status, error, out = embed(good, "--model", str(path))
+    assert status == 2
+    assert "wrong.pt" in error
+    assert "embed_tokens.weight has shape [33, 64], expected [33, 32]" in error
+    assert not out.exists()
+
+
+def test_a_backend_that_is_not_installed(good, embed):
+    status, error, out = embed(good, "--attention", "flash_attn")
+    assert status == 2
+    assert "flash_attn" in error
+    assert not out.exists()
+
+
+def test_an_option_out_of_range(good, embed):
+    status, error, _ = embed(good, "--max-length", "0")
+    assert status == 2
+    assert "max_length" in error
+
+
+def test_a_folder_with_content_is_not_touched(tmp_path, good, embed):
+    kept = tmp_path / "out" / "precious.txt"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    status, error, out = embed(good)
+    assert status == 2
+    assert "not empty" in error
+    assert [path.name for path in out.iterdir()] == ["precious.txt"]
+
+
+def test_the_command_writes_what_the_workflow_writes(tmp_path, good, capsys):
+    out = tmp_path / "out"
+    assert main(["embed", str(good), "-o", str(out), "--checkpoints", str(tmp_path)]) == 0
+    layout = Layout(out)
+    published = {path.name for path in out.iterdir()}
+    assert published == {
+        path.name
+        for path in [
+            *layout.arrays(["mean"]),
+            *(layout.index, layout.manifest, layout.metrics, layout.packing),
+            *(layout.throughput, layout.verification, layout.report),
+        ]
+    }
+    assert "report.html" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BAD_FASTA)
+def test_the_workflow_stops_with_the_same_line(tmp_path, name):
+    text, words = BAD_FASTA[name]
+    path = tmp_path / "bad.fasta"
+    path.write_text(text)
+    write_config(tmp_path, fasta=str(path))
+    run = snakemake(tmp_path)
+    assert run.returncode != 0
+    assert "Traceback" not in run.stdout
+    (error,) = [line for line in run.stdout.splitlines() if line.startswith("packedesm: ")]
+    for word in [str(path), *words]:
+        assert word in error
+    assert not any((tmp_path / "results" / "bad" / ".work").rglob("*.fasta"))
+    assert not (tmp_path / "results" / "bad" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"fasta": "nothing.fasta"}, "nothing.fasta: no such FASTA file"),
+        ({"modle": "x"}, "unknown config key 'modle'; did you mean 'model'?"),
+        ({"model": "esm2_t33_650M_UR50"}, "esm2_t33_650M_UR50D"),
+    ],
+)
+def test_the_workflow_refuses_a_bad_config_before_it_starts(tmp_path, good, config, words):
+    write_config(tmp_path, **{"fasta": str(good), **config})
+    run = snakemake(tmp_path)
+    assert run.returncode != 0
+    assert words in run.stdout
+    assert "Traceback" not in run.stdout
+    assert not (tmp_path / "results").exists()

@@ -1,0 +1,120 @@
+"""The whole workflow, as a user runs it, on the shipped example."""
+
+import gzip
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import packedesm
+from packedesm.fasta import read_records
+from packedesm.files import read_json
+from packedesm.layout import Layout
+from tests.workflow import jobs_run, snakemake, write_config
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, uniprot_500):
+    """The example embedded with 1, 2 and 5 shards."""
+    folders = {}
+    for shards in (1, 2, 5):
+        folder = tmp_path_factory.mktemp(f"shards{shards}")
+        write_config(folder, fasta=str(uniprot_500), shards=shards, verify={"sequences": 4})
+        run = snakemake(folder)
+        assert run.returncode == 0, run.stdout
+        folders[shards] = folder
+    return folders
+
+
+def sample(folder):
+    return Layout(folder / "results" / "uniprot_500")
+
+
+@pytest.mark.parametrize("shards", [2, 5])
+def test_the_number_of_shards_changes_no_row(runs, shards):
+    one, many = sample(runs[1]), sample(runs[shards])
+    pd.testing.assert_frame_equal(pd.read_parquet(one.index), pd.read_parquet(many.index))
+    a, b = np.load(one.vectors("mean")), np.load(many.vectors("mean"))
+    difference = np.linalg.norm(a - b, axis=1) / np.linalg.norm(a, axis=1)
+    assert difference.max() <= 1e-5
+
+
+def test_rows_are_in_input_order(runs, uniprot_500):
+    results = packedesm.open(sample(runs[5]).root)
+    assert results.ids == [record.id for record in read_records(uniprot_500)]
+
+
+def test_a_second_run_does_nothing(runs):
+    assert "Nothing to be done" in snakemake(runs[2]).stdout
+
+
+@pytest.mark.parametrize(
+    ("changed", "rules"),
+    [
+        ("verify={'sequences': 5}", {"verify", "report", "manifest"}),
+        ("max_length=500", {"shard", "embed", "merge", "metrics", "verify", "report", "manifest"}),
+        ("dtype=bfloat16", {"embed", "merge", "metrics", "verify", "report", "manifest"}),
+        ("workers=1", set()),
+    ],
+)
+def test_a_changed_parameter_runs_exactly_what_depends_on_it(runs, changed, rules):
+    assert jobs_run(snakemake(runs[2], "--dry-run", "--config", changed).stdout) == rules
+
+
+def test_two_samples_several_files_and_every_output(tmp_path, uniprot_500):
+    lines = gzip.decompress(uniprot_500.read_bytes()).decode().split("\n>")
+    first, second = tmp_path / "first.fa", tmp_path / "second.fasta.gz"
+    first.write_text("\n>".join(lines[:20]) + "\n")
+    second.write_bytes(gzip.compress((">" + "\n>".join(lines[20:30]) + "\n").encode()))
+    write_config(
+        tmp_path,
+        fasta={"both": [str(first), str(second)], "second": str(second)},
+        shards=2,
+        outputs=["mean", "cls", "max", "residue"],
+        long_sequences="window",
+        max_length=200,
+        window_overlap=50,
+        dtype="bfloat16",
+        verify={"sequences": 6},
+    )
+    run = snakemake(tmp_path)
+    assert run.returncode == 0, run.stdout
+    both = packedesm.open(tmp_path / "results" / "both")
+    alone = packedesm.open(tmp_path / "results" / "second")
+    assert len(both) == 30
+    assert both.ids[20:] == alone.ids
+    for output in ("mean", "cls", "max"):
+        assert both.array(output).dtype == np.float16
+        a, b = (x.astype(float) for x in (both.array(output)[20:], alone.array(output)))
+        assert (np.linalg.norm(a - b, axis=1) <= 0.02 * np.linalg.norm(b, axis=1)).all()
+    assert both.residues(0).shape == (both.index["length"][0], 64)
+
+
+def test_a_missed_threshold_fails_the_run_and_keeps_the_evidence(tmp_path, uniprot_500):
+    write_config(
+        tmp_path,
+        fasta=str(uniprot_500),
+        dtype="bfloat16",
+        verify={"sequences": 4, "max_relative_l2": 1e-6},
+    )
+    run = snakemake(tmp_path)
+    assert run.returncode != 0
+    assert "verification failed: 4 of 4 comparisons" in run.stdout
+    assert read_json(sample(tmp_path).verification)["passed"] is False
+    assert sample(tmp_path).report.exists()
+    assert not sample(tmp_path).manifest.exists()
+
+
+def test_the_slurm_profile_plans_from_a_checkout(tmp_path):
+    run = snakemake(tmp_path, "--profile", "slurm", "--dry-run", "--config", f"results={tmp_path}")
+    assert run.returncode == 0, run.stdout
+    assert "embed" in jobs_run(run.stdout)
+
+
+def test_the_snakemake_report_holds_the_samples_report(runs, tmp_path):
+    target = tmp_path / "report.zip"
+    run = snakemake(runs[1], "--report", str(target))
+    assert run.returncode == 0, run.stdout
+    assert target.stat().st_size > 100_000

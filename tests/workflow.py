@@ -1,0 +1,43 @@
+"""Run Snakemake as a user does: in a process of its own, in a folder with a config.yaml."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+
+
+def write_config(folder: Path, **config) -> None:
+    """Write the config.yaml of a run in `folder`; checkpoints are kept out of the user's home."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config.setdefault("checkpoints", str(folder / "checkpoints"))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the workflow in `folder`; standard error is merged into standard output."""
+    command = [BIN / "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder]
+    environment = {k: v for k, v in os.environ.items() if k != "PACKEDESM_SHARDS"}
+    return subprocess.run(
+        [*map(str, command), "--cores", "2", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        timeout=600,
+    )
+
+
+def jobs_run(output: str) -> set[str]:
+    """Return the rules that a run's table of jobs lists, without `all`."""
+    _, _, table = output.partition("Job stats:")
+    rules = set()
+    for line in table.splitlines()[3:]:
+        if not line or line.startswith("total"):
+            break
+        rules.add(line.split()[0])
+    return rules - {"all"}
