@@ -146,14 +146,15 @@ class Trainer:
         }
 
     def load(self, state: dict) -> None:
-        """Go on from `state`; the number of steps may have changed since.
+        """Go on from `state`; the run's length and its decay may have changed since.
 
         Raises
         ------
         ValueError
             If it was made by another recipe.
         """
-        if replace(Recipe(**state["recipe"]), steps=self.recipe.steps) != self.recipe:
+        recipe = Recipe(**state["recipe"])
+        if replace(recipe, steps=self.recipe.steps, decay=self.recipe.decay) != self.recipe:
             raise ValueError(f"the saved run has another recipe: {state['recipe']}")
         self.encoder.load_state_dict(state["encoder"])
         self.head.load_state_dict(state["head"])
