@@ -26,18 +26,23 @@ class Task(NamedTuple):
     answers: torch.Tensor  # int64 (K,): the token ids that stood there
 
 
-def mask(batch: PackedBatch, generator: np.random.Generator) -> Task:
+def mask(
+    batch: PackedBatch,
+    generator: np.random.Generator,
+    masked: float = MASKED,
+    swapped: float = SWAPPED,
+) -> Task:
     """Return the task that `generator` draws from a pack; `batch` stays as it is.
 
     Only the 20 standard residues are asked for and put in: ``<cls>``, ``<eos>`` and X, B, Z, …
-    are never touched.
+    are never touched. Of those asked for, shares `masked` and `swapped` are hidden and replaced.
     """
     tokens = batch.input_ids.numpy()
     chosen = np.isin(tokens, STANDARD) & (generator.random(len(tokens)) < CHOSEN)
     places = np.flatnonzero(chosen)
     fate = generator.random(len(places))
-    shown = np.where(fate < MASKED, MASK, generator.choice(STANDARD, len(places)))
-    shown = np.where(fate < MASKED + SWAPPED, shown, tokens[places])
+    shown = np.where(fate < masked, MASK, generator.choice(STANDARD, len(places)))
+    shown = np.where(fate < masked + swapped, shown, tokens[places])
     corrupted = tokens.copy()
     corrupted[places] = shown
     return Task(

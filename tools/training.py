@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from masking import mask
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from packedesm.checkpoints import published_frequencies, write_fair_esm
 from packedesm.collator import PackedBatch, VarlenCollator
@@ -123,7 +125,8 @@ class Trainer:
         task = mask(self.crops[self.step], np.random.default_rng((self.recipe.seed, 1, self.step)))
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.rate(self.step)
-        with torch.autocast(self.device.type, torch.bfloat16, self.recipe.dtype == "bfloat16"):
+        bfloat16 = self.recipe.dtype == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, bfloat16), attention(self.device):
             logits = predict(self.encoder, self.head, task.batch.to(self.device), task.places)
         loss = F.cross_entropy(logits.float(), task.answers.to(self.device))
         self.optimiser.zero_grad()
@@ -168,6 +171,19 @@ class Trainer:
         half = {name: encoder[name].detach().cpu().half() for name in names}
         head = {name: x.cpu().half() for name, x in self.head.state_dict().items()}
         write_fair_esm(path, self.recipe.geometry, half, head)
+
+
+def attention(device: torch.device) -> AbstractContextManager:
+    """Return a context in which `scaled_dot_product_attention` is fast with gradients.
+
+    On a CPU that is plain matrix products: with crops of 510 residues and heads of 32 numbers, a
+    step was 1.3 times as fast as with the fused kernel, whose backward pass is slow.
+    """
+    if device.type != "cpu":
+        return nullcontext()
+    # Without it, the plain products of bfloat16 are taken in float32.
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def predict(
@@ -233,6 +249,6 @@ def train(trainer: Trainer, state_path: Path, checkpoint: Path, save_every: int)
                 print(json.dumps(line), file=log, flush=True)
                 losses.clear()
             if trainer.step % save_every == 0 or last:
-                with atomic_path(state_path) as temporary:
-                    torch.save(trainer.state(), temporary)
+                with atomic_path(state_path) as temporary, temporary.open("wb") as handle:
+                    torch.save(trainer.state(), handle)
                 trainer.export(checkpoint)

@@ -17,7 +17,7 @@ from packedesm.errors import UserError
 from packedesm.fetch import DIGESTS, digests, fetch
 from packedesm.files import atomic_path, read_json, write_json
 from packedesm.model import ROTARY_BASE, check_tensors, tensor_shapes
-from packedesm.models import MODELS, TINY, VOCABULARY, Geometry, locate
+from packedesm.models import DEMO, MODELS, TINY, VOCABULARY, Geometry, locate
 
 TINY_SEED = 1
 
@@ -70,7 +70,8 @@ def prepare(model: str, folder: str | Path, record_path: Path) -> dict[str, Any]
     dict
         What is written to `record_path` as JSON: model, path, format, layers, width, heads,
         parameters (of the encoder), bytes and sha256 of the weights, meaningless (untrained),
-        digest_checked (against the published digest).
+        for_trial (the small model that ships with the package), digest_checked (against the
+        published digest).
 
     Raises
     ------
@@ -111,6 +112,7 @@ def prepare(model: str, folder: str | Path, record_path: Path) -> dict[str, Any]
         "bytes": sum(file.stat().st_size for file in files),
         "sha256": found["sha256"],
         "meaningless": path.stem == TINY,
+        "for_trial": path.stem == DEMO,
         "digest_checked": bool(published),
     }
     write_json(record_path, record)
