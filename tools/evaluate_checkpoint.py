@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from corpus import Entry, read_entries, read_held_out
+from corpus import Entry, HeldOut, read_entries, read_held_out
 from neighbours import agreement, chance, compositions, family, mean_vectors, queries
 from perplexity import Counts, hidden_residue_losses, perplexities
 from training import initial_weights
@@ -35,16 +35,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    entries, clusters = read_entries(options.fasta), read_held_out(options.held_out)
-    held_out = [entry for entry in entries if entry.accession in clusters]
-    training = [entry.sequence for entry in entries if entry.accession not in clusters]
+    entries, listed = read_entries(options.fasta), read_held_out(options.held_out)
+    training = [entry.sequence for entry in entries if entry.accession not in listed]
+    unrelated = {name: row for name, row in listed.items() if row.relatives != "close"}
+    held_out = [entry for entry in entries if entry.accession in unrelated]
     figures = {
         "checkpoint": {"name": DEMO, "sha256": file_digest(options.checkpoint)},
         "seed": options.seed,
         "training_proteins": len(training),
         "held_out_proteins": len(held_out),
-        "held_out_clusters": len(set(clusters.values())),
-        **evaluate(options.checkpoint, training, held_out, clusters, options.seed),
+        "left_out_with_close_relatives": len(listed) - len(held_out),
+        **evaluate(options.checkpoint, training, held_out, unrelated, options.seed),
     }
     write_json(options.json, figures)
     print(tables(figures))
@@ -54,7 +55,11 @@ def main() -> None:
 
 
 def evaluate(
-    checkpoint: Path, training: list[bytes], held_out: list[Entry], clusters: dict, seed: int
+    checkpoint: Path,
+    training: list[bytes],
+    held_out: list[Entry],
+    listed: dict[str, HeldOut],
+    seed: int,
 ) -> dict:
     """Return perplexities and agreement of nearest neighbours on `held_out`."""
     geometry, state = load_state(checkpoint)
@@ -62,23 +67,47 @@ def evaluate(
     head = LanguageModelHead.from_fair_esm(load_archive(checkpoint)["model"])
     untrained = PackedESM2.from_fair_esm(initial_weights(geometry, seed)[0], geometry)
     sequences = [entry.sequence for entry in held_out]
-    groups = np.array([clusters[entry.accession] for entry in held_out])
     losses, owners = hidden_residue_losses(encoder, head, Counts(training), sequences, seed)
     vectors = {
         "model": mean_vectors(encoder, sequences),
         "untrained": mean_vectors(untrained, sequences),
         "composition": compositions(sequences),
     }
-    names = [family(entry.name) for entry in held_out]
-    told = np.array([name is not None for name in names])
-    labels = np.array([name for name in names if name is not None])
+    rows = [listed[entry.accession] for entry in held_out]
+    clusters = np.array([row.cluster for row in rows])
+    alone = np.array([row.relatives == "none" for row in rows])
+    names = np.array([family(entry.name) or "" for entry in held_out])
+    told = names != ""
     return {
-        "hidden_residues": len(owners),
-        "perplexity": perplexities(losses, groups[owners], seed),
-        "neighbours": {
-            "name": agreements({k: x[told] for k, x in vectors.items()}, labels),
-            "cluster": agreements(vectors, groups),
+        "prediction": {
+            "all": prediction(losses, owners, clusters, alone | True, seed),
+            "no relative found": prediction(losses, owners, clusters, alone, seed),
         },
+        "neighbours": {
+            "name": agreements({kind: x[told] for kind, x in vectors.items()}, names[told]),
+            "cluster": agreements(vectors, clusters),
+        },
+    }
+
+
+def prediction(
+    losses: dict[str, np.ndarray],
+    owners: np.ndarray,
+    clusters: np.ndarray,
+    chosen: np.ndarray,
+    seed: int,
+) -> dict:
+    """Return perplexities on the `chosen` proteins, bool (N,); see `hidden_residue_losses`."""
+    counted = chosen[owners]
+    return {
+        "proteins": int(chosen.sum()),
+        "clusters": len(set(clusters[chosen])),
+        "hidden_residues": int(counted.sum()),
+        "perplexity": perplexities(
+            {name: values[counted] for name, values in losses.items()},
+            clusters[owners][counted],
+            seed,
+        ),
     }
 
 
@@ -101,18 +130,19 @@ def agreements(vectors: dict[str, np.ndarray], labels: np.ndarray) -> dict:
 def tables(figures: dict) -> str:
     """Return the figures as Markdown."""
     lines = [
-        f"{figures['hidden_residues']:,} hidden residues of {figures['held_out_proteins']} "
-        f"held-out proteins in {figures['held_out_clusters']} clusters; "
-        f"{figures['training_proteins']:,} proteins in training.",
-        "",
-        "| predictor | perplexity | 95% interval (clusters resampled) |",
-        "| --- | ---: | ---: |",
+        "| relatives in training | proteins | clusters | hidden residues "
+        "| model | bigram | unigram |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for name in ("model", "bigram", "unigram"):
-        row = figures["perplexity"][name]
-        lines.append(
-            f"| {name} | {row['perplexity']:.2f} | {row['low']:.2f} to {row['high']:.2f} |"
-        )
+    texts = {"all": "none that is close", "no relative found": "none found at all"}
+    for part, text in texts.items():
+        row = figures["prediction"][part]
+        counts = [f"{row[what]:,}" for what in ("proteins", "clusters", "hidden_residues")]
+        cells = [
+            "{perplexity:.2f} ({low:.2f} to {high:.2f})".format(**row["perplexity"][name])
+            for name in ("model", "bigram", "unigram")
+        ]
+        lines.append(f"| {' | '.join([text, *counts, *cells])} |")
     lines += [
         "",
         "| nearest neighbour has the same | queries | of | model | model before training "

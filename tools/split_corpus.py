@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from corpus import cluster, hold_out, read_entries, write_held_out
+from corpus import cluster, find_relatives, hold_out, read_entries, write_held_out
 
 
 def main() -> None:
@@ -15,8 +15,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    clusters = cluster(read_entries(options.fasta), options.threads)
-    write_held_out(options.held_out, hold_out(clusters, options.share, options.seed))
+    entries = read_entries(options.fasta)
+    clusters = hold_out(cluster(entries, options.threads), options.share, options.seed)
+    held_out = [entry for entry in entries if entry.accession in clusters]
+    training = [entry for entry in entries if entry.accession not in clusters]
+    relatives = find_relatives(held_out, training, options.threads)
+    write_held_out(options.held_out, clusters, relatives)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from corpus import Entry, hold_out, read_entries, read_held_out, write_held_out
+from corpus import Entry, HeldOut, hold_out, read_entries, read_held_out, write_held_out
 from masking import STANDARD, mask
 from neighbours import agreement, chance, family, nearest
 from perplexity import Counts, perplexities
@@ -216,8 +216,10 @@ def test_whole_clusters_are_held_out(tmp_path):
     for name in set(held_out.values()):
         assert sum(cluster == name for cluster in held_out.values()) == 4
     assert hold_out(clusters, share=0.05, seed=1) == held_out != hold_out(clusters, 0.05, seed=2)
-    write_held_out(tmp_path / "held_out.tsv", held_out)
-    assert read_held_out(tmp_path / "held_out.tsv") == held_out
+    relatives = dict.fromkeys(held_out, "none")
+    write_held_out(tmp_path / "held_out.tsv", held_out, relatives)
+    read = read_held_out(tmp_path / "held_out.tsv")
+    assert read == {name: HeldOut(held_out[name], "none") for name in held_out}
 
 
 def test_a_cluster_that_is_too_large_is_passed_over():
