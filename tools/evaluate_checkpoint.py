@@ -131,18 +131,18 @@ def tables(figures: dict) -> str:
     """Return the figures as Markdown."""
     lines = [
         "| relatives in training | proteins | clusters | hidden residues "
-        "| model | bigram | unigram |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| model | bigram | unigram | model / bigram |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     texts = {"all": "none that is close", "no relative found": "none found at all"}
     for part, text in texts.items():
         row = figures["prediction"][part]
         counts = [f"{row[what]:,}" for what in ("proteins", "clusters", "hidden_residues")]
-        cells = [
-            "{perplexity:.2f} ({low:.2f} to {high:.2f})".format(**row["perplexity"][name])
-            for name in ("model", "bigram", "unigram")
-        ]
-        lines.append(f"| {' | '.join([text, *counts, *cells])} |")
+        found = row["perplexity"]
+        cells = [f"{found[name]['perplexity']:.2f}" for name in ("model", "bigram", "unigram")]
+        low, high = found["bigram"]["model_over_it_interval"]
+        ratio = f"{found['bigram']['model_over_it']:.3f} ({low:.3f} to {high:.3f})"
+        lines.append(f"| {' | '.join([text, *counts, *cells, ratio])} |")
     lines += [
         "",
         "| nearest neighbour has the same | queries | of | model | model before training "

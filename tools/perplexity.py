@@ -82,12 +82,15 @@ def hidden_residue_losses(
 def perplexities(
     losses: dict[str, np.ndarray], groups: np.ndarray, seed: int
 ) -> dict[str, dict[str, float]]:
-    """Return perplexity and its 95% interval by predictor.
+    """Return perplexity by predictor, and the model's over it, each with its 95% interval.
+
+    The interval of the ratio is the one to compare by: some proteins are harder for every
+    predictor, which widens the other intervals together.
 
     Parameters
     ----------
     losses
-        -ln p of each of K residues, by predictor.
+        -ln p of each of K residues, by predictor, ``model`` among them.
     groups
         (K,): the cluster of relatives that each residue belongs to. Clusters are resampled, since
         residues of relatives are not independent.
@@ -96,13 +99,17 @@ def perplexities(
     sizes = np.bincount(group)
     generator = np.random.default_rng(seed)
     draws = generator.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), RESAMPLES)
-    result = {}
-    for name, values in losses.items():
+
+    def interval(values: np.ndarray) -> list[float]:
         resampled = np.exp(draws @ np.bincount(group, values) / (draws @ sizes))
-        low, high = np.percentile(resampled, [2.5, 97.5])
-        result[name] = {
+        return [float(bound) for bound in np.percentile(resampled, [2.5, 97.5])]
+
+    return {
+        name: {
             "perplexity": float(np.exp(values.mean())),
-            "low": float(low),
-            "high": float(high),
+            "interval": interval(values),
+            "model_over_it": float(np.exp((losses["model"] - values).mean())),
+            "model_over_it_interval": interval(losses["model"] - values),
         }
-    return result
+        for name, values in losses.items()
+    }

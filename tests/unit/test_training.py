@@ -256,8 +256,19 @@ def test_counts_give_the_frequencies_of_a_literal_case():
 
 
 def test_perplexity_of_even_guesses_is_their_number():
-    result = perplexities({"even": np.full(100, np.log(20.0))}, np.arange(100) // 10, seed=1)
-    assert result["even"] == pytest.approx({"perplexity": 20, "low": 20, "high": 20})
+    losses = {"model": np.full(100, np.log(10.0)), "even": np.full(100, np.log(20.0))}
+    result = perplexities(losses, np.arange(100) // 10, seed=1)["even"]
+    assert result["perplexity"] == pytest.approx(20)
+    assert result["interval"] == pytest.approx([20, 20])
+    assert result["model_over_it"] == pytest.approx(0.5)
+    assert result["model_over_it_interval"] == pytest.approx([0.5, 0.5])
+
+
+def test_the_interval_of_perplexity_comes_from_clusters():
+    # Two clusters, easy and hard: residues are many, but what differs are two proteins.
+    losses = {"model": np.repeat(np.log([5.0, 20.0]), 1000)}
+    result = perplexities(losses, np.repeat(["easy", "hard"], 1000), seed=1)["model"]
+    assert result["interval"] == pytest.approx([5, 20])
 
 
 def test_nearest_is_by_angle_and_never_the_row_itself():
