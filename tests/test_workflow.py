@@ -10,7 +10,7 @@ import packedesm
 from packedesm.fasta import read_records
 from packedesm.files import read_json
 from packedesm.layout import Layout
-from tests.workflow import jobs_run, snakemake, write_config
+from tests.workflow import ROOT, jobs_run, snakemake, write_config
 
 pytestmark = pytest.mark.slow
 
@@ -108,7 +108,7 @@ def test_a_missed_threshold_fails_the_run_and_keeps_the_evidence(tmp_path, unipr
 
 
 def test_the_slurm_profile_plans_from_a_checkout(tmp_path):
-    run = snakemake(tmp_path, "--profile", "slurm", "--dry-run", "--config", f"results={tmp_path}")
+    run = snakemake(ROOT, "--profile", "slurm", "--dry-run", "--config", f"results={tmp_path}")
     assert run.returncode == 0, run.stdout
     assert "embed" in jobs_run(run.stdout)
 

@@ -12,8 +12,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from packedesm import config as configuration
 from packedesm.errors import UserError
 from packedesm.joblog import FORMAT
@@ -91,28 +89,17 @@ def _help(described: dict[str, Any]) -> str:
 def _config(options: argparse.Namespace) -> dict[str, Any]:
     """Return the resolved configuration that the command line stands for."""
     config: dict[str, Any] = {"fasta": str(options.fasta)}
-    for flag, key, described in _schema_options():
+    for _flag, key, described in _schema_options():
         text = getattr(options, key)
         if text is None:
             continue
         part, _, below = key.partition(".")
-        value = _parse(flag, text, described)
+        value = text.split(",") if described.get("type") == "array" else text
         if below:
             config.setdefault(part, {})[below] = value
         else:
             config[part] = value
     return configuration.resolve(config)
-
-
-def _parse(flag: str, text: str, described: dict[str, Any]) -> Any:
-    if described.get("type") == "array":
-        return text.split(",")
-    if described.get("type") == "string":
-        return text
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"{flag}: cannot read the value {text!r}") from None
 
 
 def _embed(options: argparse.Namespace) -> None:

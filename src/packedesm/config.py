@@ -33,7 +33,7 @@ def schema() -> dict[str, Any]:
 
 
 def resolve(config: dict[str, Any]) -> dict[str, Any]:
-    """Return `config` with the schema's defaults filled in.
+    """Return `config` with the schema's defaults filled in, and numbers given as text read.
 
     Raises
     ------
@@ -120,7 +120,23 @@ def _with_defaults(config: Any, part: dict[str, Any]) -> dict[str, Any]:
             filled.setdefault(key, copy.deepcopy(described["default"]))
         if "properties" in described and isinstance(filled.get(key), dict):
             filled[key] = _with_defaults(filled[key], described)
+        elif key in filled:
+            filled[key] = _typed(filled[key], described)
     return filled
+
+
+def _typed(value: Any, described: dict[str, Any]) -> Any:
+    """Return a number or truth value that came as text, as `--config verify="{sequences: 5}"`."""
+    if not isinstance(value, str):
+        return value
+    validator = jsonschema.Draft202012Validator(described)
+    if validator.is_valid(value):
+        return value
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+    return read if validator.is_valid(read) else value
 
 
 def _explain(error: jsonschema.ValidationError) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def verify(
         "sequences": len({record["row"] for record in records}),
         "min_cosine": limits[0],
         "max_relative_l2": limits[1],
-        "reference": "fair-esm 2.0.0 float32, one protein at a time",
+        "reference": f"fair-esm {metadata.version('fair-esm')} float32, one protein at a time",
         "worst": _worst(records),
         "records": records,
         "seconds": time.perf_counter() - start,

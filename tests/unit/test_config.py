@@ -24,6 +24,15 @@ def test_defaults_reach_nested_keys():
     assert resolve({"fasta": "x", "verify": {"sequences": 3}})["verify"]["min_cosine"] == 0.9995
 
 
+def test_numbers_and_truth_values_may_come_as_text():
+    # Snakemake reads what is nested in --config as text.
+    given = {"fasta": "1", "shards": "4", "deduplicate": "false", "verify": {"min_cosine": "0.9"}}
+    resolved = resolve(given)
+    assert (resolved["fasta"], resolved["shards"]) == ("1", 4)
+    assert resolved["deduplicate"] is False
+    assert resolved["verify"]["min_cosine"] == 0.9
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [
