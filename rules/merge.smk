@@ -24,6 +24,6 @@ rule merge:
         shards=SHARDS,
         outputs=OUTPUTS,
     message:
-        "Merge {params.shards} shards of {wildcards.sample} in input order"
+        "Merge the shards of {wildcards.sample} in input order"
     script:
         "../scripts/merge.py"

@@ -22,6 +22,6 @@ rule shard:
         shards=SHARDS,
         options=pick(config, SHARD_OPTIONS),
     message:
-        "Check {wildcards.sample} and cut it into {params.shards} shards"
+        "Check {wildcards.sample} and cut it into shards, number of shards: {params.shards}"
     script:
         "../scripts/shard.py"

@@ -113,14 +113,20 @@ def _embed(options: argparse.Namespace) -> None:
     existed = options.output.exists()
     layout = Layout(options.output)
     try:
-        embed_fasta(layout, config, threads=len(os.sched_getaffinity(0)))
+        embed_fasta(layout, config, threads=_cores())
     finally:
         if not layout.verification.exists():  # nothing was merged: leave nothing behind
             shutil.rmtree(layout.root, ignore_errors=True)
             if existed:
                 layout.root.mkdir()
     shutil.rmtree(layout.work)
-    print(f"{layout.root}: mean vectors and more; open {layout.report} in a browser")
+    arrays = ", ".join(path.name for path in layout.arrays(config["outputs"]))
+    print(f"{layout.root} holds {arrays} and index.parquet; open {layout.report} in a browser")
+
+
+def _cores() -> int:
+    # What this process may use, which a cluster limits; macOS cannot tell.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _fetch(options: argparse.Namespace) -> None:
