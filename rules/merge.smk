@@ -20,7 +20,7 @@ rule merge:
         mem_mb=8000,
         runtime=240,
     params:
-        root=ROOT,
+        root=sample_root,
         shards=SHARDS,
         outputs=OUTPUTS,
     message:

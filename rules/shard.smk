@@ -18,7 +18,7 @@ rule shard:
         mem_mb=4000,
         runtime=240,
     params:
-        root=ROOT,
+        root=sample_root,
         shards=SHARDS,
         options=pick(config, SHARD_OPTIONS),
     message:
