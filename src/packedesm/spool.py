@@ -3,12 +3,16 @@
 Only the lengths of all records stay in memory; the rest is read back when it is needed.
 """
 
+from __future__ import annotations
+
 import hashlib
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -95,12 +99,7 @@ class Spool:
 
 
 def write_spool(
-    fastas: list[Path],
-    folder: Path,
-    *,
-    max_length: int,
-    long_sequences: str,
-    empty_sequences: str,
+    fastas: list[Path], folder: Path, max_length: int, long_sequences: str, empty_sequences: str
 ) -> Spool:
     """Read every record of `fastas` in order and write the temporary files into `folder`.
 
@@ -115,44 +114,69 @@ def write_spool(
         Input(path, bytes=path.stat().st_size if path.exists() else 0)
         for path in map(Path, fastas)
     ]
-    flags: Counter[str] = Counter()
-    lengths: list[np.ndarray] = []
-    row = 0
-    fasta, table = folder / "records.fasta", folder / "records.arrow"
-    sequence_digests, id_digests = folder / "sequences.sha256", folder / "ids.sha256"
+    limits = max_length, long_sequences, empty_sequences
     with (
-        fasta.open("wb") as lines,
-        pa.ipc.new_file(str(table), SCHEMA) as rows,
-        sequence_digests.open("wb") as sequence_handle,
-        id_digests.open("wb") as id_handle,
+        _SpoolWriter(folder) as writer,
         Progress("reading", sum(source.bytes for source in inputs), "bytes") as progress,
     ):
         for source in inputs:
-            source.first_row = row
+            source.first_row = writer.rows
             for block in read_blocks(source.path, on_read=progress.add):
-                kept = _keep(block, source, max_length, long_sequences, empty_sequences)
-                if not kept:
-                    continue
-                batch = _Batch(kept, row, max_length, LONG_FLAGS.get(long_sequences))
-                lines.write(batch.fasta())
-                rows.write_batch(batch.table())
-                lengths.append(batch.lengths)
-                sequence_handle.write(_first_halves(batch.digests))
-                id_handle.write(_first_halves(_digests([id.encode() for id in batch.ids])))
-                flags.update(chain.from_iterable(batch.flags))
-                row += len(kept)
-    if row == 0:
+                if kept := _keep(block, source, *limits):
+                    writer.write(
+                        _Batch(kept, writer.rows, max_length, LONG_FLAGS.get(long_sequences))
+                    )
+    if writer.rows == 0:
         names = ", ".join(str(source.path) for source in inputs)
         raise UserError(f"{names}: no record has residues; give a FASTA file with sequences")
-    return Spool(
-        fasta=fasta,
-        table=table,
-        sequence_digests=sequence_digests,
-        id_digests=id_digests,
-        lengths=np.concatenate(lengths),
-        flags=dict(sorted(flags.items())),
-        inputs=inputs,
-    )
+    return writer.spool(inputs)
+
+
+class _SpoolWriter:
+    """The open files of a spool, and what is kept of the records written to them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.rows = 0
+        self._paths = {
+            "fasta": folder / "records.fasta",
+            "table": folder / "records.arrow",
+            "sequence_digests": folder / "sequences.sha256",
+            "id_digests": folder / "ids.sha256",
+        }
+        self._lengths: list[np.ndarray] = []
+        self._flags: Counter[str] = Counter()
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as opened:
+            paths = dict(self._paths)
+            table = pa.ipc.new_file(str(paths.pop("table")), SCHEMA)
+            self._table = opened.enter_context(table)
+            files = {name: opened.enter_context(path.open("wb")) for name, path in paths.items()}
+            self._files = files
+            self._open = opened.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._open.close()
+
+    def write(self, batch: _Batch) -> None:
+        """Append some records."""
+        self._files["fasta"].write(batch.fasta())
+        self._table.write_batch(batch.table())
+        self._files["sequence_digests"].write(_first_halves(batch.digests))
+        ids = _digests([identifier.encode() for identifier in batch.ids])
+        self._files["id_digests"].write(_first_halves(ids))
+        self._lengths.append(batch.lengths)
+        self._flags.update(chain.from_iterable(batch.flags))
+        self.rows += len(batch.ids)
+
+    def spool(self, inputs: list[Input]) -> Spool:
+        """Return all that was written, after the files are closed."""
+        lengths = np.concatenate(self._lengths)
+        return Spool(
+            **self._paths, lengths=lengths, flags=dict(sorted(self._flags.items())), inputs=inputs
+        )
 
 
 class _Batch:
