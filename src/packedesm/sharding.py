@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from packedesm.errors import UserError
-from packedesm.fasta import quote
+from packedesm.errors import UserError, quote
 from packedesm.files import atomic_path, write_json
 from packedesm.layout import Layout
 from packedesm.segments import check_window, record_tokens, segment_counts

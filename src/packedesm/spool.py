@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -17,8 +17,8 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
-from packedesm.errors import UserError
-from packedesm.fasta import Record, quote, read_blocks
+from packedesm.errors import UserError, quote
+from packedesm.fasta import Record, read_blocks
 from packedesm.progress import Progress
 
 LONG_FLAGS = {"truncate": "truncated", "window": "windowed"}
@@ -109,11 +109,7 @@ def write_spool(
         As `read_records`; or a record is empty and `empty_sequences` is ``error``, is longer than
         `max_length` and `long_sequences` is ``error``, or no record is left.
     """
-    inputs = [
-        # What is not there is left to read_blocks, which says so in its own words.
-        Input(path, bytes=path.stat().st_size if path.exists() else 0)
-        for path in map(Path, fastas)
-    ]
+    inputs = [Input(path, bytes=_size(path)) for path in map(Path, fastas)]
     limits = max_length, long_sequences, empty_sequences
     with (
         _SpoolWriter(folder) as writer,
@@ -177,6 +173,13 @@ class _SpoolWriter:
         return Spool(
             **self._paths, lengths=lengths, flags=dict(sorted(self._flags.items())), inputs=inputs
         )
+
+
+def _size(path: Path) -> int:
+    # What cannot be read is left to read_blocks, which says so in its own words.
+    with suppress(OSError, ValueError):
+        return path.stat().st_size
+    return 0
 
 
 class _Batch:
