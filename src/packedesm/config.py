@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -27,9 +28,10 @@ _COMPRESSED = (".gz", ".bgz")
 
 # Most bytes of a name that file systems take, and of a sample's: schedulers add to it.
 _LONGEST_NAME, _LONGEST_SAMPLE = 255, 200
-# Snakemake hands a sample's name to jobs through a shell and a list separated by commas, both
-# without quoting what is special there; "%" is special in the names of Slurm's logs.
-_NOT_IN_SAMPLES = set("/\\{}$`\"',%")
+_PLACEHOLDER = re.compile("[{}]|<[a-z][a-z0-9_]*>")  # Snakemake's wildcards and "pathvars"
+# Snakemake hands a sample's name to a cluster's jobs through shells and a list separated by commas
+# and does not protect what is special there; "%" is special in the names of Slurm's logs.
+_NOT_IN_SAMPLES = set("/\\{}<>$`\"',%")
 
 
 @cache
@@ -86,6 +88,7 @@ def samples(fasta: str | list[str] | dict[str, str | list[str]]) -> dict[str, li
         _check_sample_name(name)
         for path in paths:
             check_readable(Path(path))
+            _check_placeholders("fasta", str(path))
     return {name: [Path(path) for path in paths] for name, paths in named.items()}
 
 
@@ -143,7 +146,7 @@ def _check_sample_name(name: Any) -> None:
     if not isinstance(name, str):
         raise UserError(f"config key fasta: sample {name!r} is not text; put it in quotes")
     long = len(name.encode(errors="replace")) > _LONGEST_SAMPLE
-    odd = name.startswith(".") or any(map(is_hidden, name)) or set(name) & _NOT_IN_SAMPLES
+    odd = name.startswith(".") or not name.isprintable() or set(name) & _NOT_IN_SAMPLES
     if not name or long or odd:
         raise UserError(
             f"config key fasta: sample {quote(name)} cannot name a folder and its jobs; use "
@@ -152,14 +155,21 @@ def _check_sample_name(name: Any) -> None:
         )
 
 
+def _check_placeholders(key: str, path: str) -> None:
+    """Refuse what Snakemake would replace in a path: another file might be there."""
+    if found := _PLACEHOLDER.search(path):
+        raise UserError(
+            f"config key {key}: {quote(path, 200)} holds {found[0]}, which Snakemake replaces in "
+            "paths; rename the file or folder, or make a link to it"
+        )
+
+
 def _check_texts(key: str, value: Any) -> None:
     """Check every text of a configuration, which may be a path, with `check_path`."""
     if isinstance(value, str):
         check_path(f"config key {key}", value)
-        if key == "results" and set(value) & set("{}"):
-            raise UserError(
-                f"config key results: {quote(value)} holds braces; give a folder without them"
-            )
+        if key in ("results", "model"):
+            _check_placeholders(key, value)
     elif isinstance(value, Mapping):
         for below, inner in value.items():
             _check_texts(key or str(below), inner)
