@@ -1,5 +1,6 @@
 """Cut the input into shards: contiguous ranges of records with equal estimated cost."""
 
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,9 +20,11 @@ from packedesm.layout import Layout
 from packedesm.segments import check_window, record_tokens, segment_counts
 from packedesm.spool import Spool, read_digests, write_spool
 
+logger = logging.getLogger(__name__)
+
 _ROW_GROUP = 1 << 18
 _COPY_BYTES = 1 << 20
-_SHOWN = 3  # examples in a message
+_SHOWN = 10  # examples in a message
 _WARNINGS = {
     "truncated": "are longer than {max_length} residues and are cut there",
     "stop_replaced": "hold a stop (*) inside the sequence, which is embedded as X",
@@ -105,6 +108,7 @@ def write_shards(
         _write_index(spool, layout.shard_index, duplicate_of)
     summary = _summarise(spool, plan, limits, _warnings(spool, repeats, max_length))
     write_json(layout.sharding, summary)
+    _say(summary)
     return summary
 
 
@@ -198,11 +202,13 @@ def _check_ids(spool: Spool, first_sequence: np.ndarray) -> int:
         return len(repeated)
     ids = spool.read_table()["id"]
     examples = ", ".join(
-        f"{quote(ids[row].as_py())} ({spool.locate(int(first_id[row]))} and {spool.locate(row)})"
+        f"{quote(ids[row].as_py())} ({spool.locate(int(first_id[row]), row)})"
         for row in conflicts[:_SHOWN].tolist()
     )
+    where = f"{spool.inputs[0].path}: " if len(spool.inputs) == 1 else ""
     raise UserError(
-        f"{len(conflicts)} records carry the id of an earlier, different sequence: {examples}"
+        f"{where}{len(conflicts)} records carry the id of an earlier, different sequence: "
+        f"{examples}"
         f"{', …' if len(conflicts) > _SHOWN else ''}; make the ids unique"
     )
 
@@ -308,6 +314,15 @@ def _summarise_shards(plan: _Plan, residues: np.ndarray) -> list[dict[str, Any]]
         }
         for part in shards
     ]
+
+
+def _say(summary: dict[str, Any]) -> None:
+    logger.info(
+        "%d records, %d of them embedded, the others repeat a sequence; shards: %d",
+        *(summary["records"], summary["unique"], len(summary["shards"])),
+    )
+    for warning in summary["warnings"]:
+        logger.warning("%s", warning)
 
 
 def _warnings(spool: Spool, repeats: int, max_length: int) -> list[str]:

@@ -92,10 +92,14 @@ class Spool:
         """Return the records' columns, memory-mapped."""
         return pa.ipc.open_file(pa.memory_map(str(self.table))).read_all()
 
-    def locate(self, row: int) -> str:
-        """Return file and record number of a row, for messages."""
-        source = next(i for i in reversed(self.inputs) if i.first_row <= row)
-        return f"{source.path} record {source.number(row)}"
+    def locate(self, *rows: int) -> str:
+        """Return the record numbers of some rows, each with its file if there are several."""
+        sources = [next(i for i in reversed(self.inputs) if i.first_row <= row) for row in rows]
+        numbers = [source.number(row) for source, row in zip(sources, rows, strict=True)]
+        if len(self.inputs) == 1:
+            return "records " + " and ".join(map(str, numbers))
+        places = zip(sources, numbers, strict=True)
+        return " and ".join(f"{source.path} record {number}" for source, number in places)
 
 
 def write_spool(
