@@ -10,11 +10,11 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from packedesm import config as configuration
-from packedesm.errors import UserError
-from packedesm.joblog import FORMAT
+from packedesm.errors import UserError, printable
+from packedesm.joblog import LineFormatter
 from packedesm.layout import Layout
 from packedesm.models import MODELS
 
@@ -25,7 +25,9 @@ _NOT_OPTIONS = ("fasta", "results")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 a fault, 2 the user's input."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format=FORMAT)
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
     try:
         options.run(options)
     except UserError as error:
@@ -36,13 +38,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         logging.exception("this is a fault of packedesm or of the machine, not of the input")
-        print(f"packedesm: {type(error).__name__}: {error}", file=sys.stderr)
+        print(printable(f"packedesm: {type(error).__name__}: {error}"), file=sys.stderr)
         return 1
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="packedesm", description="ESM-2 embeddings of proteins, packed: without padding."
     )
     parser.add_argument("--version", action="version", version=metadata.version("packedesm"))
@@ -107,6 +114,7 @@ def _embed(options: argparse.Namespace) -> None:
     from packedesm.pipeline import embed_fasta
 
     config = _config(options)
+    configuration.check_path("-o", str(options.output))
     configuration.check_readable(options.fasta)
     if options.output.exists() and (not options.output.is_dir() or any(options.output.iterdir())):
         raise UserError(f"{options.output}: is there and not empty; give a new folder with -o")
