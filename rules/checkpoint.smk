@@ -19,8 +19,9 @@ rule checkpoint:
         mem_mb=2000,
         runtime=240,
     params:
-        model=config["model"],
-        checkpoints=config["checkpoints"],
+        # Functions, because Snakemake takes braces in plain text for wildcards.
+        model=lambda _wildcards: config["model"],
+        checkpoints=lambda _wildcards: config["checkpoints"],
     message:
         "Find, fetch or make the model {params.model} and check it"
     script:

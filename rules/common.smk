@@ -25,8 +25,7 @@ if SHARDS == "auto":
 
 RESULTS = config["results"]
 RUN = Layout(RESULTS)
-ROOT = f"{RESULTS}/{{sample}}"
-SAMPLE = Layout(ROOT)
+SAMPLE = Layout(f"{RESULTS}/{{sample}}")
 OUTPUTS = config["outputs"]
 GPUS = len(visible_gpus()[0])
 
@@ -34,6 +33,11 @@ GPUS = len(visible_gpus()[0])
 wildcard_constraints:
     sample="|".join(map(re.escape, SAMPLES)),
     shard=r"\d+",
+
+
+def sample_root(_wildcards, output):
+    """Return the folder of the sample that a rule's first output belongs to."""
+    return str(Layout.of(output[0]).root)
 
 
 def every_shard(path):

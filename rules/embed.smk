@@ -21,7 +21,7 @@ rule embed:
         mem_mb=16000,
         runtime=720,
     params:
-        root=ROOT,
+        root=sample_root,
         options=pick(config, EMBED_OPTIONS),
     message:
         "Embed shard {wildcards.shard} of {wildcards.sample} with {config[model]}"

@@ -20,10 +20,10 @@ rule merge:
         mem_mb=8000,
         runtime=240,
     params:
-        root=ROOT,
+        root=sample_root,
         shards=SHARDS,
         outputs=OUTPUTS,
     message:
-        "Merge {params.shards} shards of {wildcards.sample} in input order"
+        "Merge the shards of {wildcards.sample} in input order"
     script:
         "../scripts/merge.py"

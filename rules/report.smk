@@ -28,7 +28,7 @@ rule metrics:
         mem_mb=8000,
         runtime=60,
     params:
-        root=ROOT,
+        root=sample_root,
         shards=SHARDS,
     message:
         "Add up packing and throughput of {wildcards.sample}"
@@ -58,7 +58,7 @@ rule report:
         mem_mb=8000,
         runtime=60,
     params:
-        root=ROOT,
+        root=sample_root,
     message:
         "Write the report of {wildcards.sample}"
     script:
@@ -87,7 +87,7 @@ rule manifest:
         mem_mb=4000,
         runtime=60,
     params:
-        root=ROOT,
+        root=sample_root,
     message:
         "Check the results of {wildcards.sample} and write their manifest"
     script:

@@ -18,10 +18,10 @@ rule shard:
         mem_mb=4000,
         runtime=240,
     params:
-        root=ROOT,
+        root=sample_root,
         shards=SHARDS,
         options=pick(config, SHARD_OPTIONS),
     message:
-        "Check {wildcards.sample} and cut it into {params.shards} shards"
+        "Check {wildcards.sample} and cut it into shards, number of shards: {params.shards}"
     script:
         "../scripts/shard.py"

@@ -20,7 +20,7 @@ rule verify:
         mem_mb=32000,
         runtime=240,
     params:
-        root=ROOT,
+        root=sample_root,
         shards=SHARDS,
         seed=config["seed"],
         options=config["verify"],

@@ -10,7 +10,7 @@ import packedesm
 from packedesm.fasta import read_records
 from packedesm.files import read_json
 from packedesm.layout import Layout
-from tests.workflow import jobs_run, snakemake, write_config
+from tests.workflow import ROOT, jobs_run, snakemake, write_config
 
 pytestmark = pytest.mark.slow
 
@@ -92,6 +92,33 @@ def test_two_samples_several_files_and_every_output(tmp_path, uniprot_500):
     assert both.residues(0).shape == (both.index["length"][0], 64)
 
 
+def test_repeated_sequences_are_embedded_once_and_counted(tmp_path):
+    fasta = tmp_path / "in.fasta"
+    # Row 2 repeats the sequence of row 0; row 3 repeats id and sequence of row 1; row 4 that of 0.
+    fasta.write_text(">a\nMKVLAC\n>b\nACDEF\n>c\nmkvlac\n>b again\nACDEF\n>d\nMKVLAC\n>e\nWW\n")
+    write_config(tmp_path, fasta=str(fasta), shards=2)
+    run = snakemake(tmp_path)
+    assert run.returncode == 0, run.stdout
+    layout = Layout(tmp_path / "results" / "in")
+    results = packedesm.open(layout.root)
+    assert results.ids == ["a", "b", "c", "b", "d", "e"]
+    assert results.index["duplicate_of"].fillna(-1).tolist() == [-1, -1, 0, 1, 0, -1]
+    vectors = results.array()
+    for row, first in ((2, 0), (3, 1), (4, 0)):
+        np.testing.assert_array_equal(vectors[row], vectors[first])
+    assert len(np.unique(vectors, axis=0)) == 3
+    embedded = [read_json(layout.shard_run(shard))["records"] for shard in (0, 1)]
+    assert sum(embedded) == 3
+    assert read_json(layout.metrics)["duplicates"] == {"records": 3, "residues": 17}
+    warning = "1 of 6 records repeat the id and sequence of an earlier one"
+    page = layout.report.read_text()
+    assert warning in page
+    assert "3\n(17 residues): computed once, the vector copied" in page
+    log = (tmp_path / "results" / ".logs" / "in" / "shard.log").read_text()
+    assert f"WARNING {warning}" in log
+    assert "6 records, 3 of them embedded" in log
+
+
 def test_a_missed_threshold_fails_the_run_and_keeps_the_evidence(tmp_path, uniprot_500):
     write_config(
         tmp_path,
@@ -108,7 +135,7 @@ def test_a_missed_threshold_fails_the_run_and_keeps_the_evidence(tmp_path, unipr
 
 
 def test_the_slurm_profile_plans_from_a_checkout(tmp_path):
-    run = snakemake(tmp_path, "--profile", "slurm", "--dry-run", "--config", f"results={tmp_path}")
+    run = snakemake(ROOT, "--profile", "slurm", "--dry-run", "--config", f"results={tmp_path}")
     assert run.returncode == 0, run.stdout
     assert "embed" in jobs_run(run.stdout)
 

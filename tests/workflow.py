@@ -27,6 +27,7 @@ def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        cwd=ROOT,  # where `--profile slurm` is found
         env=environment,
         timeout=600,
     )

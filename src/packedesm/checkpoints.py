@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -294,6 +295,8 @@ def _load_hugging_face(folder: Path) -> tuple[Geometry, dict[str, torch.Tensor]]
         config = read_json(folder / "config.json")
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'config.json'}: cannot be read ({error})") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / 'config.json'}: not a configuration; copy it again")
     for key, (expected, default) in HUGGING_FACE_SETTINGS.items():
         if config.get(key, default) != expected:
             raise UserError(
@@ -341,11 +344,11 @@ def _weight_files(path: Path) -> list[Path]:
     names = ["model.safetensors"]
     if index.is_file():
         try:
-            names = sorted(set(read_json(index)["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
+            names = sorted({os.fspath(name) for name in read_json(index)["weight_map"].values()})
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise UserError(f"{index}: not an index of safetensors files") from error
     for name in names:
-        if not (path / name).is_file():
+        if Path(name).name != name or not (path / name).is_file():
             raise UserError(f"{path}: {name} is missing; a Hugging Face folder needs safetensors")
     return [path / name for name in names]
 

@@ -10,13 +10,11 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, NoReturn
 
 from packedesm import config as configuration
-from packedesm.errors import UserError
-from packedesm.joblog import FORMAT
+from packedesm.errors import UserError, printable
+from packedesm.joblog import LineFormatter
 from packedesm.layout import Layout
 from packedesm.models import MODELS
 
@@ -27,7 +25,9 @@ _NOT_OPTIONS = ("fasta", "results")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 a fault, 2 the user's input."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format=FORMAT)
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
     try:
         options.run(options)
     except UserError as error:
@@ -38,13 +38,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         logging.exception("this is a fault of packedesm or of the machine, not of the input")
-        print(f"packedesm: {type(error).__name__}: {error}", file=sys.stderr)
+        print(printable(f"packedesm: {type(error).__name__}: {error}"), file=sys.stderr)
         return 1
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="packedesm", description="ESM-2 embeddings of proteins, packed: without padding."
     )
     parser.add_argument("--version", action="version", version=metadata.version("packedesm"))
@@ -91,12 +96,12 @@ def _help(described: dict[str, Any]) -> str:
 def _config(options: argparse.Namespace) -> dict[str, Any]:
     """Return the resolved configuration that the command line stands for."""
     config: dict[str, Any] = {"fasta": str(options.fasta)}
-    for flag, key, described in _schema_options():
+    for _flag, key, described in _schema_options():
         text = getattr(options, key)
         if text is None:
             continue
         part, _, below = key.partition(".")
-        value = _parse(flag, text, described)
+        value = text.split(",") if described.get("type") == "array" else text
         if below:
             config.setdefault(part, {})[below] = value
         else:
@@ -104,36 +109,32 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
     return configuration.resolve(config)
 
 
-def _parse(flag: str, text: str, described: dict[str, Any]) -> Any:
-    if described.get("type") == "array":
-        return text.split(",")
-    if described.get("type") == "string":
-        return text
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"{flag}: cannot read the value {text!r}") from None
-
-
 def _embed(options: argparse.Namespace) -> None:
     # Imported here: `packedesm --help` and `packedesm models` need not wait for torch.
     from packedesm.pipeline import embed_fasta
 
     config = _config(options)
+    configuration.check_path("-o", str(options.output))
     configuration.check_readable(options.fasta)
     if options.output.exists() and (not options.output.is_dir() or any(options.output.iterdir())):
         raise UserError(f"{options.output}: is there and not empty; give a new folder with -o")
     existed = options.output.exists()
     layout = Layout(options.output)
     try:
-        embed_fasta(layout, config, threads=len(os.sched_getaffinity(0)))
+        embed_fasta(layout, config, threads=_cores())
     finally:
         if not layout.verification.exists():  # nothing was merged: leave nothing behind
             shutil.rmtree(layout.root, ignore_errors=True)
             if existed:
                 layout.root.mkdir()
     shutil.rmtree(layout.work)
-    print(f"{layout.root}: mean vectors and more; open {layout.report} in a browser")
+    arrays = ", ".join(path.name for path in layout.arrays(config["outputs"]))
+    print(f"{layout.root} holds {arrays} and index.parquet; open {layout.report} in a browser")
+
+
+def _cores() -> int:
+    # What this process may use, which a cluster limits; macOS cannot tell.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _fetch(options: argparse.Namespace) -> None:

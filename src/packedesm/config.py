@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
+import stat
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -13,7 +15,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from packedesm.errors import UserError
+from packedesm.errors import UserError, is_hidden, quote, quote_path
 from packedesm.segments import check_window
 
 # Which keys decide what: the workflow runs a step again when one of its own keys changes.
@@ -24,6 +26,13 @@ EMBED_OPTIONS = (*LENGTH_OPTIONS, "dtype", "attention", "token_budget", "outputs
 _SUFFIXES = (".fasta", ".fa", ".faa")
 _COMPRESSED = (".gz", ".bgz")
 
+# Most bytes of a name that file systems take, and of a sample's: schedulers add to it.
+_LONGEST_NAME, _LONGEST_SAMPLE = 255, 200
+_PLACEHOLDER = re.compile("[{}]|<[a-z][a-z0-9_]*>")  # Snakemake's wildcards and "pathvars"
+# Snakemake hands a sample's name to a cluster's jobs through shells and a list separated by commas
+# and does not protect what is special there; "%" is special in the names of Slurm's logs.
+_NOT_IN_SAMPLES = set("/\\{}<>$`\"',%")
+
 
 @cache
 def schema() -> dict[str, Any]:
@@ -33,13 +42,15 @@ def schema() -> dict[str, Any]:
 
 
 def resolve(config: dict[str, Any]) -> dict[str, Any]:
-    """Return `config` with the schema's defaults filled in.
+    """Return `config` with the schema's defaults filled in, and numbers given as text read.
 
     Raises
     ------
     UserError
-        For an unknown key, a missing one, or a value of the wrong kind; names key and value.
+        For an unknown key, a missing one, a value of the wrong kind, or text that can be no
+        path; names key and value.
     """
+    _check_texts("", config)
     resolved = _with_defaults(config, schema())
     validator = jsonschema.Draft202012Validator(schema())
     error = next(validator.iter_errors(resolved), None)
@@ -77,6 +88,7 @@ def samples(fasta: str | list[str] | dict[str, str | list[str]]) -> dict[str, li
         _check_sample_name(name)
         for path in paths:
             check_readable(Path(path))
+            _check_placeholders("fasta", str(path))
     return {name: [Path(path) for path in paths] for name, paths in named.items()}
 
 
@@ -93,10 +105,36 @@ def sample_name(path: Path) -> str:
 
 def check_readable(path: Path) -> None:
     """Raise UserError unless `path` is a file (or a pipe) that exists."""
-    if not path.exists():
-        raise UserError(f"{path}: no such FASTA file; check the path (config key fasta)")
-    if path.is_dir():
+    try:
+        folder = stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such FASTA file; check the path (config key fasta)") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{quote_path(path)}: cannot be a FASTA file ({reason}); check the path "
+            "(config key fasta)"
+        ) from None
+    if folder:
         raise UserError(f"{path}: is a folder, not a FASTA file (config key fasta)")
+
+
+def check_path(source: str, text: str) -> None:
+    """Raise UserError if `text` is too long for a path, or holds characters that are not seen.
+
+    Snakemake and other programs print paths as they are, so those that would not be printed as
+    they read are refused here, once. `source` says in the message where the text comes from.
+    """
+    if any(map(is_hidden, text)):
+        raise UserError(
+            f"{source}: {quote(text)} holds characters that cannot be seen, such as line ends; "
+            "rename the file or folder, or make a link to it"
+        )
+    if any(len(part.encode()) > _LONGEST_NAME for part in text.split("/")):
+        raise UserError(
+            f"{source}: {quote(text)} is too long; the names in a path have at most "
+            f"{_LONGEST_NAME} bytes"
+        )
 
 
 def pick(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
@@ -104,12 +142,40 @@ def pick(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     return {key: config[key] for key in keys}
 
 
-def _check_sample_name(name: str) -> None:
-    if name.startswith(".") or not name.isprintable() or set(name) & set("/\\{}") or not name:
+def _check_sample_name(name: Any) -> None:
+    if not isinstance(name, str):
+        raise UserError(f"config key fasta: sample {name!r} is not text; put it in quotes")
+    long = len(name.encode(errors="replace")) > _LONGEST_SAMPLE
+    odd = name.startswith(".") or not name.isprintable() or set(name) & _NOT_IN_SAMPLES
+    if not name or long or odd:
         raise UserError(
-            f"config key fasta: sample {name!r} cannot name a folder; use letters, digits, '.', "
-            "'_' and '-', or name the sample with a mapping of sample to path"
+            f"config key fasta: sample {quote(name)} cannot name a folder and its jobs; use "
+            f"at most {_LONGEST_SAMPLE} letters, digits, '.', '_' and '-', or name the sample "
+            "with a mapping of sample to path"
         )
+
+
+def _check_placeholders(key: str, path: str) -> None:
+    """Refuse what Snakemake would replace in a path: another file might be there."""
+    if found := _PLACEHOLDER.search(path):
+        raise UserError(
+            f"config key {key}: {quote(path, 200)} holds {found[0]}, which Snakemake replaces in "
+            "paths; rename the file or folder, or make a link to it"
+        )
+
+
+def _check_texts(key: str, value: Any) -> None:
+    """Check every text of a configuration, which may be a path, with `check_path`."""
+    if isinstance(value, str):
+        check_path(f"config key {key}", value)
+        if key in ("results", "model"):
+            _check_placeholders(key, value)
+    elif isinstance(value, Mapping):
+        for below, inner in value.items():
+            _check_texts(key or str(below), inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_texts(key, inner)
 
 
 def _with_defaults(config: Any, part: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +186,23 @@ def _with_defaults(config: Any, part: dict[str, Any]) -> dict[str, Any]:
             filled.setdefault(key, copy.deepcopy(described["default"]))
         if "properties" in described and isinstance(filled.get(key), dict):
             filled[key] = _with_defaults(filled[key], described)
+        elif key in filled:
+            filled[key] = _typed(filled[key], described)
     return filled
+
+
+def _typed(value: Any, described: dict[str, Any]) -> Any:
+    """Return a number or truth value that came as text, as `--config verify="{sequences: 5}"`."""
+    if not isinstance(value, str):
+        return value
+    validator = jsonschema.Draft202012Validator(described)
+    if validator.is_valid(value):
+        return value
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+    return read if validator.is_valid(read) else value
 
 
 def _explain(error: jsonschema.ValidationError) -> str:
@@ -130,12 +212,14 @@ def _explain(error: jsonschema.ValidationError) -> str:
         unknown = next(key for key in error.instance if key not in known)
         close = difflib.get_close_matches(str(unknown), known, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"the keys are {', '.join(known)}"
-        return f"unknown config key {'.'.join(filter(None, [where, str(unknown)]))!r}; {hint}"
+        return f"unknown config key {quote('.'.join(filter(None, [where, str(unknown)])))}; {hint}"
     if error.validator == "required":
         missing = next(key for key in error.validator_value if key not in error.instance)
         return f"config key {missing!r} is missing; set it in config.yaml or with --config"
     allowed = _allowed(error.schema)
-    return f"config key {where}: {error.instance!r} is not allowed; give {allowed}"
+    given = repr(error.instance)
+    given = given if len(given) <= 200 else f"{given[:200]}…"
+    return f"config key {where}: {given} is not allowed; give {allowed}"
 
 
 def _allowed(part: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
+from packedesm.faidx import read_faidx
 from packedesm.segments import record_tokens, segments
 
 
@@ -56,7 +57,7 @@ class SequenceDataset(Dataset):
     ) -> None:
         self.fasta = Path(fasta)
         self.policy = (max_length, long_sequences, window_overlap)
-        self.rows, self.lengths, self._offsets = _read_fai(Path(f"{fasta}.fai"))
+        self.rows, self.lengths, self._offsets = read_faidx(Path(f"{fasta}.fai"))
         truncate = long_sequences == "truncate"
         self.embedded_lengths = np.minimum(self.lengths, max_length) if truncate else self.lengths
         self.tokens = record_tokens(self.lengths, *self.policy)
@@ -80,12 +81,3 @@ class SequenceDataset(Dataset):
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_bytes": None}  # a mapping cannot be sent to a worker
-
-
-def _read_fai(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return names (as int64 rows), lengths and byte offsets of a ``.fai``."""
-    if path.stat().st_size == 0:  # a shard without records: more shards than proteins
-        table = np.empty((0, 3), np.int64)
-    else:
-        table = np.loadtxt(path, dtype=np.int64, delimiter="\t", usecols=(0, 1, 2), ndmin=2)
-    return table[:, 0].copy(), table[:, 1].copy(), table[:, 2].copy()

@@ -1,9 +1,43 @@
-"""The one exception whose text is meant for the user."""
+"""The one exception whose text is meant for the user, and how foreign text is shown in a line."""
+
+import unicodedata
+
+# Controls (they move cursors and end lines), formats (they reorder text), halves of characters
+# that UTF-8 cannot write, and two further line ends.
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_JOINERS = "\u200c\u200d"  # within words of several scripts, and within emoji
 
 
 class UserError(Exception):
     """The user's input or options are at fault.
 
     The message is one line that says what is wrong, where, and what to do. The command prints it
-    without a traceback and exits with status 2.
+    without a traceback and exits with status 2. Whatever names and values it quotes, no character
+    in it ends a line or reaches a terminal as a command: see `printable`.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def is_hidden(character: str) -> bool:
+    """Tell whether a character cannot be seen but acts: line ends, terminal controls, and such."""
+    return unicodedata.category(character) in _HIDDEN and character not in _JOINERS
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with every hidden character written out, such as ``\x1b`` and ``\n``."""
+    if text.isprintable():
+        return text
+    return "".join(repr(c)[1:-1] if is_hidden(c) else c for c in text)
+
+
+def quote_path(path: object) -> str:
+    """Return a path for a message; one that no file system could hold is cut."""
+    text = str(path)
+    return text if len(text) <= 255 else quote(text)
+
+
+def quote(text: str, width: int = 60) -> str:
+    """Return `text` for one line of a message: in quotes, escaped, and cut to `width`."""
+    return repr(text if len(text) <= width else text[: width - 1] + "…")

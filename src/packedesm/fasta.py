@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from packedesm.errors import UserError
+from packedesm.errors import UserError, quote, quote_path
 from packedesm.tokens import GAPS, RESIDUES
 
 FLAGS = ("header_latin1", "upper_cased", "stop_removed", "stop_replaced", "j_replaced")
@@ -31,6 +31,8 @@ _OTHER_FORMATS = {
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_STARTS = (b"\xff\xfe", b"\xfe\xff", b">\x00", b"\x00>")
 _LINE_END = re.compile(rb"\r*\n|\r")
+# Looking back keeps a long run of CRs from being tried again from each of its bytes.
+_CRS_BEFORE_LF = re.compile(rb"(?<!\r)\r+\n")
 _BLANKS = b" \t"
 _SWAP_LINE_ENDS = bytes.maketrans(b"\r\n", b"\n\r")
 _TO_X = bytes.maketrans(b"*J", b"XX")
@@ -107,18 +109,14 @@ def read_blocks(
         raise UserError(f"{path}: the file is empty; give a FASTA file with at least one record")
 
 
-def quote(text: str, width: int = 60) -> str:
-    """Return `text` for one line of a message: control characters escaped, cut to `width`."""
-    return repr(text if len(text) <= width else text[: width - 1] + "…")
-
-
 def _read_chunks(path: Path, block_size: int, on_read: Callable[[int], None]) -> Iterator[bytes]:
     """Yield the decompressed bytes of a file, without a UTF-8 byte-order mark."""
     try:
         raw = path.open("rb")
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{path}: cannot be read ({error.strerror}); give the path of a readable FASTA file"
+            f"{quote_path(path)}: cannot be read ({reason}); give the path of a readable FASTA file"
         ) from error
     with raw:
         magic = raw.peek(16)[:16]
@@ -141,6 +139,8 @@ def _read_chunks(path: Path, block_size: int, on_read: Callable[[int], None]) ->
             raise UserError(
                 f"{path}: truncated or corrupt gzip data ({error}); fetch or compress it again"
             ) from error
+        except OSError as error:
+            raise UserError(f"{path}: reading failed ({error.strerror}); fetch it again") from error
         if magic.startswith(_GZIP) and magic[3:4] == b"\x04" and magic[12:14] == b"BC":
             _check_bgzf_end(raw, path)
 
@@ -148,7 +148,7 @@ def _read_chunks(path: Path, block_size: int, on_read: Callable[[int], None]) ->
 def _check_bgzf_end(raw: BinaryIO, path: Path) -> None:
     # A bgzip file is many gzip members: cut between two of them, it still decompresses cleanly.
     if raw.seekable():
-        raw.seek(-len(_BGZF_END), 2)
+        raw.seek(max(raw.seek(0, 2) - len(_BGZF_END), 0))
         if raw.read() != _BGZF_END:
             raise UserError(
                 f"{path}: truncated bgzip data (its end marker is missing); "
@@ -162,11 +162,14 @@ def _unify_line_ends(chunks: Iterable[bytes]) -> Iterator[bytes]:
     The first line end decides: after ``\r`` alone the file ends its lines with CR. A ``\r`` that
     is left over in the result then belongs to no line end, and parsing refuses it.
     """
-    held, cr_only = b"", None
+    held: list[bytes] = []
+    cr_only = None
     for chunk in chunks:
-        chunk = held + chunk
         text = chunk.rstrip(b"\r")
-        held = chunk[len(text) :]  # what follows a CR decides its meaning
+        if not text:
+            held.append(chunk)  # what follows a CR decides its meaning
+            continue
+        held, text = [chunk[len(text) :]], b"".join([*held, text])
         if cr_only is None and (first := _LINE_END.search(text)):
             cr_only = first.group() == b"\r"
         if cr_only:
@@ -174,7 +177,7 @@ def _unify_line_ends(chunks: Iterable[bytes]) -> Iterator[bytes]:
         elif b"\r" in text:
             text = text.replace(b"\r\n", b"\n")
             if b"\r" in text:
-                text = re.sub(rb"\r+\n", b"\n", text)
+                text = _CRS_BEFORE_LF.sub(b"\n", text)
         yield text
 
 

@@ -8,9 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from packedesm.errors import UserError
+from packedesm.errors import UserError, printable
 
-FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+class LineFormatter(logging.Formatter):
+    """One line a message: what names and values hold cannot end it or command a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return time, level and the message in one line."""
+        record.message = printable(record.message.rstrip())
+        return super().formatMessage(record)
+
+    def formatException(self, ei) -> str:
+        """Return a traceback, its lines escaped one by one."""
+        return "\n".join(map(printable, super().formatException(ei).split("\n")))
 
 
 @contextmanager
@@ -20,7 +34,9 @@ def job_log(path: str | Path) -> Iterator[None]:
     The user's faults (`UserError`) become one line in the log and on standard error and exit
     status 2; any other exception a traceback in the log, its last line on standard error, and 1.
     """
-    logging.basicConfig(filename=path, filemode="w", level=logging.INFO, format=FORMAT, force=True)
+    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     logging.captureWarnings(True)
     try:
         yield
@@ -30,5 +46,6 @@ def job_log(path: str | Path) -> Iterator[None]:
         raise SystemExit(2) from None
     except Exception as error:
         logging.exception("the job failed")
-        print(f"packedesm: {type(error).__name__}: {error} (see {path})", file=sys.stderr)
+        line = printable(f"packedesm: {type(error).__name__}: {error} (see {path})")
+        print(line, file=sys.stderr)
         raise SystemExit(1) from None

@@ -1,9 +1,10 @@
 """Where every file of one sample lies: the only place that knows the paths."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
-VECTORS = ("mean", "cls", "max")  # outputs with one row per record
-OUTPUTS = (*VECTORS, "residue")  # and one with a row per residue
+WORK = ".work"
 
 
 class Layout:
@@ -16,7 +17,7 @@ class Layout:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        self.work = self.root / ".work"
+        self.work = self.root / WORK
         self.index = self.root / "index.parquet"
         self.manifest = self.root / "manifest.json"
         self.metrics = self.root / "metrics.json"
@@ -28,7 +29,13 @@ class Layout:
         self.checkpoint = self.work / "checkpoint.json"
         self.sharding = self.work / "sharding.json"
         self.shard_index = self.work / "index.parquet"
-        self.merging = self.work / "merging.json"
+
+    @classmethod
+    def of(cls, path: str | Path) -> Layout:
+        """Return the layout of the sample that the file `path` belongs to."""
+        folders = Path(path).parents
+        work = next((folder for folder in folders[:3] if folder.name == WORK), None)
+        return cls(work.parent if work else folders[0])
 
     def vectors(self, output: str) -> Path:
         """Return the merged array of one output, such as ``mean``."""

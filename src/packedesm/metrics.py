@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
+from packedesm.faidx import read_faidx
 from packedesm.files import read_json, write_json, write_text
 from packedesm.layout import Layout
 from packedesm.packing import padded_tokens
@@ -134,7 +135,7 @@ def read_packs(path: Path) -> dict[str, np.ndarray]:
 def _packing(layout: Layout, run: dict, sharding: dict) -> dict[str, Any]:
     shard, budget = run["shard"], run["token_budget"]
     sequences = segment_tokens(
-        _fai_lengths(layout.shard_fai(shard)),
+        read_faidx(layout.shard_fai(shard)).lengths,
         sharding["max_length"],
         sharding["long_sequences"],
         sharding["window_overlap"],
@@ -352,19 +353,6 @@ def _length_summary(counts: np.ndarray) -> dict[str, Any]:
         "mean": float(np.dot(np.arange(len(counts)), counts) / records),
         "max": int(present[-1]),
     }
-
-
-def _fai_lengths(path: Path) -> np.ndarray:
-    if path.stat().st_size == 0:
-        return np.zeros(0, dtype=np.int64)
-    names = ["name", "length", "offset", "linebases", "linewidth"]
-    table = csv.read_csv(
-        path,
-        read_options=csv.ReadOptions(column_names=names),
-        parse_options=csv.ParseOptions(delimiter="\t"),
-        convert_options=csv.ConvertOptions(include_columns=["length"]),
-    )
-    return table["length"].to_numpy()
 
 
 def _mean(samples: list[dict], name: str) -> float | None:

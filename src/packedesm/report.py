@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from packedesm import plots
+from packedesm.errors import printable
 from packedesm.files import read_json, write_text
 from packedesm.layout import Layout
 from packedesm.metrics import length_counts, read_packs
@@ -159,6 +160,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
+        "printable": printable,
         "count": lambda value: f"{value:,}",
         "number": _number,
         "percent": _percent,

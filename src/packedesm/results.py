@@ -66,9 +66,9 @@ class Results:
 
     def residues(self, record: int | str) -> np.ndarray:
         """Return the (length, D) residue vectors of one record, given by row or by id."""
-        row = self._as_row(record)
+        row, residues = self._as_row(record), self.array("residue")
         start, end = np.load(self._layout.residue_offsets, mmap_mode="r")[row : row + 2]
-        return self.array("residue")[start:end]
+        return residues[start:end]
 
     def _as_row(self, record: int | str) -> int:
         return self.row(record) if isinstance(record, str) else range(len(self))[record]

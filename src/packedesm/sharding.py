@@ -1,5 +1,6 @@
 """Cut the input into shards: contiguous ranges of records with equal estimated cost."""
 
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,16 +14,17 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from packedesm.errors import UserError
-from packedesm.fasta import quote
+from packedesm.errors import UserError, quote
 from packedesm.files import atomic_path, write_json
 from packedesm.layout import Layout
 from packedesm.segments import check_window, record_tokens, segment_counts
 from packedesm.spool import Spool, read_digests, write_spool
 
+logger = logging.getLogger(__name__)
+
 _ROW_GROUP = 1 << 18
 _COPY_BYTES = 1 << 20
-_SHOWN = 3  # examples in a message
+_SHOWN = 10  # examples in a message
 _WARNINGS = {
     "truncated": "are longer than {max_length} residues and are cut there",
     "stop_replaced": "hold a stop (*) inside the sequence, which is embedded as X",
@@ -62,23 +64,19 @@ def write_shards(
     empty_sequences: str,
     deduplicate: bool,
 ) -> dict[str, Any]:
-    """Read the input once, and write the index of its records and the shards to embed.
+    """Read the input once; write the index of its records and the shards to embed.
 
-    For shards ``0 … shards - 1`` it writes `layout.shard_fasta`, whose records are a line
-    ``>ROW`` and one line of sequence, and its faidx index; `layout.shard_index`, a Parquet table
-    with one line per row; and, last, `layout.sharding`. A row is the 0-based position of a record
-    among all records that are kept. A shard may be empty.
-
-    Memory grows by about 100 bytes a record; everything else streams.
+    Shard k is `layout.shard_fasta`, a line ``>ROW`` and one line of sequence per record, and its
+    faidx index; `layout.shard_index` has a line per row; `layout.sharding` is written last. A row
+    is the 0-based position among the records that are kept. A shard may be empty. Memory grows
+    by about 100 bytes a record; temporary files need as much room again in `layout.work`.
 
     Parameters
     ----------
     fastas
         Input files, read in this order.
-    layout
-        Where the outputs lie; temporary files need as much room again in `layout.work`.
-    shards
-        Number of shards, at least 1.
+    layout, shards
+        Where the outputs lie, and how many shards there are, at least 1.
     width
         Width of the model, for the cost of attention.
     max_length, long_sequences, window_overlap
@@ -91,8 +89,7 @@ def write_shards(
     Returns
     -------
     The content of `layout.sharding`: counts, flags, inputs, shards and warnings. ``unique``
-    counts the records in shards; residues are those of the input, embedded ones those after
-    truncation.
+    counts records in shards; embedded residues are those left after truncation.
 
     Raises
     ------
@@ -102,24 +99,16 @@ def write_shards(
     limits = max_length, long_sequences, window_overlap
     check_window(*limits)
     with _temporary_folder(layout) as folder:
-        spool = write_spool(
-            fastas,
-            folder,
-            max_length=max_length,
-            long_sequences=long_sequences,
-            empty_sequences=empty_sequences,
-        )
+        spool = write_spool(fastas, folder, max_length, long_sequences, empty_sequences)
         first = first_occurrences(read_digests(spool.sequence_digests))
         repeats = _check_ids(spool, first)
-        rows = np.arange(len(first))
-        duplicate = (first != rows) & deduplicate
-        plan = _plan(spool.lengths, rows[~duplicate], shards, width, limits)
-        writer = _ShardWriter(spool)
-        for shard in range(shards):
-            writer.write(layout, shard, plan.shard_rows(shard))
-        _write_index(spool, layout.shard_index, np.where(duplicate, first, -1))
+        duplicate_of = _duplicate_of(first, deduplicate)
+        plan = _plan(spool.lengths, np.flatnonzero(duplicate_of < 0), shards, width, limits)
+        _write_fastas(spool, plan, layout, shards)
+        _write_index(spool, layout.shard_index, duplicate_of)
     summary = _summarise(spool, plan, limits, _warnings(spool, repeats, max_length))
     write_json(layout.sharding, summary)
+    _say(summary)
     return summary
 
 
@@ -158,6 +147,12 @@ def first_occurrences(digests: np.ndarray) -> np.ndarray:
     result = np.empty(len(order), dtype=np.int64)
     result[order] = np.repeat(order[starts], np.diff(starts, append=len(order)))
     return result
+
+
+def _duplicate_of(first: np.ndarray, deduplicate: bool) -> np.ndarray:
+    """Return the row whose vector a row receives, -1 for its own: int64 (N,)."""
+    repeats = first != np.arange(len(first))
+    return np.where(repeats & deduplicate, first, -1)
 
 
 @dataclass(frozen=True)
@@ -207,13 +202,21 @@ def _check_ids(spool: Spool, first_sequence: np.ndarray) -> int:
         return len(repeated)
     ids = spool.read_table()["id"]
     examples = ", ".join(
-        f"{quote(ids[row].as_py())} ({spool.locate(int(first_id[row]))} and {spool.locate(row)})"
+        f"{quote(ids[row].as_py())} ({spool.locate(int(first_id[row]), row)})"
         for row in conflicts[:_SHOWN].tolist()
     )
+    where = f"{spool.inputs[0].path}: " if len(spool.inputs) == 1 else ""
     raise UserError(
-        f"{len(conflicts)} records carry the id of an earlier, different sequence: {examples}"
+        f"{where}{len(conflicts)} records carry the id of an earlier, different sequence: "
+        f"{examples}"
         f"{', …' if len(conflicts) > _SHOWN else ''}; make the ids unique"
     )
+
+
+def _write_fastas(spool: Spool, plan: _Plan, layout: Layout, shards: int) -> None:
+    writer = _ShardWriter(spool)
+    for shard in range(shards):
+        writer.write(layout, shard, plan.shard_rows(shard))
 
 
 class _ShardWriter:
@@ -279,7 +282,6 @@ def _summarise(
     if long_sequences == "truncate":
         embedded = np.minimum(embedded, max_length)
     residues = embedded[plan.rows]
-    shards = [slice(start, stop) for start, stop in pairwise(plan.bounds.tolist())]
     return {
         "records": len(spool.lengths),
         "unique": len(plan.rows),
@@ -292,20 +294,35 @@ def _summarise(
             {"path": str(source.path), "bytes": source.bytes, "records": source.records}
             for source in spool.inputs
         ],
-        "shards": [
-            {
-                "records": part.stop - part.start,
-                "residues": int(residues[part].sum()),
-                "tokens": int(plan.tokens[part].sum()),
-                "cost": float(plan.costs[part].sum()),
-            }
-            for part in shards
-        ],
+        "shards": _summarise_shards(plan, residues),
         "max_length": max_length,
         "long_sequences": long_sequences,
         "window_overlap": window_overlap,
         "warnings": warnings,
     }
+
+
+def _summarise_shards(plan: _Plan, residues: np.ndarray) -> list[dict[str, Any]]:
+    """Return what each shard holds; `residues` are those embedded of each record, int64 (U,)."""
+    shards = [slice(start, stop) for start, stop in pairwise(plan.bounds.tolist())]
+    return [
+        {
+            "records": part.stop - part.start,
+            "residues": int(residues[part].sum()),
+            "tokens": int(plan.tokens[part].sum()),
+            "cost": float(plan.costs[part].sum()),
+        }
+        for part in shards
+    ]
+
+
+def _say(summary: dict[str, Any]) -> None:
+    logger.info(
+        "%d records, %d of them embedded, the others repeat a sequence; shards: %d",
+        *(summary["records"], summary["unique"], len(summary["shards"])),
+    )
+    for warning in summary["warnings"]:
+        logger.warning("%s", warning)
 
 
 def _warnings(spool: Spool, repeats: int, max_length: int) -> list[str]:

@@ -3,18 +3,22 @@
 Only the lengths of all records stay in memory; the rest is read back when it is needed.
 """
 
+from __future__ import annotations
+
 import hashlib
 import sys
 from collections import Counter
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
 
-from packedesm.errors import UserError
-from packedesm.fasta import Record, quote, read_blocks
+from packedesm.errors import UserError, quote
+from packedesm.fasta import Record, read_blocks
 from packedesm.progress import Progress
 
 LONG_FLAGS = {"truncate": "truncated", "window": "windowed"}
@@ -88,19 +92,18 @@ class Spool:
         """Return the records' columns, memory-mapped."""
         return pa.ipc.open_file(pa.memory_map(str(self.table))).read_all()
 
-    def locate(self, row: int) -> str:
-        """Return file and record number of a row, for messages."""
-        source = next(i for i in reversed(self.inputs) if i.first_row <= row)
-        return f"{source.path} record {source.number(row)}"
+    def locate(self, *rows: int) -> str:
+        """Return the record numbers of some rows, each with its file if there are several."""
+        sources = [next(i for i in reversed(self.inputs) if i.first_row <= row) for row in rows]
+        numbers = [source.number(row) for source, row in zip(sources, rows, strict=True)]
+        if len(self.inputs) == 1:
+            return "records " + " and ".join(map(str, numbers))
+        places = zip(sources, numbers, strict=True)
+        return " and ".join(f"{source.path} record {number}" for source, number in places)
 
 
 def write_spool(
-    fastas: list[Path],
-    folder: Path,
-    *,
-    max_length: int,
-    long_sequences: str,
-    empty_sequences: str,
+    fastas: list[Path], folder: Path, max_length: int, long_sequences: str, empty_sequences: str
 ) -> Spool:
     """Read every record of `fastas` in order and write the temporary files into `folder`.
 
@@ -110,49 +113,77 @@ def write_spool(
         As `read_records`; or a record is empty and `empty_sequences` is ``error``, is longer than
         `max_length` and `long_sequences` is ``error``, or no record is left.
     """
-    inputs = [
-        # What is not there is left to read_blocks, which says so in its own words.
-        Input(path, bytes=path.stat().st_size if path.exists() else 0)
-        for path in map(Path, fastas)
-    ]
-    flags: Counter[str] = Counter()
-    lengths: list[np.ndarray] = []
-    row = 0
-    fasta, table = folder / "records.fasta", folder / "records.arrow"
-    sequence_digests, id_digests = folder / "sequences.sha256", folder / "ids.sha256"
+    inputs = [Input(path, bytes=_size(path)) for path in map(Path, fastas)]
+    limits = max_length, long_sequences, empty_sequences
     with (
-        fasta.open("wb") as lines,
-        pa.ipc.new_file(str(table), SCHEMA) as rows,
-        sequence_digests.open("wb") as sequence_handle,
-        id_digests.open("wb") as id_handle,
+        _SpoolWriter(folder) as writer,
         Progress("reading", sum(source.bytes for source in inputs), "bytes") as progress,
     ):
         for source in inputs:
-            source.first_row = row
+            source.first_row = writer.rows
             for block in read_blocks(source.path, on_read=progress.add):
-                kept = _keep(block, source, max_length, long_sequences, empty_sequences)
-                if not kept:
-                    continue
-                batch = _Batch(kept, row, max_length, LONG_FLAGS.get(long_sequences))
-                lines.write(batch.fasta())
-                rows.write_batch(batch.table())
-                lengths.append(batch.lengths)
-                sequence_handle.write(_first_halves(batch.digests))
-                id_handle.write(_first_halves(_digests([id.encode() for id in batch.ids])))
-                flags.update(chain.from_iterable(batch.flags))
-                row += len(kept)
-    if row == 0:
+                if kept := _keep(block, source, *limits):
+                    writer.write(
+                        _Batch(kept, writer.rows, max_length, LONG_FLAGS.get(long_sequences))
+                    )
+    if writer.rows == 0:
         names = ", ".join(str(source.path) for source in inputs)
         raise UserError(f"{names}: no record has residues; give a FASTA file with sequences")
-    return Spool(
-        fasta=fasta,
-        table=table,
-        sequence_digests=sequence_digests,
-        id_digests=id_digests,
-        lengths=np.concatenate(lengths),
-        flags=dict(sorted(flags.items())),
-        inputs=inputs,
-    )
+    return writer.spool(inputs)
+
+
+class _SpoolWriter:
+    """The open files of a spool, and what is kept of the records written to them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.rows = 0
+        self._paths = {
+            "fasta": folder / "records.fasta",
+            "table": folder / "records.arrow",
+            "sequence_digests": folder / "sequences.sha256",
+            "id_digests": folder / "ids.sha256",
+        }
+        self._lengths: list[np.ndarray] = []
+        self._flags: Counter[str] = Counter()
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as opened:
+            paths = dict(self._paths)
+            table = pa.ipc.new_file(str(paths.pop("table")), SCHEMA)
+            self._table = opened.enter_context(table)
+            files = {name: opened.enter_context(path.open("wb")) for name, path in paths.items()}
+            self._files = files
+            self._open = opened.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._open.close()
+
+    def write(self, batch: _Batch) -> None:
+        """Append some records."""
+        self._files["fasta"].write(batch.fasta())
+        self._table.write_batch(batch.table())
+        self._files["sequence_digests"].write(_first_halves(batch.digests))
+        ids = _digests([identifier.encode() for identifier in batch.ids])
+        self._files["id_digests"].write(_first_halves(ids))
+        self._lengths.append(batch.lengths)
+        self._flags.update(chain.from_iterable(batch.flags))
+        self.rows += len(batch.ids)
+
+    def spool(self, inputs: list[Input]) -> Spool:
+        """Return all that was written, after the files are closed."""
+        lengths = np.concatenate(self._lengths)
+        return Spool(
+            **self._paths, lengths=lengths, flags=dict(sorted(self._flags.items())), inputs=inputs
+        )
+
+
+def _size(path: Path) -> int:
+    # What cannot be read is left to read_blocks, which says so in its own words.
+    with suppress(OSError, ValueError):
+        return path.stat().st_size
+    return 0
 
 
 class _Batch:

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pyfaidx import Fasta
 
 from packedesm.files import read_json, write_json
 from packedesm.layout import Layout
+from packedesm.progress import Progress
 from packedesm.reference import Reference
 from packedesm.segments import segments
 
@@ -101,18 +103,23 @@ def verify(
     if sequences:
         reference = Reference(Path(read_json(checkpoint)["path"]))
         policy, outputs = _length_policy(layout), runs[0]["outputs"]
-        for record, sequence in _sample(layout, shards, sequences, seed):
-            expected = reference_vectors(reference, sequence, policy, outputs) if sequence else {}
-            for output in outputs:
-                found = _stored(layout, output, record["row"])
-                result = compare(found, expected.get(output), *limits)
-                records.append({**record, "output": output, **result})
+        sample = _sample(layout, shards, sequences, seed)
+        with Progress("verifying", len(sample), "proteins") as progress:
+            for record, sequence in sample:
+                expected = (
+                    reference_vectors(reference, sequence, policy, outputs) if sequence else {}
+                )
+                for output in outputs:
+                    found = _stored(layout, output, record["row"])
+                    result = compare(found, expected.get(output), *limits)
+                    records.append({**record, "output": output, **result})
+                progress.add(1)
     result = {
         "passed": all(record["passed"] for record in records) if records else None,
         "sequences": len({record["row"] for record in records}),
         "min_cosine": limits[0],
         "max_relative_l2": limits[1],
-        "reference": "fair-esm 2.0.0 float32, one protein at a time",
+        "reference": f"fair-esm {metadata.version('fair-esm')} float32, one protein at a time",
         "worst": _worst(records),
         "records": records,
         "seconds": time.perf_counter() - start,

@@ -1,7 +1,14 @@
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.target_jobs import parse_target_jobs_cli_args
+from snakemake_interface_executor_plugins.utils import (
+    TargetSpec,
+    encode_target_jobs_cli_args,
+    format_cli_arg,
+)
 
 from packedesm.config import resolve, sample_name, samples, schema
 from packedesm.errors import UserError
@@ -22,6 +29,15 @@ def test_the_shipped_config_says_nothing_else_than_the_defaults():
 
 def test_defaults_reach_nested_keys():
     assert resolve({"fasta": "x", "verify": {"sequences": 3}})["verify"]["min_cosine"] == 0.9995
+
+
+def test_numbers_and_truth_values_may_come_as_text():
+    # Snakemake reads what is nested in --config as text.
+    given = {"fasta": "1", "shards": "4", "deduplicate": "false", "verify": {"min_cosine": "0.9"}}
+    resolved = resolve(given)
+    assert (resolved["fasta"], resolved["shards"]) == ("1", 4)
+    assert resolved["deduplicate"] is False
+    assert resolved["verify"]["min_cosine"] == 0.9
 
 
 @pytest.mark.parametrize(
@@ -80,7 +96,26 @@ def test_samples_that_cannot_be_told_apart_are_refused(tmp_path):
         samples([str(tmp_path / "a.fasta"), str(tmp_path / "a.fa")])
 
 
-@pytest.mark.parametrize("name", ["..", ".hidden", "a/b", "a\nb", "{x}", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "..",
+        ".hidden",
+        "a/b",
+        "a\nb",
+        "{x}",
+        "",
+        "a,b",
+        "$(x)",
+        "`x`",
+        "it's",
+        'a"b',
+        "50%",
+        "<x>",
+        "a\u202eb",
+        "é" * 101,
+    ],
+)
 def test_a_sample_that_cannot_name_a_folder_is_refused(tmp_path, name):
     (tmp_path / "a.fasta").touch()
     with pytest.raises(UserError, match="cannot name a folder"):
@@ -92,3 +127,33 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
         samples(str(tmp_path / "nothing.fasta"))
     with pytest.raises(UserError, match="is a folder"):
         samples(str(tmp_path))
+
+
+def test_each_character_that_a_sample_may_hold_survives_snakemakes_shells(tmp_path):
+    # A scheduler's submission quotes a job's wildcards as in the local case, and that again in
+    # double quotes in which only these are escaped.
+    (tmp_path / "a.fasta").touch()
+    allowed = [c for c in map(chr, range(0x20, 0x250)) if accepted(f"x{c}y", tmp_path)]
+    assert set("abcXYZ0189 .-_()[]+@;&|*?!#~^=:é") <= set(allowed)
+    assert not set("$`\"'\\,/{}<>%\n\x1b\x9b") & set(allowed)
+    name = "x" + "".join(allowed) + "y"
+    spec = encode_target_jobs_cli_args([TargetSpec("embed", {"sample": name, "shard": "0"})])
+    argument = format_cli_arg("--target-jobs", spec)
+    escaped = argument.replace('"', '\\"')
+    wrapped = shell(f'printf %s "{escaped}"')
+    assert wrapped == argument
+    assert shell(f"printf '%s\\n' {wrapped}").splitlines() == ["--target-jobs", *spec]
+    (parsed,) = parse_target_jobs_cli_args(spec)
+    assert parsed.wildcards_dict == {"sample": name, "shard": "0"}
+
+
+def accepted(name: str, folder: Path) -> bool:
+    try:
+        samples({name: str(folder / "a.fasta")})
+    except UserError:
+        return False
+    return True
+
+
+def shell(command: str) -> str:
+    return subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,73 @@
+"""What foreign text looks like in messages and logs."""
+
+import logging
+import unicodedata
+
+import pytest
+
+from packedesm.errors import UserError, printable, quote
+from packedesm.joblog import job_log
+
+HIDDEN = "\n\r\t\0\x07\x1b\x7f\x85\x9b\u2028\u2029\u202e\u200b\ufeff\udc80"
+SEEN = "a é 日本 🧬 \u3000 👩\u200d🔬 %s {x}"
+
+
+def test_hidden_characters_are_written_out_and_others_left_alone():
+    assert printable(SEEN) == SEEN
+    for character in HIDDEN:
+        shown = printable(f"a{character}b")
+        assert shown.isprintable()
+        assert shown.startswith("a\\") and shown.endswith("b")
+    assert printable("\x1b[31m\n") == r"\x1b[31m\n"
+
+
+def test_every_control_character_of_unicode_is_hidden():
+    for code in range(0x110000):
+        if unicodedata.category(chr(code)) in ("Cc", "Cs", "Zl", "Zp"):
+            assert printable(chr(code)) != chr(code)
+
+
+def test_the_message_of_a_user_error_is_one_printable_line():
+    assert str(UserError(f"x{HIDDEN}y")).isprintable()
+    assert str(UserError(SEEN)) == SEEN
+
+
+def test_quoted_text_is_cut():
+    assert quote("a\nb") == r"'a\nb'"
+    assert quote("x" * 10_000) == repr("x" * 59 + "…")
+
+
+@pytest.fixture
+def root_logger():
+    """Put back the logging that a job's log replaces."""
+    logger = logging.getLogger()
+    handlers, level = logger.handlers[:], logger.level
+    yield logger
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+        handler.close()
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+    logging.captureWarnings(False)
+
+
+def test_nothing_in_a_name_ends_a_line_of_the_log(tmp_path, root_logger):
+    log = tmp_path / "job.log"
+    with job_log(log):
+        root_logger.info("read %s", "a\n2026-01-01 ERROR forged\x1b[31m")
+    (line,) = log.read_text().splitlines()
+    assert line.isprintable()
+    assert line.endswith(r"INFO read a\n2026-01-01 ERROR forged\x1b[31m")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(UserError("bad \x1b[31m\n"), 2), (OSError("bad \x1b[31m\nx"), 1)]
+)
+def test_a_failed_job_tells_why_in_one_printable_line(tmp_path, capsys, root_logger, error, status):
+    log = tmp_path / "job.log"
+    with pytest.raises(SystemExit) as caught, job_log(log):
+        raise error
+    assert caught.value.code == status
+    (line,) = capsys.readouterr().err.split("\n")[:-1]
+    assert line.startswith("packedesm: ") and line.isprintable()
+    assert all(line.isprintable() for line in log.read_text().split("\n"))

@@ -1,0 +1,19 @@
+import pytest
+
+from packedesm.layout import Layout
+
+SAMPLE = Layout("results/a.b")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        SAMPLE.manifest,
+        SAMPLE.vectors("mean"),
+        SAMPLE.shard_index,
+        SAMPLE.shard_fasta(3),
+        SAMPLE.shard_vectors(3, "cls"),
+    ],
+)
+def test_a_files_sample_is_found_again(path):
+    assert Layout.of(path).root == SAMPLE.root
