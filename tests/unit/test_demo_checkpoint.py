@@ -1,5 +1,6 @@
 """The checkpoint that ships with the package: complete, small, read alike by us and fair-esm."""
 
+import esm
 import numpy as np
 import pytest
 import torch
@@ -36,10 +37,8 @@ def sequences(uniprot_500):
     return [record.sequence[:LIMIT] for record in read_records(uniprot_500)]
 
 
-def worst_residue(encoder, sequences):
-    """Return the largest relative L2 distance of a residue's vector from fair-esm's."""
-    reference = Reference(locate(DEMO))
-    worst = 0.0
+def distances(encoder, sequences, reference):
+    """Yield item and relative L2 distance of its residues' vectors from the reference's."""
     for items, batch in packs(sequences):
         hidden = encoder.forward_packed(
             batch.input_ids,
@@ -49,10 +48,21 @@ def worst_residue(encoder, sequences):
             lengths=batch.lengths,
         )
         for item, part in zip(items, hidden.double().split(list(batch.lengths)), strict=True):
-            expected = reference.residues(sequences[item]).astype(np.float64)
-            distance = np.linalg.norm(part[1:-1].numpy() - expected, axis=1)
-            worst = max(worst, (distance / np.linalg.norm(expected, axis=1)).max())
-    return worst
+            expected = reference(sequences[item]).astype(np.float64)
+            difference = np.linalg.norm(part[1:-1].numpy() - expected, axis=1)
+            yield item, difference / np.linalg.norm(expected, axis=1)
+
+
+def fair_esm_in_float64(monkeypatch):
+    """Return a function like `Reference.residues`, exact for our purposes."""
+    monkeypatch.setattr(
+        esm.multihead_attention,
+        "utils_softmax",  # casts to float32
+        lambda x, dim, onnx_trace=False: x.softmax(dim),
+    )
+    reference = Reference(locate(DEMO))
+    reference._model.double()
+    return reference.residues
 
 
 def test_it_is_found_in_the_package_whatever_the_folder_of_checkpoints(tmp_path):
@@ -91,9 +101,17 @@ def test_it_predicts_hidden_residues_better_than_their_frequencies(encoder, sequ
 
 
 def test_fair_esm_gives_the_same_vectors_for_a_few(encoder, sequences):
-    assert worst_residue(encoder, sorted(sequences, key=len)[:200:40]) <= FLOAT32_RESIDUE
+    few = sorted(sequences, key=len)[:200:40]
+    for _, distance in distances(encoder, few, Reference(locate(DEMO)).residues):
+        assert distance.max() <= FLOAT32_RESIDUE
 
 
 @pytest.mark.slow
-def test_fair_esm_gives_the_same_vectors_for_every_example_record(encoder, sequences):
-    assert worst_residue(encoder, sequences) <= FLOAT32_RESIDUE
+def test_fair_esm_gives_the_same_vectors_for_every_example_record(encoder, sequences, monkeypatch):
+    found = dict(distances(encoder, sequences, Reference(locate(DEMO)).residues))
+    over = [sequences[item] for item, x in found.items() if x.max() > FLOAT32_RESIDUE]
+    # At one residue of 205,000 fair-esm's own float32 is 6e-6 from its float64, ours 3e-7: there
+    # the question who is right is put to float64.
+    assert sum((x > FLOAT32_RESIDUE).sum() for x in found.values()) <= 2
+    for _, distance in distances(encoder, over, fair_esm_in_float64(monkeypatch)) if over else ():
+        assert distance.max() <= FLOAT32_RESIDUE
