@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from packedesm import config as configuration
-from packedesm.errors import UserError, printable
+from packedesm.errors import Fault, UserError, printable
 from packedesm.joblog import LineFormatter
 from packedesm.layout import Layout
 from packedesm.models import MODELS
@@ -30,9 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(handlers=[handler], level=logging.INFO)
     try:
         options.run(options)
-    except UserError as error:
+    except (UserError, Fault) as error:
         print(f"packedesm: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         print("packedesm: interrupted; nothing was kept", file=sys.stderr)
         return 1

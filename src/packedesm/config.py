@@ -22,6 +22,8 @@ from packedesm.segments import check_window
 LENGTH_OPTIONS = ("max_length", "long_sequences", "window_overlap")
 SHARD_OPTIONS = (*LENGTH_OPTIONS, "empty_sequences", "deduplicate")
 EMBED_OPTIONS = (*LENGTH_OPTIONS, "dtype", "attention", "token_budget", "outputs", "output_dtype")
+# How an embedding job works; these change no vector, so a change runs nothing again.
+JOB_OPTIONS = ("workers", "seed", "commit_seconds", "commit_packs")
 
 _SUFFIXES = (".fasta", ".fa", ".faa")
 _COMPRESSED = (".gz", ".bgz")

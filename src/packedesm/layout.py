@@ -54,6 +54,10 @@ class Layout:
         """Return the faidx index of one shard's FASTA."""
         return self.work / "shards" / f"{shard}.fasta.fai"
 
+    def shard_state(self, shard: int | str) -> Path:
+        """Return the folder of what an unfinished job has done; it outlives a failed job."""
+        return self.work / "state" / str(shard)
+
     def shard_vectors(self, shard: int | str, output: str) -> Path:
         """Return the array of one output of one shard."""
         return self.work / "embeddings" / str(shard) / f"{output}.npy"

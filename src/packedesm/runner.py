@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
@@ -16,8 +17,6 @@ from packedesm.model import PackedESM2
 from packedesm.pooling import pool
 
 IN_FLIGHT = 3  # one pack is copied in, one computed and one copied out and written
-
-Sink = Callable[[PackedBatch, dict[str, np.ndarray]], None]
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,20 @@ class PackStatistics:
     fill: float  # tokens over the token budget; a pack of one over-long record counts as full
     wait_seconds: float  # until the loader handed this pack over
     forward_seconds: float  # forward pass and pooling, on the device
-    finished_seconds: float  # from the start of the run until its vectors were written
+    finished_seconds: float  # from the start of the run until its vectors were there
+
+
+@dataclass(frozen=True)
+class FinishedPack:
+    """The vectors of one pack, with the rows that they belong to."""
+
+    statistics: PackStatistics
+    rows: np.ndarray  # int64 (R,), the records' places in the shard
+    residues: np.ndarray  # int64 (R,), embedded residues of each record
+    vectors: dict[str, np.ndarray]  # per output (R, D), for residue (P, D)
+
+
+Sink = Callable[[FinishedPack], None]
 
 
 class AsyncInferenceRunner:
@@ -76,35 +88,38 @@ class AsyncInferenceRunner:
         self,
         batches: Iterable[PackedBatch],
         sink: Sink,
-        progress: Callable[[PackStatistics], None] = lambda _statistics: None,
-    ) -> list[PackStatistics]:
-        """Embed every pack of `batches` and return their statistics, in order.
+        *,
+        numbers: Iterable[int] | None = None,
+        seconds_before: float = 0.0,
+    ) -> None:
+        """Embed every pack of `batches`.
 
         Parameters
         ----------
         batches
             Packs on the host, best from `packedesm.loader.create_async_dataloader`.
         sink
-            Called with each pack and its pooled vectors, output by output as (R, D) or (P, D)
-            arrays. Runs in another thread; what it raises is raised here.
-        progress
-            Called in that thread after each pack.
+            Called with each finished pack, in order. Runs in another thread; what it raises is
+            raised here.
+        numbers
+            The packs' numbers in the plan, for their statistics; default: from 0.
+        seconds_before
+            What ``finished_seconds`` counts from: the time that earlier attempts took.
         """
-        start = time.perf_counter()
-        waiting: deque[Future[PackStatistics]] = deque()
-        finished: list[PackStatistics] = []
+        start = time.perf_counter() - seconds_before
+        waiting: deque[Future[None]] = deque()
         with torch.inference_mode(), ThreadPoolExecutor(1, "writer") as writer:
             source = iter(batches)
+            numbers = count() if numbers is None else iter(numbers)
             while (timed := _timed_next(source)) is not None:
                 batch, wait = timed
                 if len(waiting) == IN_FLIGHT:
-                    finished.append(waiting.popleft().result())
-                pack = len(finished) + len(waiting)
+                    waiting.popleft().result()
                 collect = self._lane.launch(batch, self._embed)
-                task = (pack, batch, wait, collect, sink, progress, start)
+                task = (next(numbers), batch, wait, collect, sink, start)
                 waiting.append(writer.submit(self._finish, *task))
-            finished.extend(future.result() for future in waiting)
-        return finished
+            for future in waiting:
+                future.result()
 
     def _embed(self, batch: PackedBatch) -> dict[str, torch.Tensor]:
         hidden = self.model.forward_packed(
@@ -117,9 +132,8 @@ class AsyncInferenceRunner:
         )
         return pool(hidden, batch, self.outputs, self.output_dtype)
 
-    def _finish(self, pack, batch, wait, collect, sink, progress, start) -> PackStatistics:
+    def _finish(self, pack, batch, wait, collect, sink, start) -> None:
         vectors, forward_seconds = collect()
-        sink(batch, {output: tensor.numpy() for output, tensor in vectors.items()})
         tokens = sum(batch.lengths)
         statistics = PackStatistics(
             pack=pack,
@@ -131,8 +145,8 @@ class AsyncInferenceRunner:
             forward_seconds=forward_seconds,
             finished_seconds=time.perf_counter() - start,
         )
-        progress(statistics)
-        return statistics
+        arrays = {output: tensor.numpy() for output, tensor in vectors.items()}
+        sink(FinishedPack(statistics, batch.rows, batch.residues, arrays))
 
 
 Embed = Callable[[PackedBatch], dict[str, torch.Tensor]]

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from packedesm.collator import PackedBatch
 from packedesm.files import atomic_path
 from packedesm.layout import Layout
+from packedesm.runner import FinishedPack
 
 _ROWS_AT_ONCE = 1 << 16  # rows held in memory while merging: 84 MB of 1,280 float16 numbers twice
 
@@ -58,7 +58,7 @@ class ShardWriter:
         self._ends = np.cumsum(residues)
         self._written = np.zeros(len(residues), bool)
 
-    def write(self, batch: PackedBatch, vectors: dict[str, np.ndarray]) -> None:
+    def write(self, pack: FinishedPack) -> None:
         """Store the vectors of one pack.
 
         Raises
@@ -66,15 +66,15 @@ class ShardWriter:
         RuntimeError
             If a record comes a second time, or a vector holds NaN or infinity.
         """
-        rows = batch.rows
+        rows = pack.rows
         if self._written[rows].any():
             raise RuntimeError(f"records {rows[self._written[rows]].tolist()} were embedded twice")
-        for output, array in vectors.items():
+        for output, array in pack.vectors.items():
             if not np.isfinite(array).all():
-                raise RuntimeError(_not_finite(output, array, batch))
+                raise RuntimeError(_not_finite(output, array, pack))
             if output == "residue":
-                stops = np.cumsum(batch.residues)
-                for row, stop, count in zip(rows, stops, batch.residues, strict=True):
+                stops = np.cumsum(pack.residues)
+                for row, stop, count in zip(rows, stops, pack.residues, strict=True):
                     end = self._ends[row]
                     self._arrays[output][end - count : end] = array[stop - count : stop]
             else:
@@ -181,7 +181,7 @@ def _expect_rows(parts: list[np.ndarray], expected: int, output: str) -> None:
         raise RuntimeError(f"the shards hold {found} rows of {output}, the index says {expected}")
 
 
-def _not_finite(output: str, array: np.ndarray, batch: PackedBatch) -> str:
+def _not_finite(output: str, array: np.ndarray, batch: FinishedPack) -> str:
     bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
     if output == "residue":
         bad = np.unique(np.searchsorted(np.cumsum(batch.residues), bad, side="right"))

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from packedesm.collator import VarlenCollator
 from packedesm.dataset import SequenceDataset
 from packedesm.layout import Layout
+from packedesm.runner import FinishedPack
 from packedesm.sharding import write_shards
 from packedesm.store import merge_shards, shard_writer
 from tests.unit.conftest import POLICY
@@ -18,6 +18,11 @@ def fake_vectors(sequence: bytes) -> np.ndarray:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
+def finished_pack(dataset: SequenceDataset, items: list[int], vectors: dict) -> FinishedPack:
+    residues = dataset.embedded_lengths[items]
+    return FinishedPack(None, np.array(items), residues, vectors)
+
+
 def write_shard(layout: Layout, shard: int, outputs: list[str], packs=None, dtype="float32"):
     dataset = SequenceDataset(layout.shard_fasta(shard), **POLICY)
     # The last record first: packs come in the plan's order, not in input order.
@@ -28,9 +33,8 @@ def write_shard(layout: Layout, shard: int, outputs: list[str], packs=None, dtyp
             residues = [fake_vectors(protein.sequence) for protein in proteins]
             vectors = {"residue": np.concatenate(residues)}
             vectors["mean"] = np.stack([r.mean(axis=0) for r in residues])
-            writer.write(
-                VarlenCollator()(proteins), {output: vectors[output] for output in outputs}
-            )
+            chosen = {output: vectors[output] for output in outputs}
+            writer.write(finished_pack(dataset, pack, chosen))
 
 
 @pytest.fixture
@@ -88,14 +92,13 @@ def test_a_record_that_comes_twice_is_refused(sample):
 def test_a_value_that_is_not_finite_is_refused_by_record(sample, value, output):
     layout = sample(["MKV", "ACD"], 1)
     dataset = SequenceDataset(layout.shard_fasta(0), **POLICY)
-    batch = VarlenCollator()(dataset.__getitems__([0, 1]))
     bad = np.zeros((2 if output == "mean" else 6, WIDTH))
     bad[-1, 0] = value
     with (
         pytest.raises(RuntimeError, match=rf"{output} vectors of the shard's records \[1\]"),
         shard_writer(layout, 0, dataset.lengths, WIDTH, [output], "float32") as writer,
     ):
-        writer.write(batch, {output: bad})
+        writer.write(finished_pack(dataset, [0, 1], {output: bad}))
     assert list(layout.shard_vectors(0, output).parent.iterdir()) == []
 
 
