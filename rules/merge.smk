@@ -6,6 +6,8 @@ rule merge:
             for output in OUTPUTS
         ],
         index=SAMPLE.shard_index,
+        fasta=every_shard(SAMPLE.shard_fasta),
+        runs=every_shard(SAMPLE.shard_run),
     output:
         arrays=SAMPLE.arrays(OUTPUTS),
         index=SAMPLE.index,

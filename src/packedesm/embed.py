@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import platform
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 
 from packedesm import hardware
@@ -19,14 +23,15 @@ from packedesm.collator import PackedBatch
 from packedesm.config import LENGTH_OPTIONS, pick
 from packedesm.dataset import SequenceDataset
 from packedesm.devices import lease, visible_gpus
-from packedesm.errors import UserError
+from packedesm.errors import Fault, UserError
 from packedesm.files import atomic_path, file_digest, write_json
 from packedesm.layout import Layout
-from packedesm.loader import create_async_dataloader
+from packedesm.loader import create_async_dataloader, worker_lost
 from packedesm.model import PackedESM2
 from packedesm.models import Geometry
-from packedesm.packing import plan_packs
+from packedesm.packing import Packs, plan_packs
 from packedesm.progress import Progress
+from packedesm.rescue import Rescue, out_of_memory
 from packedesm.resume import ShardState, now
 from packedesm.runner import AsyncInferenceRunner, FinishedPack, PackStatistics
 from packedesm.segments import segment_tokens
@@ -83,11 +88,10 @@ def embed_shard(
     """
     torch.set_num_threads(threads)
     dataset = SequenceDataset(layout.shard_fasta(shard), **pick(options, LENGTH_OPTIONS))
-    with stopping_on_signals() as check_stop:
-        state = ShardState(layout.shard_state(shard))
+    with stopping_on_signals() as check_stop, ShardState(layout.shard_state(shard)) as state:
         with _device() as (device, uuid), GPUMonitor(uuid) as monitor:
             weights = check_weights(checkpoint)
-            run = _embed(dataset, checkpoint, options, job, state, device, check_stop)
+            run = _embed(layout, dataset, checkpoint, options, job, state, device, check_stop)
             run["device"] = hardware.describe(device, uuid)
         if check_weights(checkpoint) != weights:
             raise UserError(f"{checkpoint['path']}: changed while it was in use; run again")
@@ -107,6 +111,7 @@ def embed_shard(
 
 
 def _embed(
+    layout: Layout,
     dataset: SequenceDataset,
     checkpoint: Mapping[str, Any],
     options: Mapping[str, Any],
@@ -119,49 +124,41 @@ def _embed(
     geometry, tensors = load_state(checkpoint["path"])
     choice = _settle(dataset, checkpoint, options, geometry, device, state)
     dtype = getattr(torch, choice["dtype"])
-    model = PackedESM2.from_fair_esm(tensors, geometry, dtype, device=device)
+    with _weights_fit(checkpoint, choice["dtype"]):
+        model = PackedESM2.from_fair_esm(tensors, geometry, dtype, device=device)
     del tensors
     ceiling = hardware.measure_matmul_ceiling(device, dtype)
     packs = plan_packs(dataset.tokens, choice["token_budget"])
     _say(dataset, packs, choice, device)
     standing = state.standing()
-    left = [number for number in range(len(packs)) if number not in standing]
+    kept = {"outputs": choice["outputs"], "output_dtype": getattr(torch, choice["output_dtype"])}
+    rescue = Rescue(
+        dataset,
+        checkpoint["path"],
+        device,
+        **kept,
+        name=partial(record_name, layout, dataset),
+        limit=state.token_limit(),
+        remember=state.remember_limit,
+    )
     runner = AsyncInferenceRunner(
         model,
         device,
+        **kept,
         attention=choice["attention"]["backend"],
-        outputs=choice["outputs"],
-        output_dtype=getattr(torch, choice["output_dtype"]),
         token_budget=choice["token_budget"],
-    )
-    loader = create_async_dataloader(
-        dataset,
-        [packs[number] for number in left],
-        workers=_worker_count(job["workers"], device, len(left)),
-        pin_memory=device.type == "cuda",
-        seed=job["seed"],
+        rescue=rescue,
     )
     bounds = {"seconds": job["commit_seconds"], "packs": job["commit_packs"]}
+    residues = int(dataset.embedded_lengths.sum())
+    before = sum(pack.residues for pack in standing.values())
     with (
         state.committing(choice["outputs"], **bounds) as commit,
-        Progress(
-            "embedding",
-            int(dataset.embedded_lengths.sum()),
-            "residues",
-            before=sum(pack.residues for pack in standing.values()),
-        ) as progress,
+        Progress("embedding", residues, "residues", before=before) as progress,
     ):
-
-        def finish(pack: FinishedPack) -> None:
-            commit(pack)
-            progress.add(pack.statistics.residues)
-
-        runner.run(
-            _until(loader, check_stop),
-            finish,
-            numbers=left,
-            seconds_before=state.seconds_before,
-        )
+        left = [number for number in range(len(packs)) if number not in standing]
+        feed = partial(_feed, dataset, packs, job, device, check_stop)
+        _run(runner, feed, left, commit, progress, state.seconds_before)
     return {
         **choice,
         "packs": len(packs),
@@ -169,6 +166,78 @@ def _embed(
         "flops": geometry.flops(segment_tokens(dataset.lengths, *dataset.policy)),
         "matmul_ceiling_flops": ceiling,
     }
+
+
+def _run(
+    runner: AsyncInferenceRunner,
+    feed: Callable[..., AbstractContextManager[Iterable[PackedBatch]]],
+    left: list[int],
+    commit: Callable[[FinishedPack], None],
+    progress: Progress,
+    seconds_before: float,
+) -> None:
+    """Embed the packs of the numbers `left`; if a worker process is lost, go on without any."""
+    done = set()
+
+    def finish(pack: FinishedPack) -> None:
+        commit(pack)
+        done.add(pack.statistics.pack)
+        progress.add(pack.statistics.residues)
+
+    start = time.perf_counter() - seconds_before
+    try:
+        with feed(left) as batches:
+            runner.run(batches, finish, numbers=left, seconds_before=seconds_before)
+        return
+    except RuntimeError as error:
+        if not worker_lost(error):
+            raise
+        logger.warning("%s; this process reads the rest itself", str(error).splitlines()[0])
+    left = [number for number in left if number not in done]
+    seconds_before = time.perf_counter() - start
+    with feed(left, workers=0) as batches:
+        runner.run(batches, finish, numbers=left, seconds_before=seconds_before)
+
+
+@contextmanager
+def _feed(
+    dataset: SequenceDataset,
+    packs: Packs,
+    job: Mapping[str, Any],
+    device: torch.device,
+    check_stop: Callable[[], None],
+    left: list[int],
+    workers: int | None = None,
+) -> Iterator[Iterator[PackedBatch]]:
+    """Give the batches of the packs `left`; no worker process outlives the block."""
+    if workers is None:
+        workers = _worker_count(job["workers"], device, len(left))
+    loader = create_async_dataloader(
+        dataset,
+        [packs[number] for number in left],
+        workers=workers,
+        pin_memory=device.type == "cuda",
+        seed=job["seed"],
+    )
+    try:
+        yield _until(loader, check_stop)
+    except BaseException:
+        loader.kill()
+        raise
+
+
+@contextmanager
+def _weights_fit(checkpoint: Mapping[str, Any], dtype: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        size = checkpoint["parameters"] * getattr(torch, dtype).itemsize / 1e9
+        raise Fault(
+            f"{checkpoint['path']}: its weights, {size:.1f} GB in {dtype}, do not fit into the "
+            "device's memory; take a smaller model or a larger device"
+        ) from error
 
 
 def _settle(
@@ -194,7 +263,8 @@ def _settle(
     # A budget that fits the memory that is free at the moment would give every attempt its own.
     remembered = ["token_budget"] if options["token_budget"] == "auto" else []
     settled = state.settle(plan, remembered)
-    return choice | {"token_budget": settled["token_budget"]}
+    taken = {key: settled[key] for key in ("token_budget", "fasta_sha256")}
+    return choice | taken
 
 
 def _publish(
@@ -207,9 +277,11 @@ def _publish(
     """Write arrays, ``packs.tsv`` and, last, ``run.json``; delete the state."""
     outputs = record["outputs"]
     arrays = (dataset.embedded_lengths, record["model"]["width"], outputs, record["output_dtype"])
+    float32 = []
     with shard_writer(layout, shard, *arrays) as writer:
         for pack in state.finished():
             writer.write(pack)
+            float32 += dataset.rows[pack.float32_rows].tolist()
         state.check_owner()
     statistics = list(state.statistics().values())
     _write_packs(layout, shard, statistics)
@@ -219,6 +291,9 @@ def _publish(
         "arrays": {name: file_digest(layout.shard_vectors(shard, name)) for name in outputs},
         "seconds": _seconds(statistics, history.pop("setup"), history.pop("total")),
         **history,
+        "token_limit": state.token_limit(),
+        "split_packs": sum(pack.pieces > 1 for pack in statistics),
+        "float32_rows": sorted(float32),
         "finished": now(),
     }
     write_json(layout.shard_run(shard), record)
@@ -230,6 +305,13 @@ def _until(batches: Iterable[PackedBatch], check_stop: Callable[[], None]) -> It
     for batch in batches:
         check_stop()
         yield batch
+
+
+def record_name(layout: Layout, dataset: SequenceDataset, item: int) -> str:
+    """Return what the user calls a record of the shard: its id and its place in the input."""
+    row = int(dataset.rows[item])
+    found = pq.read_table(layout.shard_index, columns=["id"], filters=pc.field("row") == row)
+    return f"record {row + 1} ({found['id'][0].as_py()[:60]!r})"
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> str:

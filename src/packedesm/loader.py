@@ -5,12 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 
 import torch
 from torch.utils.data import DataLoader
 
 from packedesm.collator import VarlenCollator
 from packedesm.dataset import SequenceDataset
+
+# Collating a pack takes milliseconds; starting a worker on a slow file system up to a minute.
+PATIENCE = 300.0
+
+# How torch's messages begin when a worker process died or does not answer.
+_WORKER_LOST = ("DataLoader worker (pid", "DataLoader timed out")
+
+
+def worker_lost(error: RuntimeError) -> bool:
+    """Tell whether `error` says that a worker process died or hangs.
+
+    It may come out of anything that the main thread does: torch raises it when the signal arrives.
+    """
+    return str(error).startswith(_WORKER_LOST)
 
 
 def create_async_dataloader(
@@ -21,6 +36,7 @@ def create_async_dataloader(
     pin_memory: bool,
     seed: int,
     prefetch: int = 4,
+    patience: float = PATIENCE,
 ) -> AsyncDataLoader:
     """Return a DataLoader that yields one `PackedBatch` per pack, in the order of `packs`.
 
@@ -39,10 +55,16 @@ def create_async_dataloader(
         Seed of the workers' random state. Nothing in the path draws random numbers today.
     prefetch
         Packs that each worker prepares ahead.
+    patience
+        Seconds without an answer after which a worker counts as hung, a RuntimeError.
     """
     generator = torch.Generator()
     generator.manual_seed(seed)
-    several = {"multiprocessing_context": "spawn", "prefetch_factor": prefetch} if workers else {}
+    several = {
+        "multiprocessing_context": "spawn",
+        "prefetch_factor": prefetch,
+        "timeout": patience,
+    }
     return AsyncDataLoader(
         dataset,
         batch_sampler=_Plan(packs),
@@ -51,17 +73,27 @@ def create_async_dataloader(
         pin_memory=pin_memory,
         generator=generator,
         worker_init_fn=_one_thread,
-        **several,
+        **(several if workers else {}),
     )
 
 
 class AsyncDataLoader(DataLoader):
     """A DataLoader whose workers start with every GPU hidden from them."""
 
+    _workers: Sequence[BaseProcess] = ()
+
     def __iter__(self):
         """Start the workers and iterate over the packs."""
         with _gpus_hidden():
-            return super().__iter__()
+            iterator = super().__iter__()
+        self._workers = getattr(iterator, "_workers", ())
+        return iterator
+
+    def kill(self) -> None:
+        """Kill the workers: one that hangs would be waited for when this process ends."""
+        for worker in self._workers:
+            if worker.is_alive():
+                worker.kill()
 
 
 class _Plan:

@@ -30,10 +30,10 @@ class DamagedPart(Exception):
 class PartWriter:
     """Write packs to a part as they finish, and commit it every so often.
 
-    A part is, pack after pack, the arrays ``rows``, ``residues`` and one per output in numpy's
-    format; then a description in JSON, its length, and the SHA-256 of everything before. Packs
-    are written at once, so that no more than one is held in memory and a commit has little left
-    to flush.
+    A part is, pack after pack, the arrays of a `FinishedPack` (``rows``, ``residues``,
+    ``float32_rows`` and one per output) in numpy's format; then a description in JSON, its length,
+    and the SHA-256 of everything before. Packs are written at once, so that no more than one is
+    held in memory and a commit has little left to flush.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class PartWriter:
             self._file = _HashedFile(self._temporary.open("wb"))
             self._begun = time.monotonic()
         arrays = [pack.vectors[output] for output in self._description["outputs"]]
-        for array in (pack.rows, pack.residues, *arrays):
+        for array in (pack.rows, pack.residues, pack.float32_rows, *arrays):
             np.save(self._file, array, allow_pickle=False)
         self._statistics.append(pack.statistics)
 
@@ -150,10 +150,10 @@ class Part:
         """Yield those packs whose numbers are `wanted`, as they were added."""
         with self.path.open("rb") as handle:
             for statistics in self.statistics:
-                rows, residues = _load(handle), _load(handle)
+                rows, residues, float32_rows = (_load(handle) for _ in range(3))
                 vectors = {output: _load(handle) for output in self.description["outputs"]}
                 if statistics.pack in wanted:
-                    yield FinishedPack(statistics, rows, residues, vectors)
+                    yield FinishedPack(statistics, rows, residues, vectors, float32_rows)
 
 
 class _HashedFile:

@@ -27,10 +27,11 @@ FORMAT = 1  # of parts and plan; another one starts over
 
 
 class ShardState:
-    """The folder of one shard's unfinished job, and this process's claim on it.
+    """Context manager: the folder of a shard's unfinished job, and this process's claim on it.
 
-    It holds ``owner.json`` (who may commit), ``plan.json`` (what decides the vectors), parts (see
-    `packedesm.parts`) and a journal of each attempt. One attempt commits at a time: each writes
+    It holds ``owner.json`` (who may commit), ``plan.json`` (what decides the vectors),
+    ``limit.json`` (what fits into memory), parts (see `packedesm.parts`) and a journal of each
+    attempt. One attempt commits at a time: each writes
     its token into ``owner.json`` when it starts, and reads it again before every commit. Whoever
     started last wins; an earlier process that still runs, here or on a node that was thought
     lost, stops at its next commit. No clock and no lock is involved, so none can mislead.
@@ -52,6 +53,13 @@ class ShardState:
         self._parts: list[Part] = []
         self._journal = folder  # a file, once `settle` has settled which attempt this is
         self._claim()
+
+    def __enter__(self) -> ShardState:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, FileNotFoundError):
+            self.check_owner()  # who finishes the shard removes the folder under the others
 
     # Who may commit
 
@@ -117,9 +125,20 @@ class ShardState:
         ]
         what = "; ".join(changes) or "plan.json is damaged"
         logger.warning("starting over, what was finished is thrown away: %s", what)
-        for pattern in (f"*{SUFFIX}", "attempt-*"):
+        for pattern in (f"*{SUFFIX}", "attempt-*", "limit.json"):
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
+
+    def token_limit(self) -> int | None:
+        """Return the most tokens that fitted into memory at once, if an attempt found out."""
+        try:
+            return int(read_json(self.folder / "limit.json"))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def remember_limit(self, tokens: int) -> None:
+        """Keep the most tokens that fit into memory for the attempts to come."""
+        write_json(self.folder / "limit.json", tokens)
 
     # What stands
 
@@ -243,12 +262,8 @@ class ShardState:
         self._note("started", self.started)
 
     def _note(self, note: str, text: Any) -> None:
-        try:
-            with explained(self.folder), self._journal.open("a") as handle:
-                handle.write(f"{note} {text}\n")
-        except FileNotFoundError:
-            self.check_owner()  # another process finished the shard and removed the folder
-            raise
+        with explained(self.folder), self._journal.open("a") as handle:
+            handle.write(f"{note} {text}\n")
 
 
 def now() -> str:
