@@ -2,6 +2,7 @@ rule embed:
     input:
         fasta=SAMPLE.shard_fasta("{shard}"),
         fai=SAMPLE.shard_fai("{shard}"),
+        sharding=SAMPLE.sharding,
         checkpoint=RUN.checkpoint,
     output:
         vectors=[SAMPLE.shard_vectors("{shard}", output) for output in OUTPUTS],

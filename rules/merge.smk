@@ -6,11 +6,13 @@ rule merge:
             for output in OUTPUTS
         ],
         index=SAMPLE.shard_index,
+        sharding=SAMPLE.sharding,
         fasta=every_shard(SAMPLE.shard_fasta),
         runs=every_shard(SAMPLE.shard_run),
     output:
         arrays=SAMPLE.arrays(OUTPUTS),
         index=SAMPLE.index,
+        merging=SAMPLE.merging,
     log:
         log_of("merge", "sample"),
     benchmark:

@@ -70,6 +70,7 @@ rule manifest:
     input:
         arrays=SAMPLE.arrays(OUTPUTS),
         index=SAMPLE.index,
+        merging=SAMPLE.merging,
         verification=SAMPLE.verification,
         metrics=SAMPLE.metrics,
         report=SAMPLE.report,

@@ -23,7 +23,7 @@ from packedesm.collator import PackedBatch
 from packedesm.config import LENGTH_OPTIONS, pick
 from packedesm.dataset import SequenceDataset
 from packedesm.devices import lease, visible_gpus
-from packedesm.errors import Fault, UserError
+from packedesm.errors import Fault, UserError, quote
 from packedesm.files import atomic_path, file_digest, write_json
 from packedesm.layout import Layout
 from packedesm.loader import create_async_dataloader, worker_lost
@@ -35,6 +35,7 @@ from packedesm.rescue import Rescue, out_of_memory
 from packedesm.resume import ShardState, now
 from packedesm.runner import AsyncInferenceRunner, FinishedPack, PackStatistics
 from packedesm.segments import segment_tokens
+from packedesm.sharding import check_written
 from packedesm.stopping import stopping_on_signals
 from packedesm.store import shard_writer
 from packedesm.telemetry import GPUMonitor
@@ -87,6 +88,7 @@ def embed_shard(
         If the disk is full, or another process has taken the shard over.
     """
     torch.set_num_threads(threads)
+    check_written(layout, layout.shard_fai(shard))
     dataset = SequenceDataset(layout.shard_fasta(shard), **pick(options, LENGTH_OPTIONS))
     with stopping_on_signals() as check_stop, ShardState(layout.shard_state(shard)) as state:
         with _device() as (device, uuid), GPUMonitor(uuid) as monitor:
@@ -122,7 +124,7 @@ def _embed(
 ) -> dict[str, Any]:
     """Embed what earlier attempts have not, and return what belongs into ``run.json`` about it."""
     geometry, tensors = load_state(checkpoint["path"])
-    choice = _settle(dataset, checkpoint, options, geometry, device, state)
+    choice = _settle(layout, dataset, checkpoint, options, geometry, device, state)
     dtype = getattr(torch, choice["dtype"])
     with _weights_fit(checkpoint, choice["dtype"]):
         model = PackedESM2.from_fair_esm(tensors, geometry, dtype, device=device)
@@ -241,6 +243,7 @@ def _weights_fit(checkpoint: Mapping[str, Any], dtype: str) -> Iterator[None]:
 
 
 def _settle(
+    layout: Layout,
     dataset: SequenceDataset,
     checkpoint: Mapping[str, Any],
     options: Mapping[str, Any],
@@ -252,7 +255,7 @@ def _settle(
     choice = _choose(options, geometry, device)
     installed = versions()
     plan = {
-        "fasta_sha256": file_digest(dataset.fasta),
+        "fasta_sha256": check_written(layout, dataset.fasta),
         "checkpoint_sha256": checkpoint["sha256"],
         **dict(zip(LENGTH_OPTIONS, dataset.policy, strict=True)),
         **{key: choice[key] for key in ("dtype", "output_dtype", "outputs", "token_budget")},
@@ -311,7 +314,7 @@ def record_name(layout: Layout, dataset: SequenceDataset, item: int) -> str:
     """Return what the user calls a record of the shard: its id and its place in the input."""
     row = int(dataset.rows[item])
     found = pq.read_table(layout.shard_index, columns=["id"], filters=pc.field("row") == row)
-    return f"record {row + 1} ({found['id'][0].as_py()[:60]!r})"
+    return f"record {row + 1} ({quote(found['id'][0].as_py())})"
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> str:

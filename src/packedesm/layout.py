@@ -28,6 +28,7 @@ class Layout:
         self.residue_offsets = self.root / "residue_offsets.npy"
         self.checkpoint = self.work / "checkpoint.json"
         self.sharding = self.work / "sharding.json"
+        self.merging = self.work / "merging.json"
         self.shard_index = self.work / "index.parquet"
 
     @classmethod

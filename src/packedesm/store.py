@@ -15,10 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from packedesm.errors import Fault
-from packedesm.files import atomic_path, file_digest, read_json
+from packedesm.files import atomic_path, file_digest, read_json, write_json
 from packedesm.layout import Layout
 from packedesm.rescue import not_finite
 from packedesm.runner import FinishedPack
+from packedesm.sharding import check_written
 
 FLOAT32 = "float32"  # the flag of records that half precision could not embed
 _ROWS_AT_ONCE = 1 << 16  # rows held in memory while merging: 84 MB of 1,280 float16 numbers twice
@@ -115,7 +116,7 @@ def merge_shards(layout: Layout, shards: int, outputs: Sequence[str]) -> None:
     """Concatenate the shards' arrays in input order, one row per input record.
 
     Records that duplicate an earlier one receive its vectors. Arrays and index are published in
-    `layout`, each atomically.
+    `layout`, each atomically, and their digests in `layout.merging`.
 
     Raises
     ------
@@ -125,6 +126,7 @@ def merge_shards(layout: Layout, shards: int, outputs: Sequence[str]) -> None:
     RuntimeError
         If the shards do not hold as many rows as the index has unique records.
     """
+    check_written(layout, layout.shard_index)
     runs = [_checked_run(layout, shard) for shard in range(shards)]
     _expect_one_kind(layout, runs)
     index = pq.read_table(layout.shard_index, columns=["row", "embedded_length", "duplicate_of"])
@@ -144,6 +146,8 @@ def merge_shards(layout: Layout, shards: int, outputs: Sequence[str]) -> None:
             _expect_rows(parts, int(unique.sum()), output)
             _write_rows(layout.vectors(output), parts, place)
     _write_index(layout, [row for run in runs for row in run["float32_rows"]])
+    files = [*layout.arrays(list(outputs)), layout.index]
+    write_json(layout.merging, {"sha256": {path.name: file_digest(path) for path in files}})
 
 
 def _checked_run(layout: Layout, shard: int) -> dict[str, Any]:
