@@ -10,7 +10,7 @@ from packedesm.checkpoints import write_random_checkpoint
 from packedesm.fasta import read_records
 from packedesm.models import Geometry
 from tests.slurm.cluster import Cluster, what_is_missing
-from tests.slurm.runs import MERGED, SHARDS, start
+from tests.slurm.runs import MERGED, ONE_THREAD, SHARDS, start
 from tests.workflow import write_config
 
 SWITCH = "PACKEDESM_TEST_SLURM"
@@ -42,12 +42,12 @@ def cluster():
 
 @pytest.fixture(scope="session")
 def configure(tmp_path_factory, uniprot_500):
-    """Return a function that makes a folder in which a run takes long enough to be disturbed."""
+    """Return a function that makes a folder for a run of many small packs, each committed."""
     folder = tmp_path_factory.mktemp("input")
     model = folder / "model.pt"
-    write_random_checkpoint(model, Geometry(layers=8, width=320, heads=20), seed=1)
+    write_random_checkpoint(model, Geometry(layers=6, width=128, heads=8), seed=1)
     fasta = folder / "proteins.fasta"
-    records = [record for record, _ in zip(read_records(uniprot_500), range(200), strict=False)]
+    records = [record for record, _ in zip(read_records(uniprot_500), range(400), strict=False)]
     fasta.write_bytes(b"".join(b">%d\n%s\n" % (i, r.sequence) for i, r in enumerate(records)))
 
     def configure(name: str) -> Path:
@@ -57,9 +57,9 @@ def configure(tmp_path_factory, uniprot_500):
             fasta=str(fasta),
             model=str(model),
             shards=SHARDS,
-            max_length=400,
-            token_budget=512,
-            commit_packs=2,
+            max_length=200,
+            token_budget=256,
+            commit_packs=1,
         )
         return folder
 
@@ -70,5 +70,5 @@ def configure(tmp_path_factory, uniprot_500):
 def undisturbed(configure) -> Path:
     """The folder of a run on this machine, without Slurm, that nothing happened to."""
     folder = configure("undisturbed")
-    start(folder, "--cores", "2", MERGED).finish()
+    start(folder, "--cores", "2", *ONE_THREAD, MERGED).finish()
     return folder

@@ -1,6 +1,7 @@
 """Runs of the workflow in the background, and where their jobs stand."""
 
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -20,7 +21,7 @@ IMPATIENT = (
 )
 SLURM = ("--profile", "slurm", *IMPATIENT)
 # Four jobs at a time on two cores.
-ONE_THREAD = ("--set-threads", "embed=1")
+ONE_THREAD = ("--set-threads=embed=1",)
 
 
 class Run:
@@ -54,22 +55,33 @@ class Run:
         assert len(jobs) == 1, listed
         return jobs[0]
 
+    def submitted(self, shard: int) -> list[str]:
+        """Return the numbers of all Slurm jobs that have been submitted for `shard`."""
+        return re.findall(rf"rule_embed/proteins_{shard}/(\d+)\.log", self.printed())
+
     def owner(self, shard: int) -> dict:
         """Return what the process that embeds `shard` says of itself."""
         return read_json(self.layout.shard_state(shard) / "owner.json")
 
-    def freeze(self, shard: int) -> int:
-        """Stop the process of `shard` when it has committed a part; return its number.
+    def freeze(self, *shards: int) -> dict[int, int]:
+        """Stop the process of each shard once it has committed a part; return their numbers.
 
-        So whatever happens to its job happens in the middle of it. Slurm wakes a process that it
+        So whatever happens to a job happens in the middle of it. Slurm wakes a process that it
         signals.
         """
-        state = self.layout.shard_state(shard)
-        wait_until(lambda: any(state.glob("*.part")), 120, f"a part of shard {shard}")
-        pid = self.owner(shard)["pid"]
-        os.kill(pid, signal.SIGSTOP)
-        assert state.exists(), f"shard {shard} was too fast to be stopped"
-        return pid
+        frozen: dict[int, int] = {}
+
+        def look() -> bool:
+            for shard in set(shards) - set(frozen):
+                state = self.layout.shard_state(shard)
+                if any(state.glob("*.part")):
+                    os.kill(self.owner(shard)["pid"], signal.SIGSTOP)
+                    frozen[shard] = self.owner(shard)["pid"]
+            assert self._process.poll() is None, self.printed()
+            return len(frozen) == len(shards)
+
+        wait_until(look, 180, f"parts of shards {shards}", poll=0.005)
+        return frozen
 
     def record(self, shard: int) -> dict:
         """Return what the jobs of a finished shard recorded."""
