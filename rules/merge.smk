@@ -21,8 +21,8 @@ rule merge:
         "../envs/packedesm.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=megabytes(4000),
+        runtime=minutes_to_read(50),  # MB/s, on a busy network file system
     params:
         root=sample_root,
         shards=SHARDS,

@@ -249,7 +249,10 @@ class ShardState:
     def remove(self) -> None:
         """Delete the state: the shard is published, and this process is still the one to say so."""
         self.check_owner()
-        shutil.rmtree(self.folder)
+        # First out of the way, in one step: a superseded process may still be writing into it.
+        grave = self.folder.with_name(f"{TEMPORARY}{self.token}")
+        self.folder.rename(grave)
+        shutil.rmtree(grave, ignore_errors=True)
 
     # The journal of this attempt. It is not flushed to the disk: it outlives the process, and
     # nothing but the counts in the report depends on it.
