@@ -1,6 +1,6 @@
 """Start embedding jobs as processes, watch how far they are, and see what they leave."""
 
-import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,12 +26,15 @@ class Sample:
         shard_options = pick(self.config, SHARD_OPTIONS)
         write_shards([fasta], self.layout, 1, width=record["width"], **shard_options)
         self.state = self.layout.shard_state(0)
-        self.log = root / "embed.log"
+        self.record = record
 
-    def start(self, name: str = "job", environment: dict | None = None, **config):
-        """Start a job and return its process; `name` tells several at once apart."""
+    def start(self, name: str = "job", faults: dict | None = None, **config) -> subprocess.Popen:
+        """Start a job and return its process; `name` tells several at once apart.
+
+        `faults` are those of `tests.embed_job.inject`.
+        """
         config = self.config | config
-        task = {"root": str(self.layout.root), "shard": 0, "threads": 1}
+        task = {"root": str(self.layout.root), "shard": 0, "threads": 1, "faults": faults or {}}
         task |= {"options": pick(config, EMBED_OPTIONS), "job": pick(config, JOB_OPTIONS)}
         task["log"] = str(self.layout.root / f"{name}.log")
         path = self.layout.root / f"{name}.json"
@@ -39,16 +42,33 @@ class Sample:
         return subprocess.Popen(
             [sys.executable, "-m", "tests.embed_job", str(path)],
             cwd=ROOT,
-            env=os.environ | (environment or {}),
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def run(self, **config) -> dict:
-        """Run a job to its end, which must be a good one."""
+    def run(self, **config) -> str:
+        """Run a job to its end, which must be a good one, and return its log."""
         process = self.start(**config)
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
+        return (self.layout.root / f"{config.get('name', 'job')}.log").read_text()
+
+    def fail(self, **config) -> tuple[int, str]:
+        """Run a job that must fail with one line; return its exit status and that line."""
+        process = self.start(**config)
+        _, errors = process.communicate(timeout=300)
+        (line,) = [text for text in errors.splitlines() if text.startswith("packedesm: ")]
+        assert process.returncode in (1, 2), errors
+        assert "Traceback" not in errors
+        return process.returncode, line
+
+    def stop_after(self, packs: int, **config) -> None:
+        """Run a job until it has finished so many packs, and stop it."""
+        process = self.start(**config)
+        self.wait_for_packs(process, len(self.journals()) + 1, packs)
+        process.terminate()
+        process.communicate(timeout=60)
+        assert process.returncode == 128 + signal.SIGTERM
 
     def journals(self) -> dict[str, list[int]]:
         """Return the packs that each attempt has finished."""
