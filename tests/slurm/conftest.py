@@ -67,7 +67,7 @@ def configure(tmp_path_factory, uniprot_500):
 
 
 @pytest.fixture(scope="session")
-def undisturbed(configure) -> Path:
+def undisturbed(cluster, configure) -> Path:
     """The folder of a run on this machine, without Slurm, that nothing happened to."""
     folder = configure("undisturbed")
     start(folder, "--cores", "2", *ONE_THREAD, MERGED).finish()
