@@ -121,6 +121,12 @@ def test_a_path_that_would_not_be_shown_as_it_is_gives_one_line(tmp_path, capsys
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_the_folder_of_a_download_is_checked_too(capsys):
+    assert main(["fetch", "esm2_t6_8M_UR50D", "--checkpoints", "/none/\x1b[31m"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--checkpoints" in line and line.isprintable()
+
+
 def test_an_odd_option_does_not_reach_the_terminal(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["embed", "a.fasta", "-o", "out", "--\x1b[31m"])
