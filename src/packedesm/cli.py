@@ -140,6 +140,7 @@ def _cores() -> int:
 def _fetch(options: argparse.Namespace) -> None:
     from packedesm.fetch import fetch
 
+    configuration.check_path("--checkpoints", options.checkpoints)
     print(fetch(options.model, options.checkpoints))
 
 

@@ -31,6 +31,7 @@ _COMPRESSED = (".gz", ".bgz")
 # Most bytes of a name that file systems take, and of a sample's: schedulers add to it.
 _LONGEST_NAME, _LONGEST_SAMPLE = 255, 200
 _PLACEHOLDER = re.compile("[{}]|<[a-z][a-z0-9_]*>")  # Snakemake's wildcards and "pathvars"
+_PERIODIC = re.compile(r"(.+)\1{19}$")  # Snakemake fears an endless recursion in such names
 # Snakemake hands a sample's name to a cluster's jobs through shells and a list separated by commas
 # and does not protect what is special there; "%" is special in the names of Slurm's logs.
 _NOT_IN_SAMPLES = set("/\\{}<>$`\"',%")
@@ -149,6 +150,7 @@ def _check_sample_name(name: Any) -> None:
         raise UserError(f"config key fasta: sample {name!r} is not text; put it in quotes")
     long = len(name.encode(errors="replace")) > _LONGEST_SAMPLE
     odd = name.startswith(".") or not name.isprintable() or set(name) & _NOT_IN_SAMPLES
+    odd = odd or _PERIODIC.search(name)
     if not name or long or odd:
         raise UserError(
             f"config key fasta: sample {quote(name)} cannot name a folder and its jobs; use "

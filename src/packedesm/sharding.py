@@ -69,7 +69,7 @@ def write_shards(
     Shard k is `layout.shard_fasta`, a line ``>ROW`` and one line of sequence per record, and its
     faidx index; `layout.shard_index` has a line per row; `layout.sharding` is written last. A row
     is the 0-based position among the records that are kept. A shard may be empty. Memory grows
-    by about 100 bytes a record; temporary files need as much room again in `layout.work`.
+    by about 130 bytes a record; temporary files need as much room again in `layout.work`.
 
     Parameters
     ----------
