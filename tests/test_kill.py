@@ -1,16 +1,21 @@
 """Kill an embedding job at any moment, any number of times: the result is that of a quiet run."""
 
+import os
 import random
 import signal
+import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from packedesm.files import read_json
+from packedesm.layout import Layout
 from packedesm.store import merge_shards
 from tests.jobs import Sample
+from tests.workflow import BIN, snakemake, write_config
 
 pytestmark = pytest.mark.slow
 
@@ -18,6 +23,10 @@ KILLS = 20
 SEEDS = (1, 2, 3)
 COMMIT_PACKS = 5
 BUDGET = 1024  # small packs, so that the example makes more than 200
+
+
+def parts(state):
+    return list(state.glob("*.part"))
 
 
 def published(sample) -> dict[str, bytes]:
@@ -150,3 +159,47 @@ def test_times_of_all_attempts_add_up(sample, quiet):
         == pytest.approx(finished[-1], rel=1e-4)
     )
     assert run["seconds"]["total"] > run["seconds"]["embedding"] + run["seconds"]["setup"]
+
+
+def test_a_workflow_whose_job_is_killed_ends_as_if_nothing_had_been(tmp_path, quiet, uniprot_500):
+    config = {"token_budget": BUDGET, "commit_packs": COMMIT_PACKS, "shards": 1}
+    write_config(tmp_path, fasta=str(uniprot_500), verify={"sequences": 4}, **config)
+    layout = Layout(tmp_path / "results" / "uniprot_500")
+    with ThreadPoolExecutor(1) as background:
+        workflow = background.submit(snakemake, tmp_path, "--retries", "3")
+        for attempt in (1, 2):
+            state = layout.shard_state(0)
+            while len([*state.glob("attempt-*")]) < attempt or len(parts(state)) < 5 * attempt:
+                assert not workflow.done(), workflow.result().stdout
+                time.sleep(0.01)
+            os.kill(read_json(state / "owner.json")["pid"], signal.SIGKILL)
+        run = workflow.result()
+    assert run.returncode == 0, run.stdout
+    assert read_json(layout.shard_run(0))["restarts"] == 2
+    assert layout.vectors("mean").read_bytes() == quiet["mean.npy"]
+    assert layout.index.read_bytes() == quiet["index.parquet"]
+    assert layout.manifest.exists()
+    assert "2 restarts" in layout.report.read_text()
+
+
+def test_the_command_goes_on_where_it_was_interrupted(tmp_path, quiet, uniprot_500, sample):
+    out = tmp_path / "out"
+    options = {"token-budget": BUDGET, "commit-packs": COMMIT_PACKS, "verify-sequences": 4}
+    options["checkpoints"] = sample.config["checkpoints"]
+    command = [BIN / "packedesm", "embed", uniprot_500, "-o", out]
+    command += [text for key, value in options.items() for text in (f"--{key}", value)]
+    command = list(map(str, command))
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not parts(Layout(out).shard_state(0)):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "SIGINT: stopping; what is finished is kept" in log
+    assert "Traceback" not in log
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "of earlier attempts stand and are kept" in again.stderr
+    assert (out / "mean.npy").read_bytes() == quiet["mean.npy"]
+    assert not (out / ".work").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
@@ -16,12 +17,11 @@ from packedesm.dataset import SequenceDataset
 # Collating a pack takes milliseconds; starting a worker on a slow file system up to a minute.
 PATIENCE = 300.0
 
-# How torch's messages begin when a worker process died or does not answer.
-_WORKER_LOST = ("DataLoader worker (pid", "DataLoader timed out")
+_WORKER_LOST = "DataLoader worker"  # how torch's message begins when one died
 
 
 def worker_lost(error: RuntimeError) -> bool:
-    """Tell whether `error` says that a worker process died or hangs.
+    """Tell whether `error` says that a worker process died, or hung and was killed.
 
     It may come out of anything that the main thread does: torch raises it when the signal arrives.
     """
@@ -56,15 +56,11 @@ def create_async_dataloader(
     prefetch
         Packs that each worker prepares ahead.
     patience
-        Seconds without an answer after which a worker counts as hung, a RuntimeError.
+        Seconds to wait for a pack; then workers count as hung and are killed, a RuntimeError.
     """
     generator = torch.Generator()
     generator.manual_seed(seed)
-    several = {
-        "multiprocessing_context": "spawn",
-        "prefetch_factor": prefetch,
-        "timeout": patience,
-    }
+    several = {"multiprocessing_context": "spawn", "prefetch_factor": prefetch} if workers else {}
     return AsyncDataLoader(
         dataset,
         batch_sampler=_Plan(packs),
@@ -73,21 +69,40 @@ def create_async_dataloader(
         pin_memory=pin_memory,
         generator=generator,
         worker_init_fn=_one_thread,
-        **(several if workers else {}),
+        patience=patience,
+        **several,
     )
 
 
 class AsyncDataLoader(DataLoader):
     """A DataLoader whose workers start with every GPU hidden from them."""
 
-    _workers: Sequence[BaseProcess] = ()
+    def __init__(self, *arguments, patience: float, **options) -> None:
+        super().__init__(*arguments, **options)
+        self._patience = patience
+        self._workers: Sequence[BaseProcess] = ()
 
     def __iter__(self):
         """Start the workers and iterate over the packs."""
         with _gpus_hidden():
             iterator = super().__iter__()
         self._workers = getattr(iterator, "_workers", ())
-        return iterator
+        return self._watch(iterator) if self._workers else iterator
+
+    def _watch(self, iterator: Iterator) -> Iterator:
+        # DataLoader's own timeout does not see a worker that stops while it hands over a tensor.
+        while True:
+            timer = threading.Timer(self._patience, self.kill)
+            timer.start()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except (EOFError, ConnectionError) as error:
+                raise RuntimeError(f"{_WORKER_LOST}: {error!r}") from error
+            finally:
+                timer.cancel()
+            yield batch
 
     def kill(self) -> None:
         """Kill the workers: one that hangs would be waited for when this process ends."""
