@@ -340,7 +340,7 @@ def shard_and_compare(folder: Path, contents: list[bytes], options: Options, blo
         message = str(error)
         assert rows is None, message
         assert message.isprintable(), message
-        assert len(message) < 1000
+        assert len(message.replace(str(folder), "")) < 1000  # whatever the folder is called
         assert sorted(folder.iterdir()) == paths
         return "refused"
     assert rows is not None, "an odd file was taken for a sound one"
