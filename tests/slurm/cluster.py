@@ -76,8 +76,7 @@ class Cluster:
     def stop(self) -> None:
         """Cancel every job and stop every daemon, newest first."""
         if "slurmctld" in self._daemons:
-            subprocess.run(["scancel", "--full", "--user=root"], timeout=60, check=False)
-            wait_until(lambda: not output("squeue", "--noheader"), 60, "the jobs to end")
+            self.cancel_jobs()
         for process in reversed(self._daemons.values()):
             process.terminate()
             try:
@@ -86,6 +85,11 @@ class Cluster:
                 process.kill()
                 process.wait()
         self._daemons.clear()
+
+    def cancel_jobs(self) -> None:
+        """Cancel every job, and wait until they have ended."""
+        subprocess.run(["scancel", "--full", "--user=root"], timeout=60, check=False)
+        wait_until(lambda: not output("squeue", "--noheader"), 60, "the jobs to end")
 
     def node_state(self, node: str) -> str:
         """Return Slurm's short word for the state of a node, such as ``idle`` or ``down*``."""

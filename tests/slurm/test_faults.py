@@ -30,6 +30,13 @@ def disturbed(cluster, configure):
     return run
 
 
+@pytest.fixture(autouse=True)
+def nothing_left(cluster):
+    """A test that fails leaves its jobs behind: they must not stand in the way of the next."""
+    yield
+    cluster.cancel_jobs()
+
+
 def test_a_disturbed_run_ends_with_the_same_bits(disturbed, undisturbed):
     assert_same_bits(disturbed, undisturbed)
 
@@ -70,8 +77,8 @@ def test_jobs_preempted_by_urgent_ones_come_back_without_using_up_a_retry(
     run.freeze(0)
     job = run.job(0)
     node = job_field(job, "NodeList")
-    urgent = ("sbatch", "--parsable", "--partition=urgent", f"--nodelist={node}", "--gpus=2")
-    output(*urgent, "--output=/dev/null", "--wrap=sleep 5")
+    urgent = ("sbatch", "--parsable", "--partition=urgent", f"--nodelist={node}", "--nodes=1")
+    output(*urgent, "--gpus=2", "--output=/dev/null", "--wrap=sleep 5")
     text = run.finish()
     assert_same_bits(run, undisturbed)
     assert job_field(job, "Restarts") == "1"
