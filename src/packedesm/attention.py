@@ -91,17 +91,15 @@ def _sdpa(q, k, v, cu_seqlens, max_seqlen, lengths):
         lengths = cu_seqlens.diff().tolist()
     if sum(lengths) != len(q):
         raise ValueError(f"lengths add up to {sum(lengths)}, but there are {len(q)} tokens")
-    output = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    start = 0
-    for length, group in groupby(lengths):
-        count = sum(1 for _ in group)
-        span = slice(start, start + count * length)
-        start = span.stop
+    # Neighbours of one length share a call; each part is one run of such neighbours.
+    runs = [(length, sum(1 for _ in group)) for length, group in groupby(lengths)]
+    tokens = [length * count for length, count in runs]
+    attended = []
+    for (length, count), *qkv in zip(runs, *(x.split(tokens) for x in (q, k, v)), strict=True):
         # (count * length, H, Dh) -> (count, H, length, Dh), as views
-        heads = [x[span].unflatten(0, (count, length)).transpose(1, 2) for x in (q, k, v)]
-        attended = F.scaled_dot_product_attention(*heads)
-        output[span].unflatten(0, (count, length)).copy_(attended.transpose(1, 2))
-    return output
+        heads = [x.unflatten(0, (count, length)).transpose(1, 2) for x in qkv]
+        attended.append(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(0, 1))
+    return torch.cat(attended)
 
 
 def _torch_varlen(q, k, v, cu_seqlens, max_seqlen, lengths):

@@ -18,7 +18,7 @@ from packedesm.errors import UserError
 from packedesm.fetch import DIGESTS, digests, fetch
 from packedesm.files import atomic_path, read_json, write_json
 from packedesm.model import ROTARY_BASE, check_tensors, tensor_shapes
-from packedesm.models import MODELS, TINY, VOCABULARY, Geometry, locate
+from packedesm.models import DEMO, MODELS, TINY, VOCABULARY, Geometry, locate
 
 TINY_SEED = 1
 
@@ -71,7 +71,8 @@ def prepare(model: str, folder: str | Path, record_path: Path) -> dict[str, Any]
     dict
         What is written to `record_path` as JSON: model, path, format, layers, width, heads,
         parameters (of the encoder), bytes, sha256 and time of change of the weights,
-        meaningless (untrained), digest_checked (against the published digest).
+        meaningless (untrained), for_trial (the small model that ships with the package),
+        digest_checked (against the published digest).
 
     Raises
     ------
@@ -113,6 +114,7 @@ def prepare(model: str, folder: str | Path, record_path: Path) -> dict[str, Any]
         "sha256": found["sha256"],
         "modified_ns": _modified_ns(files),
         "meaningless": path.stem == TINY,
+        "for_trial": path.stem == DEMO,
         "digest_checked": bool(published),
     }
     write_json(record_path, record)
@@ -217,13 +219,10 @@ def write_random_checkpoint(path: Path, geometry: Geometry, seed: int) -> None:
     float16, as in the published files.
     """
     generator = np.random.default_rng(seed)
-    frequencies = ROTARY_BASE ** -(torch.arange(0, geometry.head_dim, 2) / geometry.head_dim)
     encoder = {
         name: _random_weight(name, shape, generator)
         for name, shape in tensor_shapes(geometry).items()
     }
-    for layer in range(geometry.layers):
-        encoder[f"layers.{layer}.self_attn.rot_emb.inv_freq"] = frequencies.half()
     width = geometry.width
     head = {
         "bias": (VOCABULARY,),
@@ -232,10 +231,35 @@ def write_random_checkpoint(path: Path, geometry: Geometry, seed: int) -> None:
         "layer_norm.weight": (width,),
         "layer_norm.bias": (width,),
     }
-    weights = {f"encoder.sentence_encoder.{name}": x for name, x in encoder.items()}
+    weights = {name: _random_weight(name, shape, generator) for name, shape in head.items()}
+    write_fair_esm(path, geometry, encoder, weights)
+
+
+def write_fair_esm(
+    path: Path,
+    geometry: Geometry,
+    encoder: Mapping[str, torch.Tensor],
+    head: Mapping[str, torch.Tensor],
+) -> None:
+    """Write a checkpoint in exactly the layout of the published files.
+
+    The same weights give the same bytes. Rotary frequencies are added, rounded to float16 as in
+    the published files.
+
+    Parameters
+    ----------
+    encoder
+        Tensors by the names of `packedesm.model.tensor_shapes`.
+    head
+        Tensors of the head for language modelling, by the names of
+        `packedesm.lm_head.LanguageModelHead`.
+    """
+    weights = {f"encoder.sentence_encoder.{name}": encoder[name] for name in encoder}
+    for layer in range(geometry.layers):
+        name = f"encoder.sentence_encoder.layers.{layer}.self_attn.rot_emb.inv_freq"
+        weights[name] = published_frequencies(geometry)
     weights["encoder.lm_head.weight"] = encoder["embed_tokens.weight"]
-    for name, shape in head.items():
-        weights[f"encoder.lm_head.{name}"] = _random_weight(name, shape, generator)
+    weights |= {f"encoder.lm_head.{name}": tensor for name, tensor in head.items()}
     settings = argparse.Namespace(
         arch="roberta_large",
         encoder_layers=geometry.layers,
@@ -246,6 +270,12 @@ def write_random_checkpoint(path: Path, geometry: Geometry, seed: int) -> None:
     # An open file, not a path: torch writes a path's name into the archive.
     with atomic_path(Path(path)) as temporary, temporary.open("wb") as handle:
         torch.save({"cfg": {"model": settings}, "model": weights}, handle)
+
+
+def published_frequencies(geometry: Geometry) -> torch.Tensor:
+    """Return the rotary frequencies (head_dim / 2,) as the published files hold them: float16."""
+    exponents = torch.arange(0, geometry.head_dim, 2) / geometry.head_dim
+    return (ROTARY_BASE**-exponents).half()
 
 
 def _random_weight(

@@ -39,9 +39,10 @@ _FREQUENCIES = "layers.{}.self_attn.rot_emb.inv_freq"
 
 
 class PackedESM2(nn.Module):
-    """ESM-2's encoder for inference on packed proteins.
+    """ESM-2's encoder on packed proteins.
 
-    Weights are made on the meta device: build a usable model with `from_fair_esm`.
+    Weights are made on the meta device: build a usable model with `from_fair_esm`. They ask for no
+    gradients until `requires_grad_()` says so; then `forward_packed` can be differentiated.
     """
 
     def __init__(self, geometry: Geometry) -> None:
@@ -89,7 +90,18 @@ class PackedESM2(nn.Module):
         model.load_state_dict(weights, assign=True)
         return model.requires_grad_(False).eval()
 
-    @torch.inference_mode()
+    def fair_esm_state(self) -> dict[str, torch.Tensor]:
+        """Return the weights by fair-esm's names, without prefix; undoes `from_fair_esm`."""
+        weights, heads = self.state_dict(), self.geometry.heads
+        state = {}
+        for name, sources in _weight_sources(self.geometry).items():
+            parts = weights[name].chunk(len(sources))
+            for source, part in zip(sources, parts, strict=True):
+                state[source] = _undo_interleave(part, heads) if _is_rotated(source) else part
+        for layer in range(self.geometry.layers):
+            state[_FREQUENCIES.format(layer)] = weights["frequency_bits"].view(torch.float32)
+        return state
+
     def forward_packed(
         self,
         input_ids: torch.Tensor,
@@ -175,21 +187,26 @@ class _Layer(nn.Module):
     def forward(
         self, x: torch.Tensor, phases: torch.Tensor, attend: Callable[..., torch.Tensor]
     ) -> torch.Tensor:
-        """Return `x` (T, width) after this layer; `x` is overwritten."""
+        """Return `x` (T, width) after this layer; `x` is overwritten unless gradients need it."""
         qkv = self.qkv(self.attention_norm(x)).unflatten(1, (3, self.heads, -1))
         q, k = _rotate(qkv[:, :2], phases).unbind(1)
-        x += self.attention_out(attend(q, k, qkv[:, 2]).flatten(1))
-        x += self.fc2(F.gelu(self.fc1(self.mlp_norm(x))))
-        return x
+        x = _add(x, self.attention_out(attend(q, k, qkv[:, 2]).flatten(1)))
+        return _add(x, self.fc2(F.gelu(self.fc1(self.mlp_norm(x)))))
+
+
+def _add(x: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+    """Return `x` + `change`, in the memory of `x` unless it is kept for gradients."""
+    return x + change if change.requires_grad else x.add_(change)
 
 
 def _rotate(qk: torch.Tensor, phases: torch.Tensor) -> torch.Tensor:
     """Turn each pair of neighbours in `qk` (T, 2, H, Dh) by its phase, in float32.
 
-    float32 input is overwritten.
+    float32 input is overwritten unless gradients need it.
     """
     pairs = torch.view_as_complex(qk.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs.mul_(phases)).flatten(-2).to(qk.dtype)
+    turned = pairs * phases if pairs.requires_grad else pairs.mul_(phases)
+    return torch.view_as_real(turned).flatten(-2).to(qk.dtype)
 
 
 def tensor_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:
@@ -253,18 +270,26 @@ def _weight_sources(geometry: Geometry) -> dict[str, tuple[str, ...]]:
 def _stack(state: Mapping[str, torch.Tensor], sources: tuple[str, ...], heads: int) -> torch.Tensor:
     """Return the fair-esm weights `sources` as one, those that rotary turns interleaved."""
     parts = [
-        _interleave(state[name], heads)
-        if any(module in name for module in _ROTATED)
-        else state[name]
-        for name in sources
+        _interleave(state[name], heads) if _is_rotated(name) else state[name] for name in sources
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _is_rotated(name: str) -> bool:
+    """Tell whether a fair-esm weight makes numbers that rotary embedding turns."""
+    return any(module in name for module in _ROTATED)
 
 
 def _interleave(weight: torch.Tensor, heads: int) -> torch.Tensor:
     """Order each head's outputs 0, Dh/2, 1, Dh/2 + 1, …: the pairs that rotary turns together."""
     halves = weight.unflatten(0, (heads, 2, -1))
     return halves.transpose(1, 2).flatten(0, 2)
+
+
+def _undo_interleave(weight: torch.Tensor, heads: int) -> torch.Tensor:
+    """Order each head's outputs as fair-esm has them: undoes `_interleave`."""
+    pairs = weight.unflatten(0, (heads, -1, 2))
+    return pairs.transpose(1, 2).flatten(0, 2)
 
 
 def _stored_frequencies(state: Mapping[str, torch.Tensor], geometry: Geometry) -> torch.Tensor:

@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -53,9 +54,11 @@ class Geometry:
 
 
 TINY = "esm2_tiny_random"  # made locally, untrained
+DEMO = "esm2_t6_3M_demo"  # trained by us, part of the package: to try the software, not for science
 
 MODELS = {
     TINY: Geometry(layers=3, width=64, heads=4),
+    DEMO: Geometry(layers=6, width=192, heads=6),
     "esm2_t6_8M_UR50D": Geometry(layers=6, width=320, heads=20),
     "esm2_t12_35M_UR50D": Geometry(layers=12, width=480, heads=20),
     "esm2_t30_150M_UR50D": Geometry(layers=30, width=640, heads=20),
@@ -68,6 +71,8 @@ MODELS = {
 def locate(model: str, folder: str | Path = "auto") -> Path:
     """Return where the weights of `model` lie, or will lie once they are fetched or made.
 
+    The demo model is a file of the package; `folder` does not matter for it.
+
     Parameters
     ----------
     model
@@ -79,6 +84,8 @@ def locate(model: str, folder: str | Path = "auto") -> Path:
     UserError
         If it is neither.
     """
+    if model == DEMO:
+        return Path(str(files("packedesm"))) / "data" / f"{DEMO}.pt"
     if model in MODELS:
         return checkpoint_folder(folder) / f"{model}.pt"
     path = Path(model).expanduser()

@@ -180,6 +180,7 @@ def test_prepare_makes_the_tiny_model_and_says_that_it_means_nothing(tmp_path):
         "sha256": file_digest(path),
         "modified_ns": [path.stat().st_mtime_ns],
         "meaningless": True,
+        "for_trial": False,
         "digest_checked": False,
     }
 
