@@ -123,5 +123,6 @@ MODEL = {
     "bytes": 30000000,
     "sha256": "0" * 64,
     "meaningless": False,
+    "for_trial": False,
     "digest_checked": True,
 }
