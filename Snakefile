@@ -10,6 +10,7 @@ report: "report/workflow.rst"
 
 
 include: "rules/common.smk"
+include: "rules/slurm.smk"
 include: "rules/checkpoint.smk"
 include: "rules/shard.smk"
 include: "rules/embed.smk"

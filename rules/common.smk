@@ -6,8 +6,15 @@ from snakemake.exceptions import WorkflowError
 from packedesm.config import EMBED_OPTIONS, SHARD_OPTIONS, pick, resolve, samples
 from packedesm.devices import shard_count, visible_gpus
 from packedesm.errors import UserError
+from packedesm.files import read_json
 from packedesm.layout import Layout
 from packedesm.models import locate
+from packedesm.resources import (
+    embed_minutes,
+    model_megabytes,
+    transfer_minutes,
+    verify_minutes,
+)
 
 try:
     config.update(resolve(config))
@@ -28,6 +35,9 @@ RUN = Layout(RESULTS)
 SAMPLE = Layout(f"{RESULTS}/{{sample}}")
 OUTPUTS = config["outputs"]
 GPUS = len(visible_gpus()[0])
+# `workflow.cores` refuses to be read where no --cores was given, as on a cluster.
+CORES = workflow.resource_settings.cores or 4
+MAX_MINUTES = config["cluster"]["max_minutes"]
 
 
 wildcard_constraints:
@@ -63,3 +73,43 @@ def model_file(_wildcards):
     if os.path.isdir(model):
         return os.path.join(model, "config.json")
     return model if os.path.isfile(model) else []
+
+
+# What a cluster is asked for. Where the files that decide it do not exist yet, Snakemake asks again
+# once they do.
+def minutes_to_embed(wildcards, input, attempt):
+    """Return the time limit of one shard's job, from its cost and the size of the model."""
+    cost = read_json(input.sharding)["shards"][int(wildcards.shard)]["cost"]
+    speed = config["cluster"]["tflops"]
+    return embed_minutes(
+        read_json(input.checkpoint),
+        cost,
+        attempt,
+        tflops=speed,
+        max_minutes=MAX_MINUTES,
+    )
+
+
+def minutes_to_verify(_wildcards, input, attempt):
+    """Return the time limit of the verification, from its records and the size of the model."""
+    tokens = config["verify"]["sequences"] * (config["max_length"] + 2)
+    return verify_minutes(
+        read_json(input.checkpoint), tokens, attempt, max_minutes=MAX_MINUTES
+    )
+
+
+def minutes_to_read(rate):
+    """Return a function that gives the time limit of a job that handles `rate` MB/s of input."""
+    return lambda _wildcards, input, attempt: transfer_minutes(
+        input.size_mb, rate, attempt, max_minutes=MAX_MINUTES
+    )
+
+
+def megabytes_with_model(_wildcards, input, attempt):
+    """Return the memory of a job that holds the model."""
+    return model_megabytes(read_json(input.checkpoint), attempt)
+
+
+def megabytes(first):
+    """Return a function that asks for `first` MB, and as much again with each attempt."""
+    return lambda _wildcards, attempt: first * attempt

@@ -2,6 +2,7 @@ rule embed:
     input:
         fasta=SAMPLE.shard_fasta("{shard}"),
         fai=SAMPLE.shard_fai("{shard}"),
+        sharding=SAMPLE.sharding,
         checkpoint=RUN.checkpoint,
     output:
         vectors=[SAMPLE.shard_vectors("{shard}", output) for output in OUTPUTS],
@@ -14,12 +15,12 @@ rule embed:
     conda:
         "../envs/packedesm.yaml"
     # One job per GPU at a time on this machine, and the whole machine for one job on a CPU. On a
-    # cluster the profile's set-threads decides.
-    threads: max(1, workflow.cores // max(1, GPUS)) if workflow.cores else 4
+    # cluster the profile's set-threads decides, and its set-resources the type of the GPU.
+    threads: max(1, CORES // max(1, GPUS))
     resources:
         gpu=1,
-        mem_mb=16000,
-        runtime=720,
+        mem_mb=megabytes_with_model,
+        runtime=minutes_to_embed,
     params:
         root=sample_root,
         options=pick(config, EMBED_OPTIONS),

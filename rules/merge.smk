@@ -6,9 +6,13 @@ rule merge:
             for output in OUTPUTS
         ],
         index=SAMPLE.shard_index,
+        sharding=SAMPLE.sharding,
+        fasta=every_shard(SAMPLE.shard_fasta),
+        runs=every_shard(SAMPLE.shard_run),
     output:
         arrays=SAMPLE.arrays(OUTPUTS),
         index=SAMPLE.index,
+        merging=SAMPLE.merging,
     log:
         log_of("merge", "sample"),
     benchmark:
@@ -17,8 +21,8 @@ rule merge:
         "../envs/packedesm.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=megabytes(4000),
+        runtime=minutes_to_read(50),  # MB/s, on a busy network file system
     params:
         root=sample_root,
         shards=SHARDS,

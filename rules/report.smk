@@ -25,7 +25,7 @@ rule metrics:
         "../envs/packedesm.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
+        mem_mb=megabytes(4000),
         runtime=60,
     params:
         root=sample_root,
@@ -55,7 +55,7 @@ rule report:
         "../envs/packedesm.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
+        mem_mb=megabytes(4000),
         runtime=60,
     params:
         root=sample_root,
@@ -70,6 +70,7 @@ rule manifest:
     input:
         arrays=SAMPLE.arrays(OUTPUTS),
         index=SAMPLE.index,
+        merging=SAMPLE.merging,
         verification=SAMPLE.verification,
         metrics=SAMPLE.metrics,
         report=SAMPLE.report,
@@ -84,7 +85,7 @@ rule manifest:
         "../envs/packedesm.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=megabytes(4000),
         runtime=60,
     params:
         root=sample_root,

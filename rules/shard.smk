@@ -15,8 +15,8 @@ rule shard:
         "../envs/packedesm.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=megabytes(4000),
+        runtime=minutes_to_read(5),  # MB/s of compressed input, the slowest kind
     params:
         root=sample_root,
         shards=SHARDS,

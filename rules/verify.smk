@@ -17,8 +17,8 @@ rule verify:
         "../envs/packedesm.yaml"
     threads: 4
     resources:
-        mem_mb=32000,
-        runtime=240,
+        mem_mb=megabytes_with_model,
+        runtime=minutes_to_verify,
     params:
         root=sample_root,
         shards=SHARDS,

@@ -1,5 +1,6 @@
 """Embed one shard on one device."""
 
+from packedesm.config import JOB_OPTIONS, pick
 from packedesm.embed import embed_shard
 from packedesm.files import read_json
 from packedesm.joblog import job_log
@@ -13,7 +14,6 @@ if __name__ == "__main__":
             read_json(snakemake.input.checkpoint),
             snakemake.params.options,
             # Not parameters of the rule: they change no vector, so they cause no new run.
-            workers=snakemake.config["workers"],
-            seed=snakemake.config["seed"],
+            pick(snakemake.config, JOB_OPTIONS),
             threads=snakemake.threads,
         )

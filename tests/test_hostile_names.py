@@ -121,6 +121,12 @@ def test_a_path_that_would_not_be_shown_as_it_is_gives_one_line(tmp_path, capsys
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_the_folder_of_a_download_is_checked_too(capsys):
+    assert main(["fetch", "esm2_t6_8M_UR50D", "--checkpoints", "/none/\x1b[31m"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--checkpoints" in line and line.isprintable()
+
+
 def test_an_odd_option_does_not_reach_the_terminal(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["embed", "a.fasta", "-o", "out", "--\x1b[31m"])
@@ -185,9 +191,10 @@ def test_the_workflow_gives_every_id_of_every_sample_back_byte_for_byte(tmp_path
         ({"fasta": "a\x1b[31m.fasta"}, "cannot be seen"),
         ({"fasta": "x" * 10_000}, "too long"),
         ({"results": "out\nput"}, "cannot be seen"),
-        ({"results": "{sample}"}, "braces"),
+        ({"results": "{sample}"}, "{, which Snakemake replaces"),
         ({"results": "<i>"}, "<i>, which Snakemake replaces"),
-        ({"fasta": "<results>.fasta"}, "<results>, which Snakemake replaces"),
+        ({"fasta": {"a": "<results>.fasta"}}, "<results>, which Snakemake replaces"),
+        ({"fasta": {"a": "{sample}.fasta"}}, "{, which Snakemake replaces"),
         ({"model": "\x1b[31m"}, "cannot be seen"),
         ({"mo\x1b[31mdel": "x"}, "unknown config key"),
         ({"dtype": "\x1b[31m" + "x" * 10_000}, "dtype"),
@@ -195,7 +202,7 @@ def test_the_workflow_gives_every_id_of_every_sample_back_byte_for_byte(tmp_path
 )
 @pytest.mark.slow
 def test_the_workflow_refuses_names_in_one_printable_line(tmp_path, config, words):
-    for name in ("good.fasta", "<results>.fasta", "results.fasta"):
+    for name in ("good.fasta", "<results>.fasta", "{sample}.fasta"):
         (tmp_path / name).write_text(">a\nMKV\n")
     write_config(tmp_path, **{"fasta": "good.fasta", **config})
     run = snakemake(tmp_path)

@@ -15,6 +15,7 @@ def write_config(folder: Path, **config) -> None:
     """Write the config.yaml of a run in `folder`; checkpoints are kept out of the user's home."""
     folder.mkdir(parents=True, exist_ok=True)
     config.setdefault("checkpoints", str(folder / "checkpoints"))
+    config.setdefault("model", "esm2_tiny_random")  # the fastest; its vectors mean nothing
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
 
 

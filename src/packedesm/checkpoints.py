@@ -70,9 +70,9 @@ def prepare(model: str, folder: str | Path, record_path: Path) -> dict[str, Any]
     -------
     dict
         What is written to `record_path` as JSON: model, path, format, layers, width, heads,
-        parameters (of the encoder), bytes and sha256 of the weights, meaningless (untrained),
-        for_trial (the small model that ships with the package), digest_checked (against the
-        published digest).
+        parameters (of the encoder), bytes, sha256 and time of change of the weights,
+        meaningless (untrained), for_trial (the small model that ships with the package),
+        digest_checked (against the published digest).
 
     Raises
     ------
@@ -112,12 +112,43 @@ def prepare(model: str, folder: str | Path, record_path: Path) -> dict[str, Any]
         "parameters": geometry.parameters,
         "bytes": sum(file.stat().st_size for file in files),
         "sha256": found["sha256"],
+        "modified_ns": _modified_ns(files),
         "meaningless": path.stem == TINY,
         "for_trial": path.stem == DEMO,
         "digest_checked": bool(published),
     }
     write_json(record_path, record)
     return record
+
+
+def check_weights(record: Mapping[str, Any]) -> tuple[int, list[int]]:
+    """Make sure that the weights are those that `prepare` recorded; return their size and times.
+
+    The digest is only computed anew if the files were touched since.
+
+    Raises
+    ------
+    UserError
+        If they are gone or others.
+    """
+    path = Path(record["path"])
+    try:
+        files = _weight_files(path)
+        found = (sum(file.stat().st_size for file in files), _modified_ns(files))
+    except FileNotFoundError:
+        raise UserError(f"{path}: is gone; run the workflow again to make a new record") from None
+    if found == (record["bytes"], record.get("modified_ns")):
+        return found
+    if found[0] != record["bytes"] or digests(files, {"sha256"})["sha256"] != record["sha256"]:
+        raise UserError(
+            f"{path}: changed since it was checked; if that was meant, run the workflow with "
+            "--forcerun checkpoint"
+        )
+    return found
+
+
+def _modified_ns(files: list[Path]) -> list[int]:
+    return [file.stat().st_mtime_ns for file in files]
 
 
 def read_geometry(path: Path) -> Geometry:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from packedesm import config as configuration
-from packedesm.errors import UserError, printable
+from packedesm.errors import Fault, UserError, printable
 from packedesm.joblog import LineFormatter
 from packedesm.layout import Layout
 from packedesm.models import MODELS
@@ -30,9 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(handlers=[handler], level=logging.INFO)
     try:
         options.run(options)
-    except UserError as error:
+    except (UserError, Fault) as error:
         print(f"packedesm: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         print("packedesm: interrupted; nothing was kept", file=sys.stderr)
         return 1
@@ -58,7 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     embed = commands.add_parser("embed", help="embed the proteins of one FASTA file")
     embed.add_argument("fasta", type=Path, help="FASTA file: plain, gzip or bgzip")
     embed.add_argument(
-        "-o", "--output", type=Path, required=True, help="folder for the results: new, or empty"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="folder for the results: new, empty, or of a run that was interrupted",
     )
     for flag, key, described in _schema_options():
         embed.add_argument(flag, dest=key, metavar="VALUE", help=_help(described))
@@ -116,20 +120,30 @@ def _embed(options: argparse.Namespace) -> None:
     config = _config(options)
     configuration.check_path("-o", str(options.output))
     configuration.check_readable(options.fasta)
-    if options.output.exists() and (not options.output.is_dir() or any(options.output.iterdir())):
-        raise UserError(f"{options.output}: is there and not empty; give a new folder with -o")
-    existed = options.output.exists()
     layout = Layout(options.output)
+    existed = options.output.exists()
+    if existed and not _unfinished(layout) and not _empty(options.output):
+        raise UserError(f"{options.output}: is there and not empty; give a new folder with -o")
     try:
         embed_fasta(layout, config, threads=_cores())
     finally:
-        if not layout.verification.exists():  # nothing was merged: leave nothing behind
+        # Nothing was merged: leave nothing behind, unless another run can go on from it.
+        if not layout.verification.exists() and not _unfinished(layout):
             shutil.rmtree(layout.root, ignore_errors=True)
             if existed:
                 layout.root.mkdir()
     shutil.rmtree(layout.work)
     arrays = ", ".join(path.name for path in layout.arrays(config["outputs"]))
     print(f"{layout.root} holds {arrays} and index.parquet; open {layout.report} in a browser")
+
+
+def _empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _unfinished(layout: Layout) -> bool:
+    """Tell whether the folder holds nothing but what an interrupted run has finished."""
+    return [*layout.root.glob("*")] == [layout.work] and any(layout.work.glob("state/*/*.part"))
 
 
 def _cores() -> int:
@@ -140,6 +154,7 @@ def _cores() -> int:
 def _fetch(options: argparse.Namespace) -> None:
     from packedesm.fetch import fetch
 
+    configuration.check_path("--checkpoints", options.checkpoints)
     print(fetch(options.model, options.checkpoints))
 
 

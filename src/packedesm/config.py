@@ -22,6 +22,8 @@ from packedesm.segments import check_window
 LENGTH_OPTIONS = ("max_length", "long_sequences", "window_overlap")
 SHARD_OPTIONS = (*LENGTH_OPTIONS, "empty_sequences", "deduplicate")
 EMBED_OPTIONS = (*LENGTH_OPTIONS, "dtype", "attention", "token_budget", "outputs", "output_dtype")
+# How an embedding job works; these change no vector, so a change runs nothing again.
+JOB_OPTIONS = ("workers", "seed", "commit_seconds", "commit_packs")
 
 _SUFFIXES = (".fasta", ".fa", ".faa")
 _COMPRESSED = (".gz", ".bgz")
@@ -29,6 +31,7 @@ _COMPRESSED = (".gz", ".bgz")
 # Most bytes of a name that file systems take, and of a sample's: schedulers add to it.
 _LONGEST_NAME, _LONGEST_SAMPLE = 255, 200
 _PLACEHOLDER = re.compile("[{}]|<[a-z][a-z0-9_]*>")  # Snakemake's wildcards and "pathvars"
+_PERIODIC = re.compile(r"(.+)\1{19}$")  # Snakemake fears an endless recursion in such names
 # Snakemake hands a sample's name to a cluster's jobs through shells and a list separated by commas
 # and does not protect what is special there; "%" is special in the names of Slurm's logs.
 _NOT_IN_SAMPLES = set("/\\{}<>$`\"',%")
@@ -147,6 +150,7 @@ def _check_sample_name(name: Any) -> None:
         raise UserError(f"config key fasta: sample {name!r} is not text; put it in quotes")
     long = len(name.encode(errors="replace")) > _LONGEST_SAMPLE
     odd = name.startswith(".") or not name.isprintable() or set(name) & _NOT_IN_SAMPLES
+    odd = odd or _PERIODIC.search(name)
     if not name or long or odd:
         raise UserError(
             f"config key fasta: sample {quote(name)} cannot name a folder and its jobs; use "

@@ -5,30 +5,38 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 
 from packedesm import hardware
 from packedesm.attention import select_backend
-from packedesm.checkpoints import load_state
+from packedesm.checkpoints import check_weights, load_state
+from packedesm.collator import PackedBatch
 from packedesm.config import LENGTH_OPTIONS, pick
 from packedesm.dataset import SequenceDataset
 from packedesm.devices import lease, visible_gpus
-from packedesm.files import atomic_path, write_json
+from packedesm.errors import Fault, UserError, quote
+from packedesm.files import atomic_path, file_digest, write_json
 from packedesm.layout import Layout
-from packedesm.loader import create_async_dataloader
+from packedesm.loader import create_async_dataloader, worker_lost
 from packedesm.model import PackedESM2
 from packedesm.models import Geometry
-from packedesm.packing import plan_packs
+from packedesm.packing import Packs, plan_packs
 from packedesm.progress import Progress
-from packedesm.runner import AsyncInferenceRunner, PackStatistics
+from packedesm.rescue import Rescue, out_of_memory
+from packedesm.resume import ShardState, now
+from packedesm.runner import AsyncInferenceRunner, FinishedPack, PackStatistics
 from packedesm.segments import segment_tokens
+from packedesm.sharding import check_written
+from packedesm.stopping import stopping_on_signals
 from packedesm.store import shard_writer
 from packedesm.telemetry import GPUMonitor
 from packedesm.versions import versions
@@ -49,12 +57,14 @@ def embed_shard(
     shard: int,
     checkpoint: Mapping[str, Any],
     options: Mapping[str, Any],
+    job: Mapping[str, Any],
     *,
-    workers: int | str,
-    seed: int,
     threads: int,
 ) -> dict[str, Any]:
     """Embed one shard: write its arrays, ``packs.tsv`` and ``run.json``, and return the latter.
+
+    What is finished is committed to `Layout.shard_state` as it goes, and whoever runs this again
+    goes on from there. On SIGTERM and SIGINT the process commits what is finished and exits.
 
     Parameters
     ----------
@@ -64,77 +74,247 @@ def embed_shard(
         The record that `packedesm.checkpoints.prepare` wrote.
     options
         The configuration's values of `packedesm.config.EMBED_OPTIONS`.
-    workers, seed
-        The configuration's values; they do not change the vectors.
+    job
+        The configuration's values of `packedesm.config.JOB_OPTIONS`; they change no vector.
     threads
         CPU threads that torch may use.
 
     Raises
     ------
     UserError
-        If the options do not fit the device or the checkpoint does not load.
+        If the options do not fit the device, or the checkpoint does not load or is not the one
+        that was recorded.
+    Fault
+        If the disk is full, or another process has taken the shard over.
     """
-    started, clock = datetime.now(UTC), time.perf_counter()
     torch.set_num_threads(threads)
-    lengths = pick(options, LENGTH_OPTIONS)
-    dataset = SequenceDataset(layout.shard_fasta(shard), **lengths)
-    with _device() as (device, uuid), GPUMonitor(uuid) as monitor:
-        geometry, state = load_state(checkpoint["path"])
-        choice = _choose(options, geometry, device)
-        model = PackedESM2.from_fair_esm(
-            state, geometry, getattr(torch, choice["dtype"]), device=device
-        )
-        del state
-        ceiling = hardware.measure_matmul_ceiling(device, getattr(torch, choice["dtype"]))
-        packs = plan_packs(dataset.tokens, choice["token_budget"])
-        _say(dataset, packs, choice, device)
-        setup = time.perf_counter() - clock
-        runner = AsyncInferenceRunner(
-            model,
-            device,
-            attention=choice["attention"]["backend"],
-            outputs=choice["outputs"],
-            output_dtype=getattr(torch, choice["output_dtype"]),
-            token_budget=choice["token_budget"],
-        )
-        loader = create_async_dataloader(
-            dataset,
-            packs,
-            workers=_worker_count(workers, device, len(packs)),
-            pin_memory=device.type == "cuda",
-            seed=seed,
-        )
-        residues = dataset.embedded_lengths
-        arrays = (residues, geometry.width, choice["outputs"], choice["output_dtype"])
-        with (
-            shard_writer(layout, shard, *arrays) as writer,
-            Progress("embedding", int(residues.sum()), "residues") as progress,
-        ):
-            statistics = runner.run(loader, writer.write, lambda pack: progress.add(pack.residues))
-        description = hardware.describe(device, uuid)
-    _write_packs(layout, shard, statistics)
-    record = {
-        "shard": shard,
-        "records": len(dataset),
-        "residues": int(dataset.embedded_lengths.sum()),
-        "tokens": int(dataset.tokens.sum()),
-        "shortened": dataset.shortened,
-        "model": dict(checkpoint),
+    check_written(layout, layout.shard_fai(shard))
+    dataset = SequenceDataset(layout.shard_fasta(shard), **pick(options, LENGTH_OPTIONS))
+    with stopping_on_signals() as check_stop, ShardState(layout.shard_state(shard)) as state:
+        with _device() as (device, uuid), GPUMonitor(uuid) as monitor:
+            weights = check_weights(checkpoint)
+            run = _embed(layout, dataset, checkpoint, options, job, state, device, check_stop)
+            run["device"] = hardware.describe(device, uuid)
+        if check_weights(checkpoint) != weights:
+            raise UserError(f"{checkpoint['path']}: changed while it was in use; run again")
+        record = {
+            "shard": shard,
+            "records": len(dataset),
+            "residues": int(dataset.embedded_lengths.sum()),
+            "tokens": int(dataset.tokens.sum()),
+            "shortened": dataset.shortened,
+            "model": dict(checkpoint),
+            **run,
+            "gpu": _gpu(monitor.summary(), state),
+            "host": platform.node(),
+            "versions": versions(),
+        }
+        return _publish(layout, shard, dataset, state, record)
+
+
+def _embed(
+    layout: Layout,
+    dataset: SequenceDataset,
+    checkpoint: Mapping[str, Any],
+    options: Mapping[str, Any],
+    job: Mapping[str, Any],
+    state: ShardState,
+    device: torch.device,
+    check_stop: Callable[[], None],
+) -> dict[str, Any]:
+    """Embed what earlier attempts have not, and return what belongs into ``run.json`` about it."""
+    geometry, tensors = load_state(checkpoint["path"])
+    choice = _settle(layout, dataset, checkpoint, options, geometry, device, state)
+    dtype = getattr(torch, choice["dtype"])
+    with _weights_fit(checkpoint, choice["dtype"]):
+        model = PackedESM2.from_fair_esm(tensors, geometry, dtype, device=device)
+    del tensors
+    ceiling = hardware.measure_matmul_ceiling(device, dtype)
+    packs = plan_packs(dataset.tokens, choice["token_budget"])
+    _say(dataset, packs, choice, device)
+    standing = state.standing()
+    kept = {"outputs": choice["outputs"], "output_dtype": getattr(torch, choice["output_dtype"])}
+    rescue = Rescue(
+        dataset,
+        checkpoint["path"],
+        device,
+        **kept,
+        name=partial(record_name, layout, dataset),
+        limit=state.token_limit(),
+        remember=state.remember_limit,
+    )
+    runner = AsyncInferenceRunner(
+        model,
+        device,
+        **kept,
+        attention=choice["attention"]["backend"],
+        token_budget=choice["token_budget"],
+        rescue=rescue,
+    )
+    bounds = {"seconds": job["commit_seconds"], "packs": job["commit_packs"]}
+    residues = int(dataset.embedded_lengths.sum())
+    before = sum(pack.residues for pack in standing.values())
+    with (
+        state.committing(choice["outputs"], **bounds) as commit,
+        Progress("embedding", residues, "residues", before=before) as progress,
+    ):
+        left = [number for number in range(len(packs)) if number not in standing]
+        feed = partial(_feed, dataset, packs, job, device, check_stop)
+        _run(runner, feed, left, commit, progress, state.seconds_before)
+    return {
         **choice,
         "packs": len(packs),
         "fill": packs.fill,
         "flops": geometry.flops(segment_tokens(dataset.lengths, *dataset.policy)),
         "matmul_ceiling_flops": ceiling,
-        "seconds": _seconds(statistics, setup, time.perf_counter() - clock),
-        "device": description,
-        "gpu": monitor.summary(),
-        "host": platform.node(),
-        "started": started.isoformat(timespec="milliseconds"),
-        "versions": versions(),
-        "restarts": 0,
+    }
+
+
+def _run(
+    runner: AsyncInferenceRunner,
+    feed: Callable[..., AbstractContextManager[Iterable[PackedBatch]]],
+    left: list[int],
+    commit: Callable[[FinishedPack], None],
+    progress: Progress,
+    seconds_before: float,
+) -> None:
+    """Embed the packs of the numbers `left`; if a worker process is lost, go on without any."""
+    done = set()
+
+    def finish(pack: FinishedPack) -> None:
+        commit(pack)
+        done.add(pack.statistics.pack)
+        progress.add(pack.statistics.residues)
+
+    start = time.perf_counter() - seconds_before
+    try:
+        with feed(left) as batches:
+            runner.run(batches, finish, numbers=left, seconds_before=seconds_before)
+        return
+    except RuntimeError as error:
+        if not worker_lost(error):
+            raise
+        logger.warning("%s; this process reads the rest itself", str(error).splitlines()[0])
+    left = [number for number in left if number not in done]
+    seconds_before = time.perf_counter() - start
+    with feed(left, workers=0) as batches:
+        runner.run(batches, finish, numbers=left, seconds_before=seconds_before)
+
+
+@contextmanager
+def _feed(
+    dataset: SequenceDataset,
+    packs: Packs,
+    job: Mapping[str, Any],
+    device: torch.device,
+    check_stop: Callable[[], None],
+    left: list[int],
+    workers: int | None = None,
+) -> Iterator[Iterator[PackedBatch]]:
+    """Give the batches of the packs `left`; no worker process outlives the block."""
+    if workers is None:
+        workers = _worker_count(job["workers"], device, len(left))
+    loader = create_async_dataloader(
+        dataset,
+        [packs[number] for number in left],
+        workers=workers,
+        pin_memory=device.type == "cuda",
+        seed=job["seed"],
+    )
+    try:
+        yield _until(loader, check_stop)
+    except BaseException:
+        loader.kill()
+        raise
+
+
+@contextmanager
+def _weights_fit(checkpoint: Mapping[str, Any], dtype: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        size = checkpoint["parameters"] * getattr(torch, dtype).itemsize / 1e9
+        raise Fault(
+            f"{checkpoint['path']}: its weights, {size:.1f} GB in {dtype}, do not fit into the "
+            "device's memory; take a smaller model or a larger device"
+        ) from error
+
+
+def _settle(
+    layout: Layout,
+    dataset: SequenceDataset,
+    checkpoint: Mapping[str, Any],
+    options: Mapping[str, Any],
+    geometry: Geometry,
+    device: torch.device,
+    state: ShardState,
+) -> dict[str, Any]:
+    """Settle everything that the options leave to ``auto``, as earlier attempts did."""
+    choice = _choose(options, geometry, device)
+    installed = versions()
+    plan = {
+        "fasta_sha256": check_written(layout, dataset.fasta),
+        "checkpoint_sha256": checkpoint["sha256"],
+        **dict(zip(LENGTH_OPTIONS, dataset.policy, strict=True)),
+        **{key: choice[key] for key in ("dtype", "output_dtype", "outputs", "token_budget")},
+        "attention": choice["attention"]["backend"],
+        "device": device.type,
+        **{key: installed[key] for key in ("packedesm", "torch")},
+    }
+    # A budget that fits the memory that is free at the moment would give every attempt its own.
+    remembered = ["token_budget"] if options["token_budget"] == "auto" else []
+    settled = state.settle(plan, remembered)
+    taken = {key: settled[key] for key in ("token_budget", "fasta_sha256")}
+    return choice | taken
+
+
+def _publish(
+    layout: Layout,
+    shard: int,
+    dataset: SequenceDataset,
+    state: ShardState,
+    record: dict[str, Any],
+) -> dict[str, Any]:
+    """Write arrays, ``packs.tsv`` and, last, ``run.json``; delete the state."""
+    outputs = record["outputs"]
+    arrays = (dataset.embedded_lengths, record["model"]["width"], outputs, record["output_dtype"])
+    float32 = []
+    with shard_writer(layout, shard, *arrays) as writer:
+        for pack in state.finished():
+            writer.write(pack)
+            float32 += dataset.rows[pack.float32_rows].tolist()
+        state.check_owner()
+    statistics = list(state.statistics().values())
+    _write_packs(layout, shard, statistics)
+    history = state.history()
+    record = record | {
+        "fingerprint": state.fingerprint,
+        "arrays": {name: file_digest(layout.shard_vectors(shard, name)) for name in outputs},
+        "seconds": _seconds(statistics, history.pop("setup"), history.pop("total")),
+        **history,
+        "token_limit": state.token_limit(),
+        "split_packs": sum(pack.pieces > 1 for pack in statistics),
+        "float32_rows": sorted(float32),
+        "finished": now(),
     }
     write_json(layout.shard_run(shard), record)
+    state.remove()
     return record
+
+
+def _until(batches: Iterable[PackedBatch], check_stop: Callable[[], None]) -> Iterator[PackedBatch]:
+    for batch in batches:
+        check_stop()
+        yield batch
+
+
+def record_name(layout: Layout, dataset: SequenceDataset, item: int) -> str:
+    """Return what the user calls a record of the shard: its id and its place in the input."""
+    row = int(dataset.rows[item])
+    found = pq.read_table(layout.shard_index, columns=["id"], filters=pc.field("row") == row)
+    return f"record {row + 1} ({quote(found['id'][0].as_py())})"
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> str:
@@ -218,10 +398,16 @@ def _worker_count(workers: int | str, device: torch.device, packs: int) -> int:
     return min(workers, packs)
 
 
+def _gpu(summary: dict[str, Any], state: ShardState) -> dict[str, Any]:
+    if state.seconds_before and summary["energy_j"] is not None:
+        return summary | {"energy_j": None, "reason": "earlier attempts did not tell theirs"}
+    return summary
+
+
 def _seconds(statistics: list[PackStatistics], setup: float, total: float) -> dict[str, float]:
     return {
         "setup": setup,
-        "embedding": statistics[-1].finished_seconds if statistics else 0.0,
+        "embedding": max((pack.finished_seconds for pack in statistics), default=0.0),
         "forward": sum(pack.forward_seconds for pack in statistics),
         "waiting": sum(pack.wait_seconds for pack in statistics),
         "total": total,

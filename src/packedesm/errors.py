@@ -1,4 +1,4 @@
-"""The one exception whose text is meant for the user, and how foreign text is shown in a line."""
+"""The exceptions whose text is meant for the user, and how foreign text is shown in a line."""
 
 import unicodedata
 
@@ -14,6 +14,17 @@ class UserError(Exception):
     The message is one line that says what is wrong, where, and what to do. The command prints it
     without a traceback and exits with status 2. Whatever names and values it quotes, no character
     in it ends a line or reaches a terminal as a command: see `printable`.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+class Fault(Exception):
+    """The machine or another process is at fault, in a way that is understood.
+
+    The message is one line that says what happened, where, and what to do, as `UserError`'s. It
+    is printed without a traceback, and the exit status is 1.
     """
 
     def __init__(self, message: str) -> None:

@@ -1,5 +1,6 @@
 """Publish files atomically: a reader sees the whole new file, or what was there before."""
 
+import errno
 import hashlib
 import json
 import os
@@ -9,6 +10,34 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from packedesm.errors import Fault
+
+# Only writing fails with these.
+_FULL = {
+    errno.ENOSPC: "no space is left on the disk; free some and run again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run again",
+    errno.EROFS: "the file system is read-only; choose another folder for the results",
+}
+_FORBIDDEN = {
+    errno.EACCES: "may not be written to; change its permissions, or choose another folder",
+    errno.EPERM: "may not be written to; change its permissions, or choose another folder",
+    errno.ENOTDIR: "part of this path is a file; choose another folder",
+}
+
+
+TEMPORARY = ".tmp-"  # how the names of unfinished files begin
+
+
+@contextmanager
+def explained(folder: Path, reasons: dict[int, str] = _FULL | _FORBIDDEN) -> Iterator[None]:
+    """Turn a full disk, and a folder that cannot be written to, into a `Fault` that names it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in reasons:
+            raise
+        raise Fault(f"{folder}: {reasons[error.errno]}") from error
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -16,19 +45,29 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     On any exception the temporary file is removed and `path` stays as it was. The folder is made
     if it is missing.
+
+    Raises
+    ------
+    Fault
+        If the disk is full or the folder cannot be written to.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A fixed short prefix: the file's own name may already be as long as the file system allows.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=path.suffix)
-    os.close(handle)
+    with explained(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A short prefix: the file's own name may already be as long as the file system allows.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY, suffix=path.suffix)
+        os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; results are shared
-        _fsync(temporary)
-        temporary.replace(path)
-        _fsync(path.parent)
+        with explained(
+            path.parent, _FULL
+        ):  # what the block may not read is not this folder's fault
+            yield temporary
+        with explained(path.parent):
+            temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; results are shared
+            fsync(temporary)
+            temporary.replace(path)
+            fsync(path.parent)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
@@ -56,7 +95,8 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
         return hashlib.file_digest(handle, algorithm).hexdigest()
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Wait until what was written to a file, or renamed in a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from packedesm.errors import UserError, printable
+from packedesm.errors import Fault, UserError, printable
 
 
 class LineFormatter(logging.Formatter):
@@ -32,18 +32,20 @@ def job_log(path: str | Path) -> Iterator[None]:
     """Send this process's log to `path`, and turn an exception into an exit status.
 
     The user's faults (`UserError`) become one line in the log and on standard error and exit
-    status 2; any other exception a traceback in the log, its last line on standard error, and 1.
+    status 2, the machine's (`Fault`) such a line and 1; any other exception a traceback in the
+    log, its last line on standard error, and 1.
     """
+    logging.raiseExceptions = False  # a log on a full disk is no reason for a traceback
     handler = logging.FileHandler(path, mode="w", encoding="utf-8")
     handler.setFormatter(LineFormatter())
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     logging.captureWarnings(True)
     try:
         yield
-    except UserError as error:
+    except (UserError, Fault) as error:
         logging.error("%s", error)
         print(f"packedesm: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(2 if isinstance(error, UserError) else 1) from None
     except Exception as error:
         logging.exception("the job failed")
         line = printable(f"packedesm: {type(error).__name__}: {error} (see {path})")

@@ -28,6 +28,7 @@ class Layout:
         self.residue_offsets = self.root / "residue_offsets.npy"
         self.checkpoint = self.work / "checkpoint.json"
         self.sharding = self.work / "sharding.json"
+        self.merging = self.work / "merging.json"
         self.shard_index = self.work / "index.parquet"
 
     @classmethod
@@ -53,6 +54,10 @@ class Layout:
     def shard_fai(self, shard: int | str) -> Path:
         """Return the faidx index of one shard's FASTA."""
         return self.work / "shards" / f"{shard}.fasta.fai"
+
+    def shard_state(self, shard: int | str) -> Path:
+        """Return the folder of what an unfinished job has done; it outlives a failed job."""
+        return self.work / "state" / str(shard)
 
     def shard_vectors(self, shard: int | str, output: str) -> Path:
         """Return the array of one output of one shard."""

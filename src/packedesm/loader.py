@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 
 import torch
 from torch.utils.data import DataLoader
 
 from packedesm.collator import VarlenCollator
 from packedesm.dataset import SequenceDataset
+
+# Collating a pack takes milliseconds; starting a worker on a slow file system up to a minute.
+PATIENCE = 300.0
+
+_WORKER_LOST = "DataLoader worker"  # how torch's message begins when one died
+
+
+def worker_lost(error: RuntimeError) -> bool:
+    """Tell whether `error` says that a worker process died, or hung and was killed.
+
+    It may come out of anything that the main thread does: torch raises it when the signal arrives.
+    """
+    return str(error).startswith(_WORKER_LOST)
 
 
 def create_async_dataloader(
@@ -21,6 +36,7 @@ def create_async_dataloader(
     pin_memory: bool,
     seed: int,
     prefetch: int = 4,
+    patience: float = PATIENCE,
 ) -> AsyncDataLoader:
     """Return a DataLoader that yields one `PackedBatch` per pack, in the order of `packs`.
 
@@ -39,6 +55,8 @@ def create_async_dataloader(
         Seed of the workers' random state. Nothing in the path draws random numbers today.
     prefetch
         Packs that each worker prepares ahead.
+    patience
+        Seconds to wait for a pack; then workers count as hung and are killed, a RuntimeError.
     """
     generator = torch.Generator()
     generator.manual_seed(seed)
@@ -51,6 +69,7 @@ def create_async_dataloader(
         pin_memory=pin_memory,
         generator=generator,
         worker_init_fn=_one_thread,
+        patience=patience,
         **several,
     )
 
@@ -58,10 +77,38 @@ def create_async_dataloader(
 class AsyncDataLoader(DataLoader):
     """A DataLoader whose workers start with every GPU hidden from them."""
 
+    def __init__(self, *arguments, patience: float, **options) -> None:
+        super().__init__(*arguments, **options)
+        self._patience = patience
+        self._workers: Sequence[BaseProcess] = ()
+
     def __iter__(self):
         """Start the workers and iterate over the packs."""
         with _gpus_hidden():
-            return super().__iter__()
+            iterator = super().__iter__()
+        self._workers = getattr(iterator, "_workers", ())
+        return self._watch(iterator) if self._workers else iterator
+
+    def _watch(self, iterator: Iterator) -> Iterator:
+        # DataLoader's own timeout does not see a worker that stops while it hands over a tensor.
+        while True:
+            timer = threading.Timer(self._patience, self.kill)
+            timer.start()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except (EOFError, ConnectionError) as error:
+                raise RuntimeError(f"{_WORKER_LOST}: {error!r}") from error
+            finally:
+                timer.cancel()
+            yield batch
+
+    def kill(self) -> None:
+        """Kill the workers: one that hangs would be waited for when this process ends."""
+        for worker in self._workers:
+            if worker.is_alive():
+                worker.kill()
 
 
 class _Plan:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from packedesm.errors import UserError
-from packedesm.files import read_json, write_json
+from packedesm.errors import Fault, UserError
+from packedesm.files import file_digest, read_json, write_json
 from packedesm.layout import Layout
 from packedesm.versions import versions
 
@@ -31,6 +31,8 @@ def write_manifest(layout: Layout, config: Mapping[str, Any]) -> dict[str, Any]:
     ------
     UserError
         If the verification missed a threshold of the configuration.
+    Fault
+        If an array or the index is not as it was merged.
     RuntimeError
         If an array does not have the shape or number format that the index and the jobs say.
     """
@@ -49,6 +51,7 @@ def write_manifest(layout: Layout, config: Mapping[str, Any]) -> dict[str, Any]:
         "dtype": run["dtype"],
         "attention": run["attention"]["backend"],
         "arrays": _check_arrays(layout, run, index.num_rows, residues),
+        "sha256": _check_digests(layout),
         "verified": verification["sequences"],
         "config": json.loads(text),
         "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
@@ -75,6 +78,16 @@ def _check_arrays(
             )
         arrays[path.name] = {"shape": list(array.shape), "dtype": str(array.dtype)}
     return arrays
+
+
+def _check_digests(layout: Layout) -> dict[str, str]:
+    """Return the digests of arrays and index, or raise if a file changed since the merge."""
+    digests = read_json(layout.merging)["sha256"]
+    for name, digest in digests.items():
+        path = layout.root / name
+        if file_digest(path) != digest:
+            raise Fault(f"{path}: changed since it was merged; delete it and run again")
+    return digests
 
 
 def _explain_failure(layout: Layout, verification: Mapping[str, Any]) -> str:

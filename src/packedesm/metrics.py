@@ -1,12 +1,13 @@
 """What a run cost: packing, padding avoided, throughput, hardware, and what the input held."""
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
@@ -15,6 +16,7 @@ from packedesm.files import read_json, write_json, write_text
 from packedesm.layout import Layout
 from packedesm.packing import padded_tokens
 from packedesm.segments import segment_tokens
+from packedesm.store import embedded_as
 
 PACKING_COLUMNS = (
     "shard",
@@ -48,6 +50,7 @@ THROUGHPUT_COLUMNS = (
     "energy_j",
     "restarts",
 )
+DISTURBANCES = ("restarts", "recomputed_packs", "discarded_parts", "split_packs")
 PACK_TYPES = {
     "pack": pa.int64(),
     "records": pa.int64(),
@@ -57,6 +60,8 @@ PACK_TYPES = {
     "wait_seconds": pa.float64(),
     "forward_seconds": pa.float64(),
     "finished_seconds": pa.float64(),
+    "pieces": pa.int64(),
+    "float32_records": pa.int64(),
 }
 
 
@@ -96,6 +101,10 @@ def write_metrics(layout: Layout, shards: int | Iterable[int]) -> dict[str, Any]
             "shards": throughput,
             "spread": _spread(throughput),
             "elapsed": _elapsed(runs),
+        },
+        "disturbances": {
+            **{name: sum(run[name] for run in runs) for name in DISTURBANCES},
+            "float32_records": _float32_records(layout, runs),
         },
         "runs": [_run_summary(run) for run in runs],
     }
@@ -274,11 +283,10 @@ def _spread(rows: list[dict]) -> dict[str, float | None]:
 def _elapsed(runs: list[dict]) -> dict[str, Any]:
     """Return the span from the first job's start to the last job's end, queueing included."""
     starts = [datetime.fromisoformat(run["started"]) for run in runs]
-    ends = [
-        start + timedelta(seconds=run["seconds"]["total"])
-        for start, run in zip(starts, runs, strict=True)
-    ]
-    seconds = (max(ends) - min(starts)).total_seconds()
+    ends = [datetime.fromisoformat(run["finished"]) for run in runs]
+    # The time of day can be set back meanwhile; what one job took was measured on another clock.
+    longest = max(run["seconds"]["total"] for run in runs)
+    seconds = max((max(ends) - min(starts)).total_seconds(), longest)
     return {
         "started": min(starts).isoformat(timespec="seconds"),
         "seconds": seconds,
@@ -296,7 +304,7 @@ def _run_summary(run: dict) -> dict[str, Any]:
         "dtype",
         "output_dtype",
         "attention",
-        "restarts",
+        *DISTURBANCES,
         "seconds",
         "versions",
     )
@@ -315,6 +323,15 @@ def _run_summary(run: dict) -> dict[str, Any]:
             "energy_j": gpu["energy_j"],
         },
     }
+
+
+def _float32_records(layout: Layout, runs: list[dict]) -> int:
+    """Count the records, duplicates included, whose vector is marked as computed in float32."""
+    rows = pa.array([row for run in runs for row in run["float32_rows"]], pa.int64())
+    if not len(rows):
+        return 0
+    index = pq.read_table(layout.shard_index, columns=["row", "duplicate_of"])
+    return pc.sum(pc.is_in(embedded_as(index), value_set=rows)).as_py()
 
 
 def _input_summary(sharding: dict, counts: np.ndarray) -> dict[str, Any]:

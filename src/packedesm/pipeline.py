@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from packedesm.checkpoints import prepare
-from packedesm.config import SHARD_OPTIONS, pick
+from packedesm.config import JOB_OPTIONS, SHARD_OPTIONS, pick
 from packedesm.embed import embed_shard
 from packedesm.layout import Layout
 from packedesm.manifest import write_manifest
@@ -34,8 +34,7 @@ def embed_fasta(layout: Layout, config: Mapping[str, Any], threads: int) -> None
             shard,
             checkpoint,
             config,
-            workers=config["workers"],
-            seed=config["seed"],
+            pick(config, JOB_OPTIONS),
             threads=threads,
         )
     merge_shards(layout, shards, config["outputs"])

@@ -24,15 +24,21 @@ class Progress:
         What is counted, such as ``residues``.
     interval
         Seconds between lines in the log.
+    before
+        How much was done before, and not by this process.
     """
 
-    def __init__(self, doing: str, total: int, unit: str, interval: float = 5.0) -> None:
+    def __init__(
+        self, doing: str, total: int, unit: str, interval: float = 5.0, before: int = 0
+    ) -> None:
         self._doing = doing
         self._unit = unit
         self._interval = interval
         self._last = time.monotonic()
+        self._before = before
         self._bar = tqdm(
             desc=doing,
+            initial=before,
             total=total,
             unit=f" {unit}",
             unit_scale=True,
@@ -57,7 +63,7 @@ class Progress:
     def _log(self) -> None:
         state = self._bar.format_dict
         done, total, seconds = state["n"], state["total"], state["elapsed"]
-        rate = done / seconds if seconds > 0 else 0.0
+        rate = (done - self._before) / seconds if seconds > 0 else 0.0
         left = tqdm.format_interval((total - done) / rate) if rate > 0 else "?"
         logger.info(
             "%s: %d of %d %s (%.1f%%), %.0f %s/s, %s left",

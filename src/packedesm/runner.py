@@ -6,7 +6,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 
 import numpy as np
 import torch
@@ -14,10 +15,9 @@ import torch
 from packedesm.collator import PackedBatch
 from packedesm.model import PackedESM2
 from packedesm.pooling import pool
+from packedesm.rescue import Rescue, not_finite, out_of_memory
 
 IN_FLIGHT = 3  # one pack is copied in, one computed and one copied out and written
-
-Sink = Callable[[PackedBatch, dict[str, np.ndarray]], None]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,23 @@ class PackStatistics:
     fill: float  # tokens over the token budget; a pack of one over-long record counts as full
     wait_seconds: float  # until the loader handed this pack over
     forward_seconds: float  # forward pass and pooling, on the device
-    finished_seconds: float  # from the start of the run until its vectors were written
+    finished_seconds: float  # from the start of the run until its vectors were there
+    pieces: int  # forward passes; more than one if the pack was split for want of memory
+    float32_records: int  # that were embedded in float32 instead of half precision
+
+
+@dataclass(frozen=True)
+class FinishedPack:
+    """The vectors of one pack, with the rows that they belong to."""
+
+    statistics: PackStatistics
+    rows: np.ndarray  # int64 (R,), the records' places in the shard
+    residues: np.ndarray  # int64 (R,), embedded residues of each record
+    vectors: dict[str, np.ndarray]  # per output (R, D), for residue (P, D)
+    float32_rows: np.ndarray  # int64, those of `rows` that half precision could not embed
+
+
+Sink = Callable[[FinishedPack], None]
 
 
 class AsyncInferenceRunner:
@@ -53,6 +69,9 @@ class AsyncInferenceRunner:
         What is kept of each protein, and in which number format, see `packedesm.pooling.pool`.
     token_budget
         Tokens that a full pack holds, for the fill.
+    rescue
+        What helps a pack that does not fit into memory or whose vectors are not finite; without
+        it, that is an error.
     """
 
     def __init__(
@@ -64,47 +83,94 @@ class AsyncInferenceRunner:
         outputs: list[str],
         output_dtype: torch.dtype,
         token_budget: int,
+        rescue: Rescue | None = None,
     ) -> None:
         self.model = model
         self.attention = attention
         self.outputs = outputs
         self.output_dtype = output_dtype
         self.token_budget = token_budget
+        self.rescue = rescue
+        self._device = device
         self._lane = _CudaLane(device) if device.type == "cuda" else _CpuLane()
 
     def run(
         self,
         batches: Iterable[PackedBatch],
         sink: Sink,
-        progress: Callable[[PackStatistics], None] = lambda _statistics: None,
-    ) -> list[PackStatistics]:
-        """Embed every pack of `batches` and return their statistics, in order.
+        *,
+        numbers: Iterable[int] | None = None,
+        seconds_before: float = 0.0,
+    ) -> None:
+        """Embed every pack of `batches`.
 
         Parameters
         ----------
         batches
             Packs on the host, best from `packedesm.loader.create_async_dataloader`.
         sink
-            Called with each pack and its pooled vectors, output by output as (R, D) or (P, D)
-            arrays. Runs in another thread; what it raises is raised here.
-        progress
-            Called in that thread after each pack.
+            Called with each finished pack, in order. Runs in another thread; what it raises is
+            raised here.
+        numbers
+            The packs' numbers in the plan, for their statistics; default: from 0.
+        seconds_before
+            What ``finished_seconds`` counts from: the time that earlier attempts took.
         """
-        start = time.perf_counter()
-        waiting: deque[Future[PackStatistics]] = deque()
-        finished: list[PackStatistics] = []
+        start = time.perf_counter() - seconds_before
+        waiting: deque[Future[None]] = deque()
         with torch.inference_mode(), ThreadPoolExecutor(1, "writer") as writer:
             source = iter(batches)
+            numbers = count() if numbers is None else iter(numbers)
             while (timed := _timed_next(source)) is not None:
                 batch, wait = timed
                 if len(waiting) == IN_FLIGHT:
-                    finished.append(waiting.popleft().result())
-                pack = len(finished) + len(waiting)
-                collect = self._lane.launch(batch, self._embed)
-                task = (pack, batch, wait, collect, sink, progress, start)
+                    waiting.popleft().result()
+                collect = self._launch(batch, waiting)
+                task = (next(numbers), batch, wait, collect, sink, start)
                 waiting.append(writer.submit(self._finish, *task))
-            finished.extend(future.result() for future in waiting)
-        return finished
+            for future in waiting:
+                future.result()
+
+    def _launch(self, batch: PackedBatch, waiting: Iterable[Future[None]]) -> Collect:
+        """Start a pack on the device, or embed it in pieces if it does not fit."""
+        tokens = sum(batch.lengths)
+        if self.rescue is None:
+            return self._lane.launch(batch, self._embed)
+        if self.rescue.fits(tokens):
+            try:
+                return self._lane.launch(batch, self._embed)
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+            # Only now, outside the handler: the exception's traceback held the tensors.
+            if len(batch.rows) > 1:
+                self.rescue.lower(tokens)
+        for future in waiting:
+            future.result()
+        embedded = self._in_pieces(batch)
+        return lambda: embedded
+
+    def _in_pieces(self, batch: PackedBatch) -> Embedded:
+        """Embed a pack by halves, down to single records, and wait for each."""
+        tokens = sum(batch.lengths)
+        if self.rescue.fits(tokens) or len(batch.rows) == 1:
+            self._free_memory()
+            try:
+                return self._lane.launch(batch, self._embed)()
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+            if len(batch.rows) == 1:
+                self._free_memory()
+                start = time.perf_counter()
+                vectors = self.rescue.alone(batch)
+                return Embedded(vectors, time.perf_counter() - start, 1, batch.rows)
+            self.rescue.lower(tokens)
+        return Embedded.join([self._in_pieces(half) for half in self.rescue.halves(batch)])
+
+    def _free_memory(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _embed(self, batch: PackedBatch) -> dict[str, torch.Tensor]:
         hidden = self.model.forward_packed(
@@ -117,9 +183,12 @@ class AsyncInferenceRunner:
         )
         return pool(hidden, batch, self.outputs, self.output_dtype)
 
-    def _finish(self, pack, batch, wait, collect, sink, progress, start) -> PackStatistics:
-        vectors, forward_seconds = collect()
-        sink(batch, {output: tensor.numpy() for output, tensor in vectors.items()})
+    def _finish(self, pack, batch, wait, collect, sink, start) -> None:
+        embedded = collect()
+        vectors, float32_rows = embedded.numpy(), embedded.float32_rows
+        if self.rescue is not None and len(bad := not_finite(vectors, batch.residues)):
+            vectors = Embedded(self.rescue.in_float32(batch, bad)).numpy()
+            float32_rows = batch.rows
         tokens = sum(batch.lengths)
         statistics = PackStatistics(
             pack=pack,
@@ -128,15 +197,43 @@ class AsyncInferenceRunner:
             tokens=tokens,
             fill=tokens / max(self.token_budget, tokens),
             wait_seconds=wait,
-            forward_seconds=forward_seconds,
+            forward_seconds=embedded.seconds,
             finished_seconds=time.perf_counter() - start,
+            pieces=embedded.pieces,
+            float32_records=len(float32_rows),
         )
-        progress(statistics)
-        return statistics
+        sink(FinishedPack(statistics, batch.rows, batch.residues, vectors, float32_rows))
+
+
+_NO_ROWS = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What came out of a pack's forward passes, on the host."""
+
+    vectors: dict[str, torch.Tensor]
+    seconds: float = 0.0
+    pieces: int = 1
+    float32_rows: np.ndarray = field(default_factory=lambda: _NO_ROWS)
+
+    def numpy(self) -> dict[str, np.ndarray]:
+        """Return the vectors as numpy arrays."""
+        return {output: tensor.numpy() for output, tensor in self.vectors.items()}
+
+    @classmethod
+    def join(cls, parts: list[Embedded]) -> Embedded:
+        """Return the parts of one pack as one, in their order."""
+        return cls(
+            {name: torch.cat([part.vectors[name] for part in parts]) for name in parts[0].vectors},
+            sum(part.seconds for part in parts),
+            sum(part.pieces for part in parts),
+            np.concatenate([part.float32_rows for part in parts]),
+        )
 
 
 Embed = Callable[[PackedBatch], dict[str, torch.Tensor]]
-Collect = Callable[[], tuple[dict[str, torch.Tensor], float]]
+Collect = Callable[[], Embedded]
 
 
 class _CpuLane:
@@ -146,7 +243,7 @@ class _CpuLane:
         start = time.perf_counter()
         vectors = embed(batch)
         seconds = time.perf_counter() - start
-        return lambda: (vectors, seconds)
+        return lambda: Embedded(vectors, seconds)
 
 
 class _CudaLane:
@@ -175,9 +272,9 @@ class _CudaLane:
             host = {output: self._to_host(tensor) for output, tensor in vectors.items()}
             done.record()
 
-        def collect() -> tuple[dict[str, torch.Tensor], float]:
+        def collect() -> Embedded:
             done.synchronize()
-            return host, begin.elapsed_time(end) / 1000
+            return Embedded(host, begin.elapsed_time(end) / 1000)
 
         return collect
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from packedesm.errors import UserError, quote
-from packedesm.files import atomic_path, write_json
+from packedesm.errors import Fault, UserError, quote
+from packedesm.files import atomic_path, file_digest, read_json, write_json
 from packedesm.layout import Layout
 from packedesm.segments import check_window, record_tokens, segment_counts
 from packedesm.spool import Spool, read_digests, write_spool
@@ -69,7 +69,7 @@ def write_shards(
     Shard k is `layout.shard_fasta`, a line ``>ROW`` and one line of sequence per record, and its
     faidx index; `layout.shard_index` has a line per row; `layout.sharding` is written last. A row
     is the 0-based position among the records that are kept. A shard may be empty. Memory grows
-    by about 100 bytes a record; temporary files need as much room again in `layout.work`.
+    by about 130 bytes a record; temporary files need as much room again in `layout.work`.
 
     Parameters
     ----------
@@ -88,8 +88,9 @@ def write_shards(
 
     Returns
     -------
-    The content of `layout.sharding`: counts, flags, inputs, shards and warnings. ``unique``
-    counts records in shards; embedded residues are those left after truncation.
+    The content of `layout.sharding`: counts, flags, inputs, shards, warnings, and the digests
+    of the files, for `check_written`. ``unique`` counts records in shards; embedded residues are
+    those left after truncation.
 
     Raises
     ------
@@ -107,6 +108,10 @@ def write_shards(
         _write_fastas(spool, plan, layout, shards)
         _write_index(spool, layout.shard_index, duplicate_of)
     summary = _summarise(spool, plan, limits, _warnings(spool, repeats, max_length))
+    written = [layout.shard_index]
+    for shard in range(shards):
+        written += [layout.shard_fasta(shard), layout.shard_fai(shard)]
+    summary["sha256"] = {_name(layout, path): file_digest(path) for path in written}
     write_json(layout.sharding, summary)
     _say(summary)
     return summary
@@ -272,6 +277,24 @@ def _write_index(spool: Spool, path: Path, duplicate_of: np.ndarray) -> None:
         ) as writer,
     ):
         writer.write_table(table, row_group_size=_ROW_GROUP)
+
+
+def check_written(layout: Layout, path: Path) -> str:
+    """Return the digest of one of the files that `write_shards` wrote.
+
+    Raises
+    ------
+    Fault
+        If the file is not as it was written.
+    """
+    digest = file_digest(path)
+    if digest != read_json(layout.sharding)["sha256"][_name(layout, path)]:
+        raise Fault(f"{path}: is not as it was written, it is damaged; delete it and run again")
+    return digest
+
+
+def _name(layout: Layout, path: Path) -> str:
+    return path.relative_to(layout.work).as_posix()
 
 
 def _summarise(

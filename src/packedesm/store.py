@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from packedesm.collator import PackedBatch
-from packedesm.files import atomic_path
+from packedesm.errors import Fault
+from packedesm.files import atomic_path, file_digest, read_json, write_json
 from packedesm.layout import Layout
+from packedesm.rescue import not_finite
+from packedesm.runner import FinishedPack
+from packedesm.sharding import check_written
 
+FLOAT32 = "float32"  # the flag of records that half precision could not embed
 _ROWS_AT_ONCE = 1 << 16  # rows held in memory while merging: 84 MB of 1,280 float16 numbers twice
 
 
@@ -58,7 +66,7 @@ class ShardWriter:
         self._ends = np.cumsum(residues)
         self._written = np.zeros(len(residues), bool)
 
-    def write(self, batch: PackedBatch, vectors: dict[str, np.ndarray]) -> None:
+    def write(self, pack: FinishedPack) -> None:
         """Store the vectors of one pack.
 
         Raises
@@ -66,15 +74,15 @@ class ShardWriter:
         RuntimeError
             If a record comes a second time, or a vector holds NaN or infinity.
         """
-        rows = batch.rows
+        rows = pack.rows
         if self._written[rows].any():
             raise RuntimeError(f"records {rows[self._written[rows]].tolist()} were embedded twice")
-        for output, array in vectors.items():
-            if not np.isfinite(array).all():
-                raise RuntimeError(_not_finite(output, array, batch))
+        if len(bad := not_finite(pack.vectors, pack.residues)):
+            raise RuntimeError(f"vectors of the shard's records {rows[bad]} hold NaN or infinity")
+        for output, array in pack.vectors.items():
             if output == "residue":
-                stops = np.cumsum(batch.residues)
-                for row, stop, count in zip(rows, stops, batch.residues, strict=True):
+                stops = np.cumsum(pack.residues)
+                for row, stop, count in zip(rows, stops, pack.residues, strict=True):
                     end = self._ends[row]
                     self._arrays[output][end - count : end] = array[stop - count : stop]
             else:
@@ -96,20 +104,31 @@ def create_npy(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap:
     """Create a ``.npy`` file of `shape` and return it as a writable memory map."""
     # open_memmap writes an unreadable header when a dimension is a numpy integer.
     shape = tuple(int(size) for size in shape)
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        # Writing to a mapped hole on a full disk kills the process; this raises instead.
+        with path.open("r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def merge_shards(layout: Layout, shards: int, outputs: Sequence[str]) -> None:
     """Concatenate the shards' arrays in input order, one row per input record.
 
     Records that duplicate an earlier one receive its vectors. Arrays and index are published in
-    `layout`, each atomically.
+    `layout`, each atomically, and their digests in `layout.merging`.
 
     Raises
     ------
+    Fault
+        If a shard's arrays are not those that its job recorded, or were made from another input,
+        or if the jobs of two shards differed in what decides the vectors.
     RuntimeError
         If the shards do not hold as many rows as the index has unique records.
     """
+    check_written(layout, layout.shard_index)
+    runs = [_checked_run(layout, shard) for shard in range(shards)]
+    _expect_one_kind(layout, runs)
     index = pq.read_table(layout.shard_index, columns=["row", "embedded_length", "duplicate_of"])
     rows = index["row"].to_numpy()
     source = index["duplicate_of"].fill_null(-1).to_numpy()
@@ -126,8 +145,64 @@ def merge_shards(layout: Layout, shards: int, outputs: Sequence[str]) -> None:
         else:
             _expect_rows(parts, int(unique.sum()), output)
             _write_rows(layout.vectors(output), parts, place)
+    _write_index(layout, [row for run in runs for row in run["float32_rows"]])
+    files = [*layout.arrays(list(outputs)), layout.index]
+    write_json(layout.merging, {"sha256": {path.name: file_digest(path) for path in files}})
+
+
+def _checked_run(layout: Layout, shard: int) -> dict[str, Any]:
+    """Return ``run.json`` of a shard whose input and arrays are those that it names."""
+    run = read_json(layout.shard_run(shard))
+    files = {layout.shard_fasta(shard): run["fasta_sha256"]}
+    files |= {layout.shard_vectors(shard, name): digest for name, digest in run["arrays"].items()}
+    for path, digest in files.items():
+        if file_digest(path) != digest:
+            raise Fault(
+                f"{path}: is not what the job of shard {shard} recorded (damaged, or of another "
+                f"run); delete {layout.shard_run(shard)} and run again"
+            )
+    return run
+
+
+def _expect_one_kind(layout: Layout, runs: list[dict[str, Any]]) -> None:
+    for run in runs:
+        for what in ("dtype", "output_dtype", "outputs"):
+            if run[what] != runs[0][what]:
+                raise Fault(
+                    f"{layout.shard_run(run['shard'])}: {what} is {run[what]}, but "
+                    f"{runs[0][what]} in shard {runs[0]['shard']}; name one in the configuration"
+                )
+        if run["model"]["sha256"] != runs[0]["model"]["sha256"]:
+            raise Fault(
+                f"{layout.shard_run(run['shard'])}: made with other weights than shard "
+                f"{runs[0]['shard']}; delete it and run again"
+            )
+
+
+def _write_index(layout: Layout, float32_rows: list[int]) -> None:
+    """Publish the index; the records of `float32_rows` and their duplicates are flagged."""
     with atomic_path(layout.index) as temporary:
-        temporary.write_bytes(layout.shard_index.read_bytes())
+        if not float32_rows:
+            temporary.write_bytes(layout.shard_index.read_bytes())
+            return
+        index = pq.ParquetFile(layout.shard_index)
+        with pq.ParquetWriter(temporary, index.schema_arrow) as writer:
+            for group in range(index.num_row_groups):
+                writer.write_table(_with_float32_flag(index.read_row_group(group), float32_rows))
+
+
+def _with_float32_flag(index: pa.Table, float32_rows: list[int]) -> pa.Table:
+    flagged = pc.is_in(embedded_as(index), value_set=pa.array(float32_rows, pa.int64()))
+    none = pc.equal(index["flags"], "")
+    added = pc.if_else(none, FLOAT32, pc.binary_join_element_wise(index["flags"], FLOAT32, ","))
+    column = index.schema.get_field_index("flags")
+    flags = pc.if_else(flagged, added, index["flags"])
+    return index.set_column(column, index.schema.field("flags"), flags)
+
+
+def embedded_as(index: pa.Table) -> pa.ChunkedArray:
+    """Return the row whose vector each record of an index has: its own, or its duplicate's."""
+    return pc.coalesce(index["duplicate_of"], index["row"])
 
 
 def _write_rows(path: Path, parts: list[np.ndarray], place: np.ndarray) -> None:
@@ -179,14 +254,3 @@ def _expect_rows(parts: list[np.ndarray], expected: int, output: str) -> None:
     found = sum(len(part) for part in parts)
     if found != expected:
         raise RuntimeError(f"the shards hold {found} rows of {output}, the index says {expected}")
-
-
-def _not_finite(output: str, array: np.ndarray, batch: PackedBatch) -> str:
-    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-    if output == "residue":
-        bad = np.unique(np.searchsorted(np.cumsum(batch.residues), bad, side="right"))
-    rows = batch.rows[bad[:5]].tolist()
-    return (
-        f"{output} vectors of the shard's records {rows} hold NaN or infinity; "
-        "try dtype=bfloat16 or dtype=float32"
-    )

@@ -20,7 +20,7 @@ OPTIONS = {
 BUDGET = 100
 PACK_SECONDS = 0.5  # each pack of the run took this long
 COLUMNS = ("pack", "records", "residues", "tokens", "fill")
-TIMES = ("wait_seconds", "forward_seconds", "finished_seconds")
+TIMES = ("wait_seconds", "forward_seconds", "finished_seconds", "pieces", "float32_records")
 
 
 def write_run(
@@ -60,7 +60,7 @@ def _write_job(layout: Layout, shard: int, policy: dict, model: dict, run: dict)
     for pack, items in enumerate(packs[p] for p in range(len(packs))):
         tokens = int(packs.tokens[pack])
         facts = (pack, len(items), int(dataset.embedded_lengths[items].sum()), tokens)
-        times = (0.1, 0.4, PACK_SECONDS * (pack + 1))
+        times = (0.1, 0.4, PACK_SECONDS * (pack + 1), 1, 0)
         lines.append("\t".join(map(str, (*facts, tokens / max(tokens, BUDGET), *times))))
     write_text(layout.shard_packs(shard), "\n".join(lines) + "\n")
     seconds = PACK_SECONDS * len(packs)
@@ -102,7 +102,12 @@ def _write_job(layout: Layout, shard: int, policy: dict, model: dict, run: dict)
         "host": "laptop",
         "started": f"2025-01-01T00:00:{10 * shard:02d}+00:00",
         "versions": {"python": "3.11.4", "packedesm": "0.1.0"},
+        "finished": f"2025-01-01T00:00:{10 * shard + 1 + seconds:04.1f}+00:00",
         "restarts": 0,
+        "recomputed_packs": 0,
+        "discarded_parts": 0,
+        "split_packs": 0,
+        "float32_rows": [],
     }
     write_json(layout.shard_run(shard), record | run)
 
@@ -118,5 +123,6 @@ MODEL = {
     "bytes": 30000000,
     "sha256": "0" * 64,
     "meaningless": False,
+    "for_trial": False,
     "digest_checked": True,
 }

@@ -178,6 +178,7 @@ def test_prepare_makes_the_tiny_model_and_says_that_it_means_nothing(tmp_path):
         "parameters": MODELS[TINY].parameters,
         "bytes": path.stat().st_size,
         "sha256": file_digest(path),
+        "modified_ns": [path.stat().st_mtime_ns],
         "meaningless": True,
         "for_trial": False,
         "digest_checked": False,

@@ -2,6 +2,8 @@ import gzip
 import struct
 import tracemalloc
 import zlib
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -279,6 +281,33 @@ def test_bgzip_cut_between_two_blocks_is_refused(read):
     cut = data[: -len(BGZF_END)]
     assert gzip.decompress(cut) == CONTENT  # no fault for gzip
     assert "truncated bgzip" in refusal(read, cut)
+
+
+def test_a_bgzip_header_on_less_than_an_end_marker_is_refused(read):
+    body = zlib.compress(b"", 1, wbits=-15) + bytes(8)
+    data = b"\x1f\x8b\x08\x04" + bytes(6) + b"\x02\x00BC" + body
+    assert len(data) < len(BGZF_END)
+    assert gzip.decompress(data) == b""
+    assert "bgzip" in refusal(read, data)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "content",
+    [b">a\nMK" + b"\r" * 3_000_000 + b"A\n", b"\r" * 3_000_000, b">a\nM\r" + b"\r" * 3_000_000],
+)
+def test_long_runs_of_carriage_returns_take_no_longer_than_other_bytes(tmp_path, content):
+    path = tmp_path / "in.fasta"
+    path.write_bytes(content)
+    with suppress(UserError):
+        list(read_blocks(path))
+
+
+def test_a_name_that_no_file_can_have_is_refused():
+    for path in ("a\0b", "x" * 10_000):
+        with pytest.raises(UserError, match="cannot be read") as caught:
+            list(read_records(Path(path)))
+        assert len(str(caught.value)) < 300
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):

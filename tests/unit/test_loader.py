@@ -1,11 +1,12 @@
 import os
+import signal
 import sys
 
 import pytest
 import torch
 
 from packedesm.dataset import SequenceDataset
-from packedesm.loader import create_async_dataloader
+from packedesm.loader import create_async_dataloader, worker_lost
 from packedesm.packing import plan_packs
 from tests.unit.conftest import POLICY
 
@@ -61,6 +62,36 @@ def test_workers_end_when_the_loop_is_left_early(shard):
     _, loader = _load(dataset, 2)
     iterator = iter(loader)
     next(iterator)
-    workers = list(iterator._workers)
+    workers = list(loader._workers)
+    assert len(workers) == 2
     del iterator
     assert [worker.is_alive() for worker in workers] == [False, False]
+
+
+class FailingDataset(SequenceDataset):
+    """Sends its worker process a signal when the pack of the longest record is asked for."""
+
+    number = signal.SIGKILL
+
+    def __getitems__(self, items):
+        if 0 in items and torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getpid(), self.number)
+        return super().__getitems__(items)
+
+
+class StoppingDataset(FailingDataset):
+    number = signal.SIGSTOP
+
+
+@pytest.mark.parametrize("kind", [FailingDataset, StoppingDataset])
+def test_a_worker_that_dies_or_hangs_is_an_error_that_is_told_from_others(shard, kind):
+    dataset = kind(shard(*SEQUENCES).shard_fasta(0), **POLICY)
+    loader = create_async_dataloader(
+        dataset, [[5], [0], [6]], workers=1, pin_memory=False, seed=1, patience=30
+    )
+    with pytest.raises(RuntimeError) as caught:
+        list(loader)
+    assert worker_lost(caught.value)
+    assert not worker_lost(RuntimeError("something else"))
+    loader.kill()
+    assert not loader._workers[0].is_alive()

@@ -157,3 +157,19 @@ def test_packs_that_lost_a_record_are_refused(layout):
     with pytest.raises(RuntimeError, match=r"shard 0: its packs hold 94 tokens, its records 134"):
         write_metrics(layout, 1)
     assert not layout.metrics.exists()
+
+
+def test_a_clock_that_is_set_back_makes_no_negative_time(layout):
+    run = read_json(layout.shard_run(0))
+    write_json(layout.shard_run(0), run | {"finished": "2024-12-31T23:00:00+00:00"})
+    elapsed = write_metrics(layout, 1)["throughput"]["elapsed"]
+    assert elapsed["seconds"] == run["seconds"]["total"]
+
+
+def test_disturbances_of_all_jobs_are_counted(tmp_path):
+    disturbed = {"restarts": 2, "recomputed_packs": 5, "discarded_parts": 1, "split_packs": 3}
+    # Row 2 is the first of two identical sequences: the vector of row 4 is the same.
+    disturbed["float32_rows"] = [2]
+    layout = write_run(tmp_path / "sample", FASTA, 1, run=disturbed)
+    del disturbed["float32_rows"]
+    assert write_metrics(layout, 1)["disturbances"] == disturbed | {"float32_records": 2}

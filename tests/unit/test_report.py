@@ -232,3 +232,9 @@ def test_figures_stand_extreme_runs_and_stay_small(draw):
     assert svg.startswith("<svg ")
     assert "nan" not in re.findall(r' d="([^"]*)"', svg)
     assert len(svg) < 200_000
+
+
+def test_the_demo_model_is_said_to_be_for_trying_only(tmp_path, html):
+    said = "For trying the software, not for science"
+    assert said in report(tmp_path, records=[record()], model={"for_trial": True})
+    assert said not in html

@@ -47,21 +47,27 @@ def runner(model):
     )
 
 
+def run(runner, batches, **options):
+    statistics = []
+    runner.run(batches, lambda pack: statistics.append(pack.statistics), **options)
+    return statistics
+
+
 def test_every_pack_reaches_the_sink_in_order_with_its_own_vectors(model, runner, packs):
     seen = []
-    runner.run(packs, lambda batch, vectors: seen.append((batch, vectors)))
-    assert [id(batch) for batch, _ in seen] == [id(batch) for batch in packs]
-    for batch, vectors in seen:
+    runner.run(packs, seen.append)
+    for batch, pack in zip(packs, seen, strict=True):
+        assert pack.rows.tolist() == batch.rows.tolist()
         hidden = model.forward_packed(
             batch.input_ids, batch.positions, batch.cu_seqlens, batch.max_seqlen
         )
         expected = pool(hidden, batch, ["mean", "cls"], torch.float32)
-        for output, array in vectors.items():
+        for output, array in pack.vectors.items():
             np.testing.assert_array_equal(array, expected[output].numpy())
 
 
 def test_statistics_count_what_was_embedded(runner, packs):
-    statistics = runner.run(packs, lambda batch, vectors: None)
+    statistics = run(runner, packs)
     assert [pack.pack for pack in statistics] == list(range(len(packs)))
     assert sum(pack.records for pack in statistics) == len(SEQUENCES)
     assert sum(pack.residues for pack in statistics) == sum(map(len, SEQUENCES))
@@ -77,7 +83,7 @@ def test_waiting_for_data_is_measured(runner, packs):
             time.sleep(0.05)
             yield batch
 
-    statistics = runner.run(slow(), lambda batch, vectors: None)
+    statistics = run(runner, slow())
     assert all(pack.wait_seconds >= 0.05 for pack in statistics)
 
 
@@ -90,9 +96,9 @@ def test_writing_goes_on_beside_the_next_forward_pass(runner, packs):
             overlapped.append(len(started))
             yield batch
 
-    def sink(batch, vectors):
+    def sink(pack):
         threads.add(threading.current_thread())
-        started.append(batch)
+        started.append(pack)
         time.sleep(0.1)
 
     runner.run(source(), sink)
@@ -109,9 +115,9 @@ def test_at_most_three_packs_are_in_flight(runner, packs):
             ahead.append(number - len(written))
             yield batch
 
-    def sink(batch, vectors):
+    def sink(pack):
         time.sleep(0.005)
-        written.append(batch)
+        written.append(pack)
 
     runner.run(source(), sink)
     # One more is read while the oldest of the three is waited for.
@@ -119,7 +125,7 @@ def test_at_most_three_packs_are_in_flight(runner, packs):
 
 
 def test_a_fault_while_writing_stops_the_run(runner, packs):
-    def sink(batch, vectors):
+    def sink(pack):
         raise OSError("no space left on device")
 
     with pytest.raises(OSError, match="no space left"):
@@ -127,4 +133,10 @@ def test_a_fault_while_writing_stops_the_run(runner, packs):
 
 
 def test_nothing_to_embed_is_no_fault(runner):
-    assert runner.run([], lambda batch, vectors: None) == []
+    assert run(runner, []) == []
+
+
+def test_packs_that_are_left_keep_their_numbers_and_the_time_before_them(runner, packs):
+    statistics = run(runner, packs[3:5], numbers=[3, 4], seconds_before=100.0)
+    assert [pack.pack for pack in statistics] == [3, 4]
+    assert 100 < statistics[0].finished_seconds < statistics[1].finished_seconds < 200

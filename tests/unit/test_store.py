@@ -1,9 +1,12 @@
 import numpy as np
+import pandas as pd
 import pytest
 
-from packedesm.collator import VarlenCollator
 from packedesm.dataset import SequenceDataset
+from packedesm.errors import Fault
+from packedesm.files import file_digest, write_json
 from packedesm.layout import Layout
+from packedesm.runner import FinishedPack
 from packedesm.sharding import write_shards
 from packedesm.store import merge_shards, shard_writer
 from tests.unit.conftest import POLICY
@@ -18,6 +21,26 @@ def fake_vectors(sequence: bytes) -> np.ndarray:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
+def finished_pack(dataset: SequenceDataset, items: list[int], vectors: dict) -> FinishedPack:
+    residues = dataset.embedded_lengths[items]
+    return FinishedPack(None, np.array(items), residues, vectors, np.empty(0, np.int64))
+
+
+def record_run(layout: Layout, shard: int, outputs: list[str], **run) -> None:
+    """Write what the job of a shard records about its input and its arrays."""
+    record = {
+        "shard": shard,
+        "dtype": "float32",
+        "output_dtype": "float32",
+        "outputs": outputs,
+        "model": {"sha256": "0" * 64},
+        "fasta_sha256": file_digest(layout.shard_fasta(shard)),
+        "arrays": {name: file_digest(layout.shard_vectors(shard, name)) for name in outputs},
+        "float32_rows": [],
+    }
+    write_json(layout.shard_run(shard), record | run)
+
+
 def write_shard(layout: Layout, shard: int, outputs: list[str], packs=None, dtype="float32"):
     dataset = SequenceDataset(layout.shard_fasta(shard), **POLICY)
     # The last record first: packs come in the plan's order, not in input order.
@@ -28,9 +51,9 @@ def write_shard(layout: Layout, shard: int, outputs: list[str], packs=None, dtyp
             residues = [fake_vectors(protein.sequence) for protein in proteins]
             vectors = {"residue": np.concatenate(residues)}
             vectors["mean"] = np.stack([r.mean(axis=0) for r in residues])
-            writer.write(
-                VarlenCollator()(proteins), {output: vectors[output] for output in outputs}
-            )
+            chosen = {output: vectors[output] for output in outputs}
+            writer.write(finished_pack(dataset, pack, chosen))
+    record_run(layout, shard, outputs)
 
 
 @pytest.fixture
@@ -88,14 +111,13 @@ def test_a_record_that_comes_twice_is_refused(sample):
 def test_a_value_that_is_not_finite_is_refused_by_record(sample, value, output):
     layout = sample(["MKV", "ACD"], 1)
     dataset = SequenceDataset(layout.shard_fasta(0), **POLICY)
-    batch = VarlenCollator()(dataset.__getitems__([0, 1]))
     bad = np.zeros((2 if output == "mean" else 6, WIDTH))
     bad[-1, 0] = value
     with (
-        pytest.raises(RuntimeError, match=rf"{output} vectors of the shard's records \[1\]"),
+        pytest.raises(RuntimeError, match=r"vectors of the shard's records \[1\]"),
         shard_writer(layout, 0, dataset.lengths, WIDTH, [output], "float32") as writer,
     ):
-        writer.write(batch, {output: bad})
+        writer.write(finished_pack(dataset, [0, 1], {output: bad}))
     assert list(layout.shard_vectors(0, output).parent.iterdir()) == []
 
 
@@ -104,6 +126,7 @@ def test_a_shard_of_another_size_than_the_index_is_refused(sample):
     for shard in range(2):
         write_shard(layout, shard, ["mean"])
     np.save(layout.shard_vectors(1, "mean"), np.zeros((7, WIDTH), np.float32))
+    record_run(layout, 1, ["mean"])
     with pytest.raises(RuntimeError, match="rows of mean"):
         merge_shards(layout, 2, ["mean"])
     assert not layout.vectors("mean").exists()
@@ -117,3 +140,47 @@ def test_a_merge_larger_than_one_chunk_keeps_the_order(sample, monkeypatch):
         write_shard(layout, shard, ["mean"])
     merge_shards(layout, 3, ["mean"])
     assert np.load(layout.vectors("mean"))[:, 2].tolist() == list(range(1, 12))
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["vectors", "fasta"])
+def test_a_file_of_a_shard_that_is_not_as_recorded_is_refused_by_name(sample, kind):
+    layout = sample(["MKV", "ACD", "WWW"], 2)
+    for shard in range(2):
+        write_shard(layout, shard, ["mean"])
+    path = layout.shard_vectors(1, "mean") if kind == "vectors" else layout.shard_fasta(1)
+    flip_a_bit(path)
+    with pytest.raises(Fault, match=f"{path}: is not what the job of shard 1 recorded"):
+        merge_shards(layout, 2, ["mean"])
+    assert not layout.vectors("mean").exists()
+
+
+@pytest.mark.parametrize(
+    "other", [{"dtype": "float16"}, {"output_dtype": "float16"}, {"model": {"sha256": "1" * 64}}]
+)
+def test_shards_that_were_not_computed_alike_are_not_merged(sample, other):
+    layout = sample(["MKV", "ACD", "WWW"], 2)
+    for shard in range(2):
+        write_shard(layout, shard, ["mean"])
+    record_run(layout, 1, ["mean"], **other)
+    with pytest.raises(Fault, match=str(layout.shard_run(1))):
+        merge_shards(layout, 2, ["mean"])
+
+
+def test_records_that_took_float32_are_flagged_with_their_duplicates(sample):
+    layout = sample(["MKV", "acd", "WWW", "ACD"], 2)
+    for shard in range(2):
+        write_shard(layout, shard, ["mean"])
+    merge_shards(layout, 2, ["mean"])
+    assert layout.index.read_bytes() == layout.shard_index.read_bytes()
+    record_run(layout, 0, ["mean"], float32_rows=[1])
+    merge_shards(layout, 2, ["mean"])
+    index = pd.read_parquet(layout.index)
+    assert index["flags"].tolist() == ["", "upper_cased,float32", "", "float32"]
+    before = pd.read_parquet(layout.shard_index)
+    pd.testing.assert_frame_equal(index.drop(columns="flags"), before.drop(columns="flags"))

@@ -1,0 +1,51 @@
+"""One embedding job in a process of its own, as the workflow's script runs it.
+
+    python -m tests.embed_job JOB.json
+
+The JSON holds root, shard, options, job, threads, log and the faults to inject.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from packedesm import loader
+from packedesm.embed import embed_shard
+from packedesm.files import read_json
+from packedesm.joblog import job_log
+from packedesm.layout import Layout
+from packedesm.model import PackedESM2
+
+
+def inject(memory: int | None = None, nan: int | None = None, patience: float | None = None):
+    """Make the device hold `memory` tokens, half precision fail on proteins of `nan` tokens."""
+    forward = PackedESM2.forward_packed
+
+    def faulty(self, input_ids, positions, cu_seqlens, *arguments, **options):
+        if memory is not None and len(input_ids) > memory:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        hidden = forward(self, input_ids, positions, cu_seqlens, *arguments, **options)
+        if nan is not None and hidden.dtype != torch.float32:
+            lengths = cu_seqlens.diff()
+            hidden[(lengths == nan).repeat_interleave(lengths)] = torch.nan
+        return hidden
+
+    PackedESM2.forward_packed = faulty
+    if patience is not None:
+        loader.create_async_dataloader.__kwdefaults__["patience"] = patience
+
+
+if __name__ == "__main__":
+    task = read_json(Path(sys.argv[1]))
+    layout = Layout(task["root"])
+    inject(**task["faults"])
+    with job_log(task["log"]):
+        embed_shard(
+            layout,
+            task["shard"],
+            read_json(layout.checkpoint),
+            task["options"],
+            task["job"],
+            threads=task["threads"],
+        )

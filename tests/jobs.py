@@ -1,0 +1,94 @@
+"""Start embedding jobs as processes, watch how far they are, and see what they leave."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from packedesm.checkpoints import prepare
+from packedesm.config import EMBED_OPTIONS, JOB_OPTIONS, SHARD_OPTIONS, pick, resolve
+from packedesm.files import write_json
+from packedesm.layout import Layout
+from packedesm.parts import SUFFIX, Part
+from packedesm.sharding import write_shards
+from tests.workflow import ROOT
+
+
+class Sample:
+    """A sample of one shard, ready to be embedded by jobs in processes of their own."""
+
+    def __init__(self, root: Path, fasta: Path, **config) -> None:
+        config.setdefault("checkpoints", str(root / "checkpoints"))
+        self.layout = Layout(root)
+        self.config = resolve({"fasta": str(fasta), **config})
+        record = prepare(self.config["model"], self.config["checkpoints"], self.layout.checkpoint)
+        shard_options = pick(self.config, SHARD_OPTIONS)
+        write_shards([fasta], self.layout, 1, width=record["width"], **shard_options)
+        self.state = self.layout.shard_state(0)
+        self.record = record
+
+    def start(self, name: str = "job", faults: dict | None = None, **config) -> subprocess.Popen:
+        """Start a job and return its process; `name` tells several at once apart.
+
+        `faults` are those of `tests.embed_job.inject`.
+        """
+        config = self.config | config
+        task = {"root": str(self.layout.root), "shard": 0, "threads": 1, "faults": faults or {}}
+        task |= {"options": pick(config, EMBED_OPTIONS), "job": pick(config, JOB_OPTIONS)}
+        task["log"] = str(self.layout.root / f"{name}.log")
+        path = self.layout.root / f"{name}.json"
+        write_json(path, task)
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.embed_job", str(path)],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, **config) -> str:
+        """Run a job to its end, which must be a good one, and return its log."""
+        process = self.start(**config)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        return (self.layout.root / f"{config.get('name', 'job')}.log").read_text()
+
+    def fail(self, **config) -> tuple[int, str]:
+        """Run a job that must fail with one line; return its exit status and that line."""
+        process = self.start(**config)
+        _, errors = process.communicate(timeout=300)
+        (line,) = [text for text in errors.splitlines() if text.startswith("packedesm: ")]
+        assert process.returncode in (1, 2), errors
+        assert "Traceback" not in errors
+        return process.returncode, line
+
+    def stop_after(self, packs: int, **config) -> None:
+        """Run a job until it has finished so many packs, and stop it."""
+        process = self.start(**config)
+        self.wait_for_packs(process, len(self.journals()) + 1, packs)
+        process.terminate()
+        process.communicate(timeout=60)
+        assert process.returncode == 128 + signal.SIGTERM
+
+    def journals(self) -> dict[str, list[int]]:
+        """Return the packs that each attempt has finished."""
+        lines = {path.name: path.read_text().split("\n") for path in self.state.glob("attempt-*")}
+        return {
+            name: [int(line.split()[1]) for line in text if line.startswith("pack ")]
+            for name, text in lines.items()
+        }
+
+    def committed(self) -> set[int]:
+        """Return the packs in the parts that are there, each of which must be whole."""
+        parts = [Part.read(path) for path in self.state.glob(f"*{SUFFIX}")]
+        return {pack.pack for part in parts for pack in part.statistics}
+
+    def wait_for_packs(self, process, attempts: int, packs: int) -> None:
+        """Wait until the newest of `attempts` has finished so many packs, or `process` ended."""
+        deadline = time.monotonic() + 120
+        while process.poll() is None:
+            journals = self.journals()
+            if len(journals) >= attempts and len(journals[max(journals)]) >= packs:
+                return
+            assert time.monotonic() < deadline, "the job makes no progress"
+            time.sleep(0.002)

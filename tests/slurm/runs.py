@@ -1,0 +1,120 @@
+"""Runs of the workflow in the background, and where their jobs stand."""
+
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+from packedesm.files import read_json
+from packedesm.layout import Layout
+from tests.slurm.cluster import output, wait_until
+from tests.workflow import BIN, ROOT
+
+SHARDS = 4
+SAMPLE = Layout("results/proteins")
+MERGED = str(SAMPLE.vectors("mean"))
+# What a test may not wait for. The rest is the profile's.
+IMPATIENT = (
+    "--slurm-init-seconds-before-status-checks=1",
+    "--max-status-checks-per-second=1",
+)
+SLURM = ("--profile", "slurm", *IMPATIENT)
+# Four jobs at a time on two cores.
+ONE_THREAD = ("--set-threads=embed=1",)
+
+
+class Run:
+    """A Snakemake process that is at work in `folder`."""
+
+    def __init__(self, folder: Path, process: subprocess.Popen, log: Path) -> None:
+        self.folder = folder
+        self.layout = Layout(folder / SAMPLE.root)
+        self._process = process
+        self._log = log
+
+    def finish(self, seconds: float = 300) -> str:
+        """Wait for the end, which must be a success, and return what the run printed."""
+        try:
+            status = self._process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            raise AssertionError(f"no end after {seconds:.0f} s:\n{self.printed()}") from None
+        assert status == 0, self.printed()
+        return self.printed()
+
+    def printed(self) -> str:
+        """Return what the run has printed so far."""
+        return self._log.read_text("utf-8")
+
+    def job(self, shard: int) -> str:
+        """Return the number of the running Slurm job that embeds `shard`."""
+        comment = f"rule_embed_wildcards_proteins_{shard}"
+        listed = output("squeue", "--noheader", "--states=running", "--format=%i %k")
+        jobs = [line.split()[0] for line in listed.splitlines() if line.endswith(f" {comment}")]
+        assert len(jobs) == 1, listed
+        return jobs[0]
+
+    def submitted(self, shard: int) -> list[str]:
+        """Return the numbers of all Slurm jobs that have been submitted for `shard`."""
+        return re.findall(rf"rule_embed/proteins_{shard}/(\d+)\.log", self.printed())
+
+    def owner(self, shard: int) -> dict:
+        """Return what the process that embeds `shard` says of itself."""
+        return read_json(self.layout.shard_state(shard) / "owner.json")
+
+    def freeze(self, *shards: int) -> dict[int, int]:
+        """Stop the process of each shard once it has committed a part; return their numbers.
+
+        So whatever happens to a job happens in the middle of it. Slurm wakes a process that it
+        signals.
+        """
+        frozen: dict[int, int] = {}
+
+        def look() -> bool:
+            for shard in set(shards) - set(frozen):
+                state = self.layout.shard_state(shard)
+                if any(state.glob("*.part")):
+                    os.kill(self.owner(shard)["pid"], signal.SIGSTOP)
+                    frozen[shard] = self.owner(shard)["pid"]
+            assert self._process.poll() is None, self.printed()
+            return len(frozen) == len(shards)
+
+        wait_until(look, 180, f"parts of shards {shards}", poll=0.005)
+        return frozen
+
+    def record(self, shard: int) -> dict:
+        """Return what the jobs of a finished shard recorded."""
+        return read_json(self.layout.shard_run(shard))
+
+
+def start(folder: Path, *arguments: str) -> Run:
+    """Start the workflow in `folder`, from the checkout, where ``--profile slurm`` is found."""
+    log = folder / "printed.txt"
+    command = [BIN / "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder]
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            [*map(str, command), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env={k: v for k, v in os.environ.items() if k != "PACKEDESM_SHARDS"},
+        )
+    return Run(folder, process, log)
+
+
+def job_field(job: str, field: str) -> str:
+    """Return one field of what Slurm knows of a job, such as ``Restarts``."""
+    described = output("scontrol", "show", "job", job, "--oneliner")
+    return next(
+        value
+        for name, _, value in (part.partition("=") for part in described.split())
+        if name == field
+    )
+
+
+def assert_same_bits(run: Run, undisturbed: Path) -> None:
+    """Compare arrays and index, byte for byte, with those of the undisturbed run."""
+    for path in (SAMPLE.vectors("mean"), SAMPLE.index):
+        assert (run.folder / path).read_bytes() == (undisturbed / path).read_bytes(), path

@@ -1,0 +1,364 @@
+"""Faults of disk, memory, arithmetic and processes: recovery or one clear line, never a wrong row.
+
+docs/faults.md lists them, each with the test that shows it.
+"""
+
+import gzip
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from packedesm.errors import Fault
+from packedesm.files import read_json
+from packedesm.manifest import write_manifest
+from packedesm.metrics import write_metrics
+from packedesm.report import write_report
+from packedesm.store import merge_shards
+from packedesm.verify import verify
+from tests.jobs import Sample
+
+pytestmark = pytest.mark.slow
+
+BUDGET = 1024
+
+
+@pytest.fixture(scope="module")
+def fasta(tmp_path_factory, uniprot_500) -> Path:
+    """The first 120 records of the example."""
+    records = gzip.decompress(uniprot_500.read_bytes()).decode().split("\n>")[:120]
+    path = tmp_path_factory.mktemp("input") / "some.fasta"
+    path.write_text("\n>".join(records) + "\n")
+    return path
+
+
+def make_sample(root: Path, fasta: Path, **config) -> Sample:
+    return Sample(root, fasta, token_budget=BUDGET, **({"commit_packs": 5} | config))
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory, fasta):
+    """What jobs that nothing disturbs compute, in float32 and in bfloat16."""
+    means = {}
+    for dtype in ("float32", "bfloat16"):
+        sample = make_sample(tmp_path_factory.mktemp(dtype), fasta, dtype=dtype)
+        sample.run()
+        means[dtype] = np.load(sample.layout.shard_vectors(0, "mean"))
+    return means
+
+
+@pytest.fixture
+def sample(tmp_path, fasta):
+    return make_sample(tmp_path / "sample", fasta)
+
+
+def mean(sample: Sample) -> np.ndarray:
+    return np.load(sample.layout.shard_vectors(0, "mean"))
+
+
+def flip_a_bit(path: Path, place: float = 0.5) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 2
+    path.write_bytes(content)
+
+
+def finish(sample: Sample) -> None:
+    """Do what comes after the embedding jobs."""
+    layout, config = sample.layout, sample.config
+    merge_shards(layout, 1, ["mean"])
+    limits = {"sequences": 4, "min_cosine": 0.99, "max_relative_l2": 0.05}
+    verify(layout, layout.checkpoint, shards=1, seed=1, **limits)
+    write_metrics(layout, 1)
+    write_report(layout)
+    write_manifest(layout, config)
+
+
+# Files that are not as they were written
+
+
+def test_flipped_and_truncated_parts_are_computed_again(sample, quiet):
+    sample.stop_after(20)
+    first, second = sorted(sample.state.glob("*.part"))[:2]
+    flip_a_bit(first)
+    second.write_bytes(second.read_bytes()[:-100])
+    log = sample.run()
+    assert f"discarding {first}: its digest" in log
+    assert f"discarding {second}" in log
+    assert np.array_equal(mean(sample), quiet["float32"])
+    run = read_json(sample.layout.shard_run(0))
+    assert (run["restarts"], run["discarded_parts"], run["recomputed_packs"]) == (1, 2, 10)
+
+
+@pytest.mark.parametrize("kind", ["fasta", "fai"])
+def test_a_damaged_shard_is_refused_by_name(sample, kind):
+    path = getattr(sample.layout, f"shard_{kind}")(0)
+    flip_a_bit(path)
+    status, line = sample.fail()
+    assert status == 1
+    assert f"{path}: is not as it was written" in line
+    assert not sample.layout.shard_run(0).exists()
+
+
+def test_a_damaged_plan_starts_over(sample, quiet):
+    sample.stop_after(10)
+    (sample.state / "plan.json").write_text("{")
+    assert "starting over" in sample.run()
+    assert np.array_equal(mean(sample), quiet["float32"])
+
+
+def test_a_changed_configuration_starts_over_and_says_so(sample, quiet):
+    sample.stop_after(10)
+    log = sample.run(dtype="bfloat16")
+    assert "starting over" in log
+    assert "dtype was 'float32', is 'bfloat16'" in log
+    assert np.array_equal(mean(sample), quiet["bfloat16"])
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("shard_index", merge_shards),
+        ("mean of the shard", merge_shards),
+        ("mean", write_manifest),
+        ("index", write_manifest),
+    ],
+)
+def test_a_file_damaged_between_two_steps_stops_the_next(sample, name, step):
+    sample.run()
+    layout = sample.layout
+    finish(sample)
+    layout.manifest.unlink()
+    paths = {"mean of the shard": layout.shard_vectors(0, "mean"), "mean": layout.vectors("mean")}
+    path = paths.get(name) or getattr(layout, name)
+    # In the index, damage what can still be read: the text of an id.
+    flip_a_bit(path, 0.99 if name.startswith("mean") else 0.02)
+    with pytest.raises(Fault, match=f"{path}: "):
+        if step is merge_shards:
+            merge_shards(layout, 1, ["mean"])
+        else:
+            write_manifest(layout, sample.config)
+    assert not layout.manifest.exists()
+
+
+def test_a_checkpoint_that_was_changed_before_the_job_is_refused(sample):
+    path = Path(sample.record["path"])
+    flip_a_bit(path)
+    status, line = sample.fail()
+    assert status == 2
+    assert f"{path}: changed since it was checked" in line
+
+
+def test_a_checkpoint_that_changes_during_the_job_is_noticed(sample):
+    process = sample.start(commit_seconds=0.01)
+    sample.wait_for_packs(process, 1, 5)
+    flip_a_bit(Path(sample.record["path"]), 0.9)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "changed" in errors
+    assert not sample.layout.shard_vectors(0, "mean").exists()
+    assert not sample.layout.shard_run(0).exists()
+
+
+def test_a_checkpoint_that_was_only_touched_is_accepted(sample, quiet):
+    os.utime(sample.record["path"])
+    sample.run()
+    assert np.array_equal(mean(sample), quiet["float32"])
+
+
+# Disks
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Return a function that mounts a small file system; give its folder."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = []
+
+    def mount(options: str) -> Path:
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True
+        )
+        if done.returncode:
+            pytest.skip(f"no right to mount a file system: {done.stderr.strip()}")
+        mounted.append(folder)
+        return folder
+
+    def remount(options: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
+
+    mount.again = remount
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", path], check=True)
+
+
+# The vectors of every residue take 9 MB, twice while the parts are assembled.
+@pytest.mark.parametrize(("size", "when"), [("4m", "committing"), ("14m", "assembling")])
+def test_a_full_disk_is_one_line_and_what_was_committed_is_kept(disk, fasta, tmp_path, size, when):
+    sample = make_sample(
+        disk(f"size={size}") / "sample",
+        fasta,
+        outputs=["mean", "residue"],
+        checkpoints=str(tmp_path / "checkpoints"),
+    )
+    status, line = sample.fail()
+    assert status == 1
+    assert "no space is left on the disk" in line
+    assert str(sample.layout.work) in line
+    assert not list(sample.layout.work.glob("embeddings/*/*"))  # nothing half-written
+    committed = sample.committed()
+    assert len(committed) > 5
+    disk.again("size=64m")
+    log = sample.run()
+    assert f"{len(committed)} packs of earlier attempts stand" in log
+    undisturbed = make_sample(tmp_path / "undisturbed", fasta, outputs=["mean", "residue"])
+    undisturbed.run()
+    for output in ("mean", "residue"):
+        path, expected = (s.layout.shard_vectors(0, output) for s in (sample, undisturbed))
+        assert path.read_bytes() == expected.read_bytes()
+
+
+def test_a_disk_that_is_full_while_merging_leaves_no_half_array(disk, fasta, tmp_path):
+    folder = disk("size=64m")
+    sample = make_sample(folder / "sample", fasta, outputs=["residue"])
+    sample.run()
+    used = sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+    disk.again(f"size={used // 4096 * 4 + 4000}k")
+    with pytest.raises(Fault, match=f"{sample.layout.root}: no space is left"):
+        merge_shards(sample.layout, 1, ["residue"])
+    assert not list(sample.layout.root.glob("*.npy"))
+    assert not list(sample.layout.root.glob(".tmp-*"))
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(disk, fasta, tmp_path):
+    sample = make_sample(
+        disk("size=64m") / "sample", fasta, checkpoints=str(tmp_path / "checkpoints")
+    )
+    log = sample.layout.root / "job.log"
+    log.touch()
+    task = tmp_path / "job.json"
+    process = sample.start()
+    process.communicate(timeout=60)
+    (sample.layout.root / "job.json").rename(sample.layout.root / "kept.json")
+    task.write_text((sample.layout.root / "kept.json").read_text().replace(str(log), "/dev/null"))
+    disk.again("ro")
+    again = subprocess.run(
+        [*process.args[:-1], str(task)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert again.returncode == 1
+    (line,) = again.stderr.strip().splitlines()
+    assert f"{sample.state}: the file system is read-only" in line
+
+
+# Memory and arithmetic
+
+
+SMALL_MEMORY = {"token_budget": 4096, "commit_packs": 2, "faults": {"memory": 2100}}
+
+
+def test_packs_that_do_not_fit_into_memory_are_split_and_successors_know(sample, quiet):
+    sample.stop_after(3, **SMALL_MEMORY)
+    limit = read_json(sample.state / "limit.json")
+    assert 1024 < limit <= 2048
+    log = sample.run(**SMALL_MEMORY, name="successor")
+    assert "out of memory" not in log
+    run = read_json(sample.layout.shard_run(0))
+    packs = pd.read_csv(sample.layout.shard_packs(0), sep="\t")
+    assert run["token_limit"] == limit
+    assert run["split_packs"] == (packs["pieces"] > 1).sum() > 0
+    assert run["restarts"] == 1
+    np.testing.assert_allclose(mean(sample), quiet["float32"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_protein_that_does_not_fit_is_reported_by_name(sample):
+    status, line = sample.fail(faults={"memory": 700})
+    assert status == 1
+    assert "tokens do not fit into memory, even alone" in line
+    assert "'sp|" in line or "'tr|" in line
+
+
+def test_nan_in_half_precision_is_computed_in_float32_and_told_everywhere(sample, quiet):
+    lengths = np.minimum(pd.read_parquet(sample.layout.shard_index)["length"], 1022)
+    log = sample.run(dtype="bfloat16", faults={"nan": int(lengths[7]) + 2})
+    assert "have NaN or infinity: their pack of" in log
+    run = read_json(sample.layout.shard_run(0))
+    rows = run["float32_rows"]
+    assert 7 in rows
+    assert len(rows) < len(lengths)
+    sample.config["dtype"] = "bfloat16"
+    finish(sample)
+    index = pd.read_parquet(sample.layout.index)
+    assert index.index[index["flags"].str.contains("float32")].tolist() == rows
+    exact, half = quiet["float32"], quiet["bfloat16"]
+    merged = np.load(sample.layout.vectors("mean"))
+    np.testing.assert_array_equal(merged[rows], exact[rows].astype(np.float16))
+    others = np.setdiff1d(np.arange(len(merged)), rows)
+    np.testing.assert_array_equal(merged[others], half[others])
+    metrics = read_json(sample.layout.metrics)["disturbances"]
+    assert metrics["float32_records"] == len(rows)
+    assert f"{len(rows)} records are flagged" in " ".join(sample.layout.report.read_text().split())
+
+
+def test_the_report_of_a_disturbed_run_tells_of_it_and_that_of_a_quiet_one_does_not(sample):
+    sample.stop_after(3, **SMALL_MEMORY)
+    flip_a_bit(min(sample.state.glob("*.part")))
+    sample.run(**SMALL_MEMORY)
+    finish(sample)
+    report = " ".join(sample.layout.report.read_text().split())
+    told = read_json(sample.layout.metrics)["disturbances"]
+    assert told["restarts"] == told["discarded_parts"] == 1
+    assert (
+        f"1 restart: what had been committed was kept, {told['recomputed_packs']} packs" in report
+    )
+    assert "1 damaged file was found" in report
+    assert f"{told['split_packs']} packs did not fit" in report
+    sample.run(name="quiet")
+    finish(sample)
+    assert set(read_json(sample.layout.metrics)["disturbances"].values()) == {0}
+    report = " ".join(sample.layout.report.read_text().split())
+    assert "<th>Interruptions</th><td> none</td>" in report
+    assert "did not fit" not in report
+
+
+# Worker processes
+
+
+def loader_workers(parent: int) -> list[int]:
+    """Return the process ids of a job's DataLoader workers."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
+            command = (path / "cmdline").read_text()
+        except OSError:
+            continue
+        if int(fields[1]) == parent and "spawn_main" in command:
+            found.append(int(path.name))
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda n: n.name)
+def test_a_worker_that_dies_or_hangs_is_done_without(sample, quiet, number):
+    process = sample.start(workers=2, commit_packs=1, faults={"patience": 30})
+    sample.wait_for_packs(process, 1, 3)
+    workers = loader_workers(process.pid)
+    assert len(workers) == 2
+    for worker in workers:
+        os.kill(worker, number)
+    assert process.wait(200) == 0
+    log = (sample.layout.root / "job.log").read_text()
+    assert "this process reads the rest itself" in log
+    assert np.array_equal(mean(sample), quiet["float32"])
+    packs = pd.read_csv(sample.layout.shard_packs(0), sep="\t")
+    assert packs["pack"].tolist() == list(range(len(packs)))
+    time.sleep(0.1)
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)

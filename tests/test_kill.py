@@ -1,0 +1,205 @@
+"""Kill an embedding job at any moment, any number of times: the result is that of a quiet run."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from packedesm.files import read_json
+from packedesm.layout import Layout
+from packedesm.store import merge_shards
+from tests.jobs import Sample
+from tests.workflow import BIN, snakemake, write_config
+
+pytestmark = pytest.mark.slow
+
+KILLS = 20
+SEEDS = (1, 2, 3)
+COMMIT_PACKS = 5
+BUDGET = 1024  # small packs, so that the example makes more than 200
+
+
+def parts(state):
+    return list(state.glob("*.part"))
+
+
+def published(sample) -> dict[str, bytes]:
+    merge_shards(sample.layout, 1, ["mean"])
+    return {
+        path.name: path.read_bytes()
+        for path in (sample.layout.vectors("mean"), sample.layout.index)
+    }
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory, uniprot_500):
+    """What a job that nothing disturbs publishes."""
+    sample = Sample(tmp_path_factory.mktemp("quiet"), uniprot_500, token_budget=BUDGET)
+    sample.run()
+    run = read_json(sample.layout.shard_run(0))
+    assert run["packs"] > 200
+    assert (run["restarts"], run["recomputed_packs"]) == (0, 0)
+    return published(sample)
+
+
+@pytest.fixture
+def sample(tmp_path, uniprot_500):
+    return Sample(tmp_path, uniprot_500, token_budget=BUDGET, commit_packs=COMMIT_PACKS)
+
+
+def check_published(sample, quiet):
+    assert published(sample) == quiet
+    packs = pd.read_csv(sample.layout.shard_packs(0), sep="\t")
+    run = read_json(sample.layout.shard_run(0))
+    assert packs["pack"].tolist() == list(range(run["packs"]))
+    assert packs["records"].sum() == run["records"]
+    assert not sample.state.exists()
+    return run
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda n: n.name)
+def test_twenty_kills_in_one_run_change_no_bit(sample, quiet, number, seed):
+    chance = random.Random(f"{number}-{seed}")
+    recomputed = []
+    for _ in range(KILLS):
+        before = sample.journals()
+        process = sample.start()
+        if chance.random() < 0.2:  # while it starts: libraries, weights, plan
+            time.sleep(chance.uniform(0, 3))
+        else:
+            sample.wait_for_packs(process, len(before) + 1, chance.randint(0, 16))
+            time.sleep(chance.uniform(0, 0.02))
+        assert process.poll() is None, process.stderr.read()
+        process.send_signal(number)
+        asked = time.monotonic()
+        process.communicate(timeout=60)
+        assert process.returncode in (-number, 128 + number)
+        journals = sample.journals()
+        finished = [pack for name in journals.keys() - before for pack in journals[name]]
+        recomputed.append(len(set(finished) - sample.committed()))
+        if number == signal.SIGTERM:
+            assert time.monotonic() - asked < 10
+            assert recomputed[-1] == 0
+    assert max(recomputed) <= COMMIT_PACKS
+    sample.run()
+    run = check_published(sample, quiet)
+    print(f"{number.name}, seed {seed}: {KILLS} kills, packs to recompute per kill {recomputed}")
+    assert run["recomputed_packs"] == sum(recomputed)
+    assert 0 < run["restarts"] <= KILLS
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_of_two_jobs_on_one_shard_the_one_that_came_last_publishes(sample, quiet, seed):
+    chance = random.Random(seed)
+    first = sample.start("first")
+    time.sleep(chance.uniform(0, 2))
+    second = sample.start("second")
+    ends = [process.communicate(timeout=120)[1] for process in (first, second)]
+    codes = [first.returncode, second.returncode]
+    assert sorted(codes) == [0, 1], ends
+    loser = ends[codes.index(1)]
+    assert "superseded by" in loser or "another process finished" in loser
+    assert len(loser.strip().splitlines()) == 1
+    check_published(sample, quiet)
+
+
+def test_an_orphan_that_wakes_up_later_changes_nothing(sample, quiet):
+    orphan = sample.start("orphan")
+    sample.wait_for_packs(orphan, 1, 12)
+    orphan.send_signal(signal.SIGSTOP)
+    successor = sample.start("successor")
+    sample.wait_for_packs(successor, 2, 12)
+    committed = sample.committed()
+    orphan.send_signal(signal.SIGCONT)
+    _, error = orphan.communicate(timeout=60)
+    assert orphan.returncode == 1
+    assert "superseded by" in error
+    assert committed <= sample.committed()
+    assert successor.wait(120) == 0
+    check_published(sample, quiet)
+
+
+def test_an_orphan_that_wakes_up_after_all_is_done_publishes_nothing(sample, quiet):
+    orphan = sample.start("orphan")
+    sample.wait_for_packs(orphan, 1, 12)
+    orphan.send_signal(signal.SIGSTOP)
+    sample.run(name="successor")
+    mean = sample.layout.shard_vectors(0, "mean")
+    before = mean.stat().st_mtime_ns
+    orphan.send_signal(signal.SIGCONT)
+    _, error = orphan.communicate(timeout=60)
+    assert orphan.returncode == 1
+    assert "another process finished this shard" in error
+    assert len(error.strip().splitlines()) == 1
+    assert mean.stat().st_mtime_ns == before
+    check_published(sample, quiet)
+
+
+def test_times_of_all_attempts_add_up(sample, quiet):
+    process = sample.start()
+    sample.wait_for_packs(process, 1, 50)
+    process.terminate()
+    assert process.wait(30) == 128 + signal.SIGTERM
+    sample.run()
+    run = check_published(sample, quiet)
+    packs = pd.read_csv(sample.layout.shard_packs(0), sep="\t")
+    finished = packs["finished_seconds"].to_numpy()
+    assert (np.diff(finished) >= 0).all()
+    assert run["restarts"] == 1
+    assert (
+        run["seconds"]["forward"]
+        <= run["seconds"]["embedding"]
+        == pytest.approx(finished[-1], rel=1e-4)
+    )
+    assert run["seconds"]["total"] > run["seconds"]["embedding"] + run["seconds"]["setup"]
+
+
+def test_a_workflow_whose_job_is_killed_ends_as_if_nothing_had_been(tmp_path, quiet, uniprot_500):
+    config = {"token_budget": BUDGET, "commit_packs": COMMIT_PACKS, "shards": 1}
+    write_config(tmp_path, fasta=str(uniprot_500), verify={"sequences": 4}, **config)
+    layout = Layout(tmp_path / "results" / "uniprot_500")
+    with ThreadPoolExecutor(1) as background:
+        workflow = background.submit(snakemake, tmp_path, "--retries", "3")
+        for attempt in (1, 2):
+            state = layout.shard_state(0)
+            while len([*state.glob("attempt-*")]) < attempt or len(parts(state)) < 5 * attempt:
+                assert not workflow.done(), workflow.result().stdout
+                time.sleep(0.01)
+            os.kill(read_json(state / "owner.json")["pid"], signal.SIGKILL)
+        run = workflow.result()
+    assert run.returncode == 0, run.stdout
+    assert read_json(layout.shard_run(0))["restarts"] == 2
+    assert layout.vectors("mean").read_bytes() == quiet["mean.npy"]
+    assert layout.index.read_bytes() == quiet["index.parquet"]
+    assert layout.manifest.exists()
+    assert "2 restarts" in layout.report.read_text()
+
+
+def test_the_command_goes_on_where_it_was_interrupted(tmp_path, quiet, uniprot_500, sample):
+    out = tmp_path / "out"
+    options = {"token-budget": BUDGET, "commit-packs": COMMIT_PACKS, "verify-sequences": 4}
+    options["checkpoints"] = sample.config["checkpoints"]
+    command = [BIN / "packedesm", "embed", uniprot_500, "-o", out]
+    command += [text for key, value in options.items() for text in (f"--{key}", value)]
+    command = list(map(str, command))
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not parts(Layout(out).shard_state(0)):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "SIGINT: stopping; what is finished is kept" in log
+    assert "Traceback" not in log
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "of earlier attempts stand and are kept" in again.stderr
+    assert (out / "mean.npy").read_bytes() == quiet["mean.npy"]
+    assert not (out / ".work").exists()

@@ -1,0 +1,48 @@
+import pytest
+
+from packedesm.models import MODELS
+from packedesm.resources import (
+    embed_minutes,
+    model_megabytes,
+    transfer_minutes,
+    verify_minutes,
+)
+from packedesm.sharding import token_cost
+
+DAY = 24 * 60
+
+
+def record(name):
+    geometry = MODELS[name]
+    sizes = {size: getattr(geometry, size) for size in ("layers", "width", "heads", "parameters")}
+    return {"model": name, **sizes}
+
+
+LARGE = record("esm2_t36_3B_UR50D")
+
+
+def test_the_time_of_a_shard_is_twice_that_of_its_operations_and_a_quarter_of_an_hour():
+    geometry, lengths = MODELS[LARGE["model"]], [352] * 100_000
+    cost = float(token_cost(lengths, geometry.width).sum())
+    seconds = geometry.flops(lengths) / 20e12
+    minutes = embed_minutes(LARGE, cost, 1, tflops=20, max_minutes=DAY)
+    assert minutes == pytest.approx(15 + 2 * seconds / 60, abs=1)
+    assert minutes > 300
+
+
+def test_each_attempt_is_given_twice_the_time_up_to_the_limit():
+    minutes = [embed_minutes(LARGE, 0, n, tflops=20, max_minutes=100) for n in (1, 2, 3, 4)]
+    assert minutes == [15, 30, 60, 100]
+    assert [transfer_minutes(1200, 10, n, max_minutes=DAY) for n in (1, 2)] == [19, 38]
+
+
+def test_verification_is_counted_on_a_cpu():
+    gpu = embed_minutes(LARGE, 16_384, 1, tflops=20, max_minutes=DAY)
+    assert verify_minutes(LARGE, 16_384, 1, max_minutes=DAY) > 4 * gpu
+
+
+def test_memory_holds_the_weights_twice_and_grows_with_each_attempt():
+    first, second = (model_megabytes(LARGE, attempt) for attempt in (1, 2))
+    assert first > 2 * 4 * LARGE["parameters"] / 1e6
+    assert second == pytest.approx(1.5 * first, abs=1)
+    assert model_megabytes(record("esm2_tiny_random"), 1) < 4000
