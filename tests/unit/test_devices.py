@@ -42,7 +42,7 @@ def test_jobs_do_not_share_a_gpu_while_another_is_free(tmp_path):
 
 
 def test_more_jobs_than_gpus_take_turns_and_never_meet(tmp_path):
-    jobs = [hold(tmp_path, 0.2, GPUS[:2]) for _ in range(5)]
+    jobs = [hold(tmp_path, 0.2, GPUS[:2]) for _ in range(8)]
     spans = []
     for job in jobs:
         uuid, start, end = job.communicate(timeout=60)[0].split()
