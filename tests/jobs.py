@@ -83,6 +83,12 @@ class Sample:
         parts = [Part.read(path) for path in self.state.glob(f"*{SUFFIX}")]
         return {pack.pack for part in parts for pack in part.statistics}
 
+    def wait_while_starting(self, attempts: int, seconds: float) -> None:
+        """Wait so many seconds, but not beyond the beginning of a further attempt."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and len(self.journals()) <= attempts:
+            time.sleep(0.01)
+
     def wait_for_packs(self, process, attempts: int, packs: int) -> None:
         """Wait until the newest of `attempts` has finished so many packs, or `process` ended."""
         deadline = time.monotonic() + 120
