@@ -10,6 +10,7 @@ from packedesm.checkpoints import prepare
 from packedesm.config import EMBED_OPTIONS, JOB_OPTIONS, SHARD_OPTIONS, pick, resolve
 from packedesm.files import write_json
 from packedesm.layout import Layout
+from packedesm.models import TINY
 from packedesm.parts import SUFFIX, Part
 from packedesm.sharding import write_shards
 from tests.workflow import ROOT
@@ -19,6 +20,8 @@ class Sample:
     """A sample of one shard, ready to be embedded by jobs in processes of their own."""
 
     def __init__(self, root: Path, fasta: Path, **config) -> None:
+        # A file of this sample's own: tests damage it.
+        config.setdefault("model", TINY)
         config.setdefault("checkpoints", str(root / "checkpoints"))
         self.layout = Layout(root)
         self.config = resolve({"fasta": str(fasta), **config})
