@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from packedesm.embed import finished
 from packedesm.errors import Fault
 from packedesm.files import read_json
 from packedesm.manifest import write_manifest
@@ -65,6 +66,19 @@ def flip_a_bit(path: Path, place: float = 0.5) -> None:
     content = bytearray(path.read_bytes())
     content[int(place * len(content))] ^= 2
     path.write_bytes(content)
+
+
+def test_a_finished_shard_stands_for_the_same_job_alone(sample):
+    layout, record, config = sample.layout, sample.record, sample.config
+    assert not finished(layout, 0, record, config)
+    sample.run()
+    assert finished(layout, 0, record, config)
+    assert not finished(layout, 0, record, config | {"dtype": "bfloat16"})
+    assert not finished(layout, 0, record | {"sha256": "0" * 64}, config)
+    flip_a_bit(layout.shard_vectors(0, "mean"))
+    assert not finished(layout, 0, record, config)
+    layout.shard_vectors(0, "mean").unlink()
+    assert not finished(layout, 0, record, config)
 
 
 def finish(sample: Sample) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from packedesm.files import file_digest, read_json
 from packedesm.layout import Layout
-from packedesm.models import DEMO
+from packedesm.models import DEMO, TINY
 from packedesm.store import merge_shards
 from tests.jobs import Sample
 from tests.workflow import BIN, snakemake, write_config
@@ -190,23 +190,25 @@ def test_a_workflow_whose_job_is_killed_ends_as_if_nothing_had_been(tmp_path, qu
     assert "2 restarts" in layout.report.read_text()
 
 
-def test_the_command_goes_on_where_it_was_interrupted(tmp_path, quiet, uniprot_500):
-    out = tmp_path / "out"
-    options = {"token-budget": BUDGET, "commit-packs": COMMIT_PACKS, "verify-sequences": 4}
-    command = [BIN / "packedesm", "embed", uniprot_500, "-o", out]
-    command += [text for key, value in options.items() for text in (f"--{key}", value)]
-    command = list(map(str, command))
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not parts(Layout(out).shard_state(0)):
+def test_the_command_goes_on_where_it_was_interrupted(tmp_path, uniprot_500):
+    options = {"model": TINY, "checkpoints": tmp_path / "checkpoints", "shards": 2}
+    options |= {"token-budget": BUDGET, "commit-packs": 1, "verify-sequences": 4}
+    flags = [str(text) for key, value in options.items() for text in (f"--{key}", value)]
+    command = [str(BIN / "packedesm"), "embed", str(uniprot_500), *flags, "-o"]
+    quiet, out = Layout(tmp_path / "quiet"), Layout(tmp_path / "out")
+    subprocess.run([*command, quiet.root], check=True, capture_output=True)
+    process = subprocess.Popen([*command, out.root], stderr=subprocess.PIPE, text=True)
+    while not parts(out.shard_state(1)):
         assert process.poll() is None
-        time.sleep(0.01)
+        time.sleep(0.001)
     process.send_signal(signal.SIGINT)
     _, log = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT
     assert "SIGINT: stopping; what is finished is kept" in log
     assert "Traceback" not in log
-    again = subprocess.run(command, capture_output=True, text=True)
+    again = subprocess.run([*command, out.root], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
+    assert "shard 0 is finished and kept" in again.stderr
     assert "of earlier attempts stand and are kept" in again.stderr
-    assert digests(Layout(out)) == quiet
-    assert not (out / ".work").exists()
+    assert digests(out) == digests(quiet)
+    assert not out.work.exists()

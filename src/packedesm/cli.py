@@ -143,7 +143,8 @@ def _empty(path: Path) -> bool:
 
 def _unfinished(layout: Layout) -> bool:
     """Tell whether the folder holds nothing but what an interrupted run has finished."""
-    return [*layout.root.glob("*")] == [layout.work] and any(layout.work.glob("state/*/*.part"))
+    finished = [*layout.work.glob("state/*/*.part"), *layout.work.glob("embeddings/*/run.json")]
+    return [*layout.root.glob("*")] == [layout.work] and bool(finished)
 
 
 def _cores() -> int:

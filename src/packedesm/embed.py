@@ -20,11 +20,11 @@ from packedesm import hardware
 from packedesm.attention import select_backend
 from packedesm.checkpoints import check_weights, load_state
 from packedesm.collator import PackedBatch
-from packedesm.config import LENGTH_OPTIONS, pick
+from packedesm.config import EMBED_OPTIONS, LENGTH_OPTIONS, pick
 from packedesm.dataset import SequenceDataset
 from packedesm.devices import lease, visible_gpus
 from packedesm.errors import Fault, UserError, quote
-from packedesm.files import atomic_path, file_digest, write_json
+from packedesm.files import atomic_path, file_digest, read_json, write_json
 from packedesm.layout import Layout
 from packedesm.loader import create_async_dataloader, worker_lost
 from packedesm.model import PackedESM2
@@ -104,12 +104,40 @@ def embed_shard(
             "tokens": int(dataset.tokens.sum()),
             "shortened": dataset.shortened,
             "model": dict(checkpoint),
+            "options": pick(options, EMBED_OPTIONS),
             **run,
             "gpu": _gpu(monitor.summary(), state),
             "host": platform.node(),
             "versions": versions(),
         }
         return _publish(layout, shard, dataset, state, record)
+
+
+def finished(
+    layout: Layout, shard: int, checkpoint: Mapping[str, Any], options: Mapping[str, Any]
+) -> bool:
+    """Tell whether `embed_shard` need not run again: its files are whole, and of this very job.
+
+    Parameters as those of `embed_shard`; any device of the same kind will do.
+    """
+    try:
+        run = read_json(layout.shard_run(shard))
+    except (FileNotFoundError, ValueError):
+        return False
+    expected = {
+        "fasta_sha256": check_written(layout, layout.shard_fasta(shard)),
+        "model": dict(checkpoint),
+        "options": pick(options, EMBED_OPTIONS),
+        "versions": versions(),
+    }
+    device = "cuda" if visible_gpus()[0] and torch.cuda.is_available() else "cpu"
+    files = {name: layout.shard_vectors(shard, name) for name in run["arrays"]}
+    return (
+        all(run.get(name) == value for name, value in expected.items())
+        and run["device"]["kind"] == device
+        and all(path.exists() for path in files.values())
+        and {name: file_digest(path) for name, path in files.items()} == run["arrays"]
+    )
 
 
 def _embed(

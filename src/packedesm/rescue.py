@@ -100,7 +100,7 @@ class Rescue:
         self._lock = threading.Lock()  # the main thread and the writer's both come here
 
     def fits(self, tokens: int) -> bool:
-        """Tell whether so many tokens are known to be too many."""
+        """Tell whether so many tokens may fit at once: nothing is known against it."""
         return self.limit is None or tokens <= self.limit
 
     def lower(self, tokens: int) -> None:

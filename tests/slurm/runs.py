@@ -88,9 +88,14 @@ class Run:
         return read_json(self.layout.shard_run(shard))
 
 
-def start(folder: Path, *arguments: str) -> Run:
-    """Start the workflow in `folder`, from the checkout, where ``--profile slurm`` is found."""
+def start(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> Run:
+    """Start the workflow in `folder`, from the checkout, where ``--profile slurm`` is found.
+
+    `environment` is added to that of the process, and so to that of its jobs.
+    """
     log = folder / "printed.txt"
+    variables = {k: v for k, v in os.environ.items() if k != "PACKEDESM_SHARDS"}
+    variables |= environment or {}
     command = [BIN / "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder]
     with log.open("w") as stream:
         process = subprocess.Popen(
@@ -99,7 +104,8 @@ def start(folder: Path, *arguments: str) -> Run:
             stdout=stream,
             stderr=subprocess.STDOUT,
             cwd=ROOT,
-            env={k: v for k, v in os.environ.items() if k != "PACKEDESM_SHARDS"},
+            env={k: v for k, v in os.environ.items() if k != "PACKEDESM_SHARDS"}
+            | (environment or {}),
         )
     return Run(folder, process, log)
 

@@ -8,19 +8,31 @@ from pathlib import Path
 
 import pytest
 
+from packedesm.layout import Layout
 from tests.slurm.cluster import output, succeeds, wait_until
-from tests.slurm.runs import MERGED, ONE_THREAD, SHARDS, SLURM, assert_same_bits, job_field, start
+from tests.slurm.runs import (
+    MERGED,
+    ONE_THREAD,
+    SAMPLE,
+    SHARDS,
+    SLURM,
+    assert_same_bits,
+    job_field,
+    start,
+)
 
 CANCELLED, TIMED_OUT, REQUEUED, KILLED = range(4)  # the shards of `disturbed`
-LITTLE_MEMORY = f"embed:mem_mb=400 if wildcards.shard == '{KILLED}' and attempt == 1 else 2000"
+MEMORY = "embed:mem_mb=1500+100*attempt"
 
 
 @pytest.fixture(scope="module")
 def disturbed(cluster, configure):
     """A run in which something else happens to each of the four shards, at the same time."""
-    run = start(
-        configure("disturbed"), *SLURM, *ONE_THREAD, f"--set-resources={LITTLE_MEMORY}", MERGED
-    )
+    folder = configure("disturbed")
+    leak = {"PACKEDESM_TEST_LEAK": str(Layout(folder / SAMPLE.root).shard_state(KILLED))}
+    leak["PYTHONPATH"] = str(Path(__file__).parent / "leak")
+    options = (*SLURM, *ONE_THREAD, f"--set-resources={MEMORY}")
+    run = start(folder, *options, MERGED, environment=leak)
     run.freeze(CANCELLED, TIMED_OUT, REQUEUED)
     output("scancel", run.job(CANCELLED))
     output("scontrol", "update", f"JobId={run.job(TIMED_OUT)}", "TimeLimit=1")
@@ -63,11 +75,15 @@ def test_a_requeued_job_goes_on_without_using_up_a_retry(disturbed):
     assert disturbed.record(REQUEUED)["restarts"] == 1
 
 
-def test_a_job_killed_for_its_memory_is_given_more(disturbed):
+def test_a_job_killed_for_its_memory_is_given_more_and_goes_on(disturbed):
     log = disturbed.folder / ".snakemake" / "slurm_logs"
     killed = "".join(path.read_text() for path in log.glob(f"rule_embed/*_{KILLED}/*.log"))
     assert "exceeded memory limit" in killed
-    assert disturbed.record(KILLED)["records"] > 0
+    jobs = dict.fromkeys(disturbed.submitted(KILLED))
+    requested = [job_field(job, "MinMemoryNode") for job in jobs]
+    assert requested == ["1600M", "1700M"]
+    assert disturbed.record(KILLED)["restarts"] == 1
+    assert disturbed.record(KILLED)["recomputed_packs"] <= 1
 
 
 def test_jobs_preempted_by_urgent_ones_come_back_without_using_up_a_retry(

@@ -1,0 +1,32 @@
+"""A process that outgrows its memory: Python runs this first where its folder is on PYTHONPATH.
+
+The process that embeds a shard, in the first attempt, takes `LEAK` more bytes once it has committed
+a part, and then waits: it will be killed by who watches the memory.
+"""
+
+import json
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+LEAK = 3 << 29
+
+
+def leak(state: Path) -> None:
+    while True:
+        with suppress(OSError, ValueError):
+            owner = json.loads((state / "owner.json").read_text())
+            if owner["pid"] == os.getpid() and any(state.glob("*.part")):
+                break
+        time.sleep(0.005)
+    if len([*state.glob("attempt-*")]) == 1:
+        memory = b"\1" * LEAK
+        os.kill(os.getpid(), signal.SIGSTOP)
+        del memory
+
+
+if folder := os.environ.get("PACKEDESM_TEST_LEAK"):
+    threading.Thread(target=leak, args=(Path(folder),), daemon=True).start()
