@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from packedesm.embed import finished
 from packedesm.errors import Fault
 from packedesm.files import read_json
 from packedesm.manifest import write_manifest
 from packedesm.metrics import write_metrics
+from packedesm.published import finished
 from packedesm.report import write_report
 from packedesm.store import merge_shards
 from packedesm.verify import verify

@@ -7,49 +7,37 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
 from packedesm import hardware
-from packedesm.attention import select_backend
 from packedesm.checkpoints import check_weights, load_state
+from packedesm.choices import choose
 from packedesm.collator import PackedBatch
 from packedesm.config import EMBED_OPTIONS, LENGTH_OPTIONS, pick
 from packedesm.dataset import SequenceDataset
-from packedesm.devices import lease, visible_gpus
 from packedesm.errors import Fault, UserError, quote
-from packedesm.files import atomic_path, file_digest, read_json, write_json
 from packedesm.layout import Layout
 from packedesm.loader import create_async_dataloader, worker_lost
 from packedesm.model import PackedESM2
 from packedesm.models import Geometry
 from packedesm.packing import Packs, plan_packs
 from packedesm.progress import Progress
+from packedesm.published import publish
 from packedesm.rescue import Rescue, out_of_memory
-from packedesm.resume import ShardState, now
-from packedesm.runner import AsyncInferenceRunner, FinishedPack, PackStatistics
+from packedesm.resume import ShardState
+from packedesm.runner import AsyncInferenceRunner, FinishedPack
 from packedesm.segments import segment_tokens
 from packedesm.sharding import check_written
 from packedesm.stopping import stopping_on_signals
-from packedesm.store import shard_writer
 from packedesm.telemetry import GPUMonitor
 from packedesm.versions import versions
 
 logger = logging.getLogger(__name__)
-
-# Tokens per pack. On a CPU more tokens gain nothing and only leave the caches; on a GPU the
-# matrix products are at full speed from about 16,384 tokens on.
-_CPU_BUDGET = 4096
-_GPU_BUDGET = 32768
-# Peak memory per token over the memory of one token's vector: the residual stream, q, k, v and
-# the attention's output, twice 4 D in the feed-forward part, and float32 copies while pooling.
-_VECTORS_PER_TOKEN = 24
 
 
 def embed_shard(
@@ -91,7 +79,7 @@ def embed_shard(
     check_written(layout, layout.shard_fai(shard))
     dataset = SequenceDataset(layout.shard_fasta(shard), **pick(options, LENGTH_OPTIONS))
     with stopping_on_signals() as check_stop, ShardState(layout.shard_state(shard)) as state:
-        with _device() as (device, uuid), GPUMonitor(uuid) as monitor:
+        with hardware.leased_device() as (device, uuid), GPUMonitor(uuid) as monitor:
             weights = check_weights(checkpoint)
             run = _embed(layout, dataset, checkpoint, options, job, state, device, check_stop)
             run["device"] = hardware.describe(device, uuid)
@@ -110,34 +98,7 @@ def embed_shard(
             "host": platform.node(),
             "versions": versions(),
         }
-        return _publish(layout, shard, dataset, state, record)
-
-
-def finished(
-    layout: Layout, shard: int, checkpoint: Mapping[str, Any], options: Mapping[str, Any]
-) -> bool:
-    """Tell whether `embed_shard` need not run again: its files are whole, and of this very job.
-
-    Parameters as those of `embed_shard`; any device of the same kind will do.
-    """
-    try:
-        run = read_json(layout.shard_run(shard))
-    except (FileNotFoundError, ValueError):
-        return False
-    expected = {
-        "fasta_sha256": check_written(layout, layout.shard_fasta(shard)),
-        "model": dict(checkpoint),
-        "options": pick(options, EMBED_OPTIONS),
-        "versions": versions(),
-    }
-    device = "cuda" if visible_gpus()[0] and torch.cuda.is_available() else "cpu"
-    files = {name: layout.shard_vectors(shard, name) for name in run["arrays"]}
-    return (
-        all(run.get(name) == value for name, value in expected.items())
-        and run["device"]["kind"] == device
-        and all(path.exists() for path in files.values())
-        and {name: file_digest(path) for name, path in files.items()} == run["arrays"]
-    )
+        return publish(layout, shard, dataset, state, record)
 
 
 def _embed(
@@ -280,7 +241,7 @@ def _settle(
     state: ShardState,
 ) -> dict[str, Any]:
     """Settle everything that the options leave to ``auto``, as earlier attempts did."""
-    choice = _choose(options, geometry, device)
+    choice = choose(options, geometry, device)
     installed = versions()
     plan = {
         "fasta_sha256": check_written(layout, dataset.fasta),
@@ -298,40 +259,6 @@ def _settle(
     return choice | taken
 
 
-def _publish(
-    layout: Layout,
-    shard: int,
-    dataset: SequenceDataset,
-    state: ShardState,
-    record: dict[str, Any],
-) -> dict[str, Any]:
-    """Write arrays, ``packs.tsv`` and, last, ``run.json``; delete the state."""
-    outputs = record["outputs"]
-    arrays = (dataset.embedded_lengths, record["model"]["width"], outputs, record["output_dtype"])
-    float32 = []
-    with shard_writer(layout, shard, *arrays) as writer:
-        for pack in state.finished():
-            writer.write(pack)
-            float32 += dataset.rows[pack.float32_rows].tolist()
-        state.check_owner()
-    statistics = list(state.statistics().values())
-    _write_packs(layout, shard, statistics)
-    history = state.history()
-    record = record | {
-        "fingerprint": state.fingerprint,
-        "arrays": {name: file_digest(layout.shard_vectors(shard, name)) for name in outputs},
-        "seconds": _seconds(statistics, history.pop("setup"), history.pop("total")),
-        **history,
-        "token_limit": state.token_limit(),
-        "split_packs": sum(pack.pieces > 1 for pack in statistics),
-        "float32_rows": sorted(float32),
-        "finished": now(),
-    }
-    write_json(layout.shard_run(shard), record)
-    state.remove()
-    return record
-
-
 def _until(batches: Iterable[PackedBatch], check_stop: Callable[[], None]) -> Iterator[PackedBatch]:
     for batch in batches:
         check_stop()
@@ -343,68 +270,6 @@ def record_name(layout: Layout, dataset: SequenceDataset, item: int) -> str:
     row = int(dataset.rows[item])
     found = pq.read_table(layout.shard_index, columns=["id"], filters=pc.field("row") == row)
     return f"record {row + 1} ({quote(found['id'][0].as_py())})"
-
-
-def resolve_dtype(dtype: str, device: torch.device) -> str:
-    """Return the number format that ``dtype: auto`` means on `device`."""
-    if dtype != "auto":
-        return dtype
-    return "float16" if device.type == "cuda" else "float32"
-
-
-def resolve_output_dtype(output_dtype: str, dtype: str) -> str:
-    """Return the number format that ``output_dtype: auto`` means for a computation in `dtype`."""
-    if output_dtype != "auto":
-        return output_dtype
-    return "float32" if dtype == "float32" else "float16"
-
-
-def resolve_token_budget(
-    token_budget: int | str, geometry: Geometry, dtype: str, device: torch.device
-) -> int:
-    """Return the tokens per pack; ``auto`` uses at most half of a GPU's free memory."""
-    if token_budget != "auto":
-        return int(token_budget)
-    if device.type == "cpu":
-        return _CPU_BUDGET
-    free, _total = torch.cuda.mem_get_info(device)
-    per_token = _VECTORS_PER_TOKEN * geometry.width * getattr(torch, dtype).itemsize
-    fitting = free // 2 // per_token // 1024 * 1024
-    return max(1024, min(_GPU_BUDGET, fitting))
-
-
-@contextmanager
-def _device() -> Iterator[tuple[torch.device, str | None]]:
-    """Give the device of this job, a leased GPU or else the CPU, and the GPU's UUID."""
-    gpus, reason = visible_gpus()
-    if not gpus:
-        logger.info("running on the CPU: %s", reason)
-        yield torch.device("cpu"), None
-        return
-    if not torch.cuda.is_available():
-        logger.warning("running on the CPU: this build of torch cannot use %s", gpus[0].name)
-        yield torch.device("cpu"), None
-        return
-    with lease(gpus) as gpu:
-        device = torch.device("cuda", gpus.index(gpu))
-        torch.cuda.set_device(device)
-        logger.info("running on %s, %s", gpu.name, gpu.uuid)
-        yield device, gpu.uuid
-
-
-def _choose(options: Mapping[str, Any], geometry: Geometry, device: torch.device) -> dict[str, Any]:
-    """Settle everything that the options leave to ``auto``."""
-    dtype = resolve_dtype(options["dtype"], device)
-    selection = select_backend(
-        options["attention"], device, getattr(torch, dtype), geometry.head_dim
-    )
-    return {
-        "dtype": dtype,
-        "output_dtype": resolve_output_dtype(options["output_dtype"], dtype),
-        "outputs": list(options["outputs"]),
-        "attention": {"backend": selection.name, "reason": selection.reason},
-        "token_budget": resolve_token_budget(options["token_budget"], geometry, dtype, device),
-    }
 
 
 def _say(dataset: SequenceDataset, packs, choice: dict[str, Any], device: torch.device) -> None:
@@ -430,20 +295,3 @@ def _gpu(summary: dict[str, Any], state: ShardState) -> dict[str, Any]:
     if state.seconds_before and summary["energy_j"] is not None:
         return summary | {"energy_j": None, "reason": "earlier attempts did not tell theirs"}
     return summary
-
-
-def _seconds(statistics: list[PackStatistics], setup: float, total: float) -> dict[str, float]:
-    return {
-        "setup": setup,
-        "embedding": max((pack.finished_seconds for pack in statistics), default=0.0),
-        "forward": sum(pack.forward_seconds for pack in statistics),
-        "waiting": sum(pack.wait_seconds for pack in statistics),
-        "total": total,
-    }
-
-
-def _write_packs(layout: Layout, shard: int, statistics: list[PackStatistics]) -> None:
-    columns = list(PackStatistics.__dataclass_fields__)
-    table = pd.DataFrame([asdict(pack) for pack in statistics], columns=columns)
-    with atomic_path(layout.shard_packs(shard)) as temporary:
-        table.to_csv(temporary, sep="\t", index=False, float_format="%.6g")

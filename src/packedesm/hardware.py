@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from packedesm.devices import lease, visible_gpus
+
+logger = logging.getLogger(__name__)
 
 # Large enough to run at full speed, small enough to take a second: float32 on a laptop's core
 # multiplies 1,024 x 1,024 in about 30 ms, a current GPU 8,192 x 8,192 in half precision in 1.5 ms.
@@ -33,6 +40,29 @@ def measure_matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
         if repeat >= 2:  # the first ones load libraries and raise clocks
             seconds.append(time.perf_counter() - start)
     return 2 * side**3 / statistics.median(seconds)
+
+
+@contextmanager
+def leased_device() -> Iterator[tuple[torch.device, str | None]]:
+    """Give the device of this job, a leased GPU or else the CPU, and the GPU's UUID."""
+    gpus, reason = visible_gpus()
+    if device_kind() == "cpu":
+        if gpus:
+            logger.warning("running on the CPU: this build of torch cannot use %s", gpus[0].name)
+        else:
+            logger.info("running on the CPU: %s", reason)
+        yield torch.device("cpu"), None
+        return
+    with lease(gpus) as gpu:
+        device = torch.device("cuda", gpus.index(gpu))
+        torch.cuda.set_device(device)
+        logger.info("running on %s, %s", gpu.name, gpu.uuid)
+        yield device, gpu.uuid
+
+
+def device_kind() -> str:
+    """Return what kind of device a job gets here, ``cuda`` or ``cpu``."""
+    return "cuda" if visible_gpus()[0] and torch.cuda.is_available() else "cpu"
 
 
 def describe(device: torch.device, uuid: str | None) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from typing import Any
 
 from packedesm.checkpoints import prepare
 from packedesm.config import JOB_OPTIONS, SHARD_OPTIONS, pick
-from packedesm.embed import embed_shard, finished
+from packedesm.embed import embed_shard
 from packedesm.layout import Layout
 from packedesm.manifest import write_manifest
 from packedesm.metrics import write_metrics
+from packedesm.published import finished
 from packedesm.report import write_report
 from packedesm.sharding import write_shards
 from packedesm.store import merge_shards
