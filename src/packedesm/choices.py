@@ -8,19 +8,19 @@ from typing import Any
 import torch
 
 from packedesm.attention import select_backend
+from packedesm.model import PackedESM2
 from packedesm.models import Geometry
+from packedesm.tuning import fastest_budget
 
-# Tokens per pack. On a CPU more tokens gain nothing and only leave the caches; on a GPU the
-# matrix products are at full speed from about 16,384 tokens on.
+# Tokens per pack: more gain nothing on a CPU, and only leave the caches.
 _CPU_BUDGET = 4096
-_GPU_BUDGET = 32768
 # Peak memory per token over the memory of one token's vector: the residual stream, q, k, v and
 # the attention's output, twice 4 D in the feed-forward part, and float32 copies while pooling.
 _VECTORS_PER_TOKEN = 24
 
 
 def choose(options: Mapping[str, Any], geometry: Geometry, device: torch.device) -> dict[str, Any]:
-    """Settle everything that the options leave to ``auto``."""
+    """Settle what the options leave to ``auto``, but for the token budget: that needs the model."""
     dtype = resolve_dtype(options["dtype"], device)
     selection = select_backend(
         options["attention"], device, getattr(torch, dtype), geometry.head_dim
@@ -30,7 +30,6 @@ def choose(options: Mapping[str, Any], geometry: Geometry, device: torch.device)
         "output_dtype": resolve_output_dtype(options["output_dtype"], dtype),
         "outputs": list(options["outputs"]),
         "attention": {"backend": selection.name, "reason": selection.reason},
-        "token_budget": resolve_token_budget(options["token_budget"], geometry, dtype, device),
     }
 
 
@@ -48,15 +47,17 @@ def resolve_output_dtype(output_dtype: str, dtype: str) -> str:
     return "float32" if dtype == "float32" else "float16"
 
 
-def resolve_token_budget(
-    token_budget: int | str, geometry: Geometry, dtype: str, device: torch.device
-) -> int:
-    """Return the tokens per pack; ``auto`` uses at most half of a GPU's free memory."""
-    if token_budget != "auto":
-        return int(token_budget)
+def token_budget(options: Mapping[str, Any], model: PackedESM2, attention: str) -> int:
+    """Return the tokens per pack; ``auto`` depends on `model` and on the device where it is.
+
+    On a GPU it is what `packedesm.tuning` finds, and takes at most half of the free memory.
+    """
+    if options["token_budget"] != "auto":
+        return options["token_budget"]
+    device = model.embed_tokens.weight.device
     if device.type == "cpu":
         return _CPU_BUDGET
     free, _total = torch.cuda.mem_get_info(device)
-    per_token = _VECTORS_PER_TOKEN * geometry.width * getattr(torch, dtype).itemsize
+    per_token = _VECTORS_PER_TOKEN * model.geometry.width * model.embed_tokens.weight.itemsize
     fitting = free // 2 // per_token // 1024 * 1024
-    return max(1024, min(_GPU_BUDGET, fitting))
+    return fastest_budget(model, attention, max(1024, fitting))

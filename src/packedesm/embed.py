@@ -16,7 +16,7 @@ import torch
 
 from packedesm import hardware
 from packedesm.checkpoints import check_weights, load_state
-from packedesm.choices import choose
+from packedesm.choices import choose, token_budget
 from packedesm.collator import PackedBatch
 from packedesm.config import EMBED_OPTIONS, LENGTH_OPTIONS, pick
 from packedesm.dataset import SequenceDataset
@@ -24,7 +24,6 @@ from packedesm.errors import Fault, UserError, quote
 from packedesm.layout import Layout
 from packedesm.loader import create_async_dataloader, worker_lost
 from packedesm.model import PackedESM2
-from packedesm.models import Geometry
 from packedesm.packing import Packs, plan_packs
 from packedesm.progress import Progress
 from packedesm.published import publish
@@ -113,11 +112,15 @@ def _embed(
 ) -> dict[str, Any]:
     """Embed what earlier attempts have not, and return what belongs into ``run.json`` about it."""
     geometry, tensors = load_state(checkpoint["path"])
-    choice = _settle(layout, dataset, checkpoint, options, geometry, device, state)
+    choice = choose(options, geometry, device)
     dtype = getattr(torch, choice["dtype"])
     with _weights_fit(checkpoint, choice["dtype"]):
         model = PackedESM2.from_fair_esm(tensors, geometry, dtype, device=device)
     del tensors
+    choice["token_budget"] = token_budget(options, model, choice["attention"]["backend"])
+    # One that was measured at the moment would give every attempt its own.
+    remembered = ["token_budget"] if options["token_budget"] == "auto" else []
+    choice |= _settle(layout, dataset, checkpoint, choice, device, state, remembered)
     ceiling = hardware.measure_matmul_ceiling(device, dtype)
     packs = plan_packs(dataset.tokens, choice["token_budget"])
     _say(dataset, packs, choice, device)
@@ -235,13 +238,12 @@ def _settle(
     layout: Layout,
     dataset: SequenceDataset,
     checkpoint: Mapping[str, Any],
-    options: Mapping[str, Any],
-    geometry: Geometry,
+    choice: Mapping[str, Any],
     device: torch.device,
     state: ShardState,
+    remembered: list[str],
 ) -> dict[str, Any]:
-    """Settle everything that the options leave to ``auto``, as earlier attempts did."""
-    choice = choose(options, geometry, device)
+    """Hold on to what decides the vectors; return what of it is as in earlier attempts."""
     installed = versions()
     plan = {
         "fasta_sha256": check_written(layout, dataset.fasta),
@@ -252,11 +254,8 @@ def _settle(
         "device": device.type,
         **{key: installed[key] for key in ("packedesm", "torch")},
     }
-    # A budget that fits the memory that is free at the moment would give every attempt its own.
-    remembered = ["token_budget"] if options["token_budget"] == "auto" else []
     settled = state.settle(plan, remembered)
-    taken = {key: settled[key] for key in ("token_budget", "fasta_sha256")}
-    return choice | taken
+    return {key: settled[key] for key in ("token_budget", "fasta_sha256")}
 
 
 def _until(batches: Iterable[PackedBatch], check_stop: Callable[[], None]) -> Iterator[PackedBatch]:

@@ -33,10 +33,10 @@ def measure_matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     seconds = []
     for repeat in range(_REPEATS + 2):
-        _synchronise(device)
+        synchronise(device)
         start = time.perf_counter()
         torch.matmul(a, b)
-        _synchronise(device)
+        synchronise(device)
         if repeat >= 2:  # the first ones load libraries and raise clocks
             seconds.append(time.perf_counter() - start)
     return 2 * side**3 / statistics.median(seconds)
@@ -99,6 +99,7 @@ def _host_memory_bytes() -> int | None:
     return next(totals, None)
 
 
-def _synchronise(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what was asked of it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

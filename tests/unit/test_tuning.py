@@ -1,0 +1,103 @@
+"""Token budgets: where larger packs stop being faster."""
+
+import pytest
+import torch
+
+from packedesm import tuning
+from packedesm.checkpoints import load_state, write_random_checkpoint
+from packedesm.model import PackedESM2
+from packedesm.models import Geometry
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "model.pt"
+    write_random_checkpoint(path, Geometry(layers=1, width=32, heads=2), seed=1)
+    return PackedESM2.from_fair_esm(*reversed(load_state(path)))
+
+
+@pytest.fixture
+def forwards(model, monkeypatch, tmp_path):
+    """Forget what was measured before, and list the tokens of every forward pass."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    seen = []
+    forward = model.forward_packed
+
+    def counted(input_ids, *arguments, **options):
+        seen.append(len(input_ids))
+        return forward(input_ids, *arguments, **options)
+
+    monkeypatch.setattr(model, "forward_packed", counted)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("rates", "best"),
+    [
+        ({10: 1.0, 20: 2.0, 40: 2.03, 80: 9.0}, 20),
+        ({10: 1.0, 20: 2.0, 40: 3.0}, 40),
+        ({10: 5.0, 20: 4.0}, 10),
+    ],
+)
+def test_larger_packs_are_tried_until_they_are_no_faster(rates, best):
+    assert tuning.rising_until(rates.__getitem__, rates) == best
+
+
+def test_memory_ends_the_search_but_not_at_the_first():
+    def rate(budget):
+        if budget > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return budget
+
+    limit = 25
+    assert tuning.rising_until(rate, [10, 20, 40]) == 20
+    limit = 5
+    with pytest.raises(torch.OutOfMemoryError):
+        tuning.rising_until(rate, [10, 20, 40])
+
+
+def test_another_fault_is_not_taken_for_want_of_memory():
+    def rate(budget):
+        if budget > 10:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return budget
+
+    with pytest.raises(RuntimeError, match="illegal"):
+        tuning.rising_until(rate, [10, 20])
+
+
+def test_it_is_measured_once_and_remembered(model, forwards):
+    budget = tuning.fastest_budget(model, "sdpa", 8192)
+    assert budget in (4096, 8192)
+    assert set(forwards) == {4096, 8192}
+    measured = len(forwards)
+    assert tuning.fastest_budget(model, "sdpa", 8192) == budget
+    assert tuning.fastest_budget(model, "sdpa", 4096) == 4096
+    assert len(forwards) == measured
+
+
+def test_more_memory_is_a_reason_to_measure_again(model, forwards):
+    assert tuning.fastest_budget(model, "sdpa", 1500) == 1500
+    assert tuning.fastest_budget(model, "sdpa", 4096) == 4096
+    assert set(forwards) == {1500, 4096}
+
+
+def test_another_dtype_is_measured_for_itself(model, forwards):
+    tuning.fastest_budget(model, "sdpa", 4096)
+    measured = len(forwards)
+    tuning.fastest_budget(model.bfloat16(), "sdpa", 4096)
+    assert len(forwards) == 2 * measured
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"cpu": '])
+def test_damaged_notes_are_measured_again(model, forwards, tmp_path, content):
+    path = tmp_path / "cache" / "packedesm" / "token-budgets.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    assert tuning.fastest_budget(model, "sdpa", 4096) == 4096
+    assert forwards
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(model, forwards, tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    assert tuning.fastest_budget(model, "sdpa", 4096) == 4096
