@@ -17,15 +17,19 @@ leaked = []  # outlives the thread that fills it: the process stops a moment aft
 
 
 def leak(state: Path) -> None:
-    while True:
-        with suppress(OSError, ValueError):
-            owner = json.loads((state / "owner.json").read_text())
-            if owner["pid"] == os.getpid() and any(state.glob("*.part")):
-                break
+    while not has_committed_first(state):
         time.sleep(0.005)
-    if len([*state.glob("attempt-*")]) == 1:
-        leaked.append(b"\1" * LEAK)
-        os.kill(os.getpid(), signal.SIGSTOP)
+    leaked.append(b"\1" * LEAK)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def has_committed_first(state: Path) -> bool:
+    """Tell whether this process embeds the shard, as the first to do so, and has made a part."""
+    with suppress(OSError, ValueError):
+        owner = json.loads((state / "owner.json").read_text())
+        mine = owner["pid"] == os.getpid() and any(state.glob(f"*-{owner['token']}.part"))
+        return mine and (state / f"attempt-0001-{owner['token']}").exists()
+    return False
 
 
 if folder := os.environ.get("PACKEDESM_TEST_LEAK"):
