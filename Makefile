@@ -15,7 +15,8 @@ run: $(READY)
 	@cat docs/after-run.txt
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not slurm"
+	$(BIN)/python -m pytest -m slurm
 
 check: $(READY)
 	$(BIN)/ruff check
