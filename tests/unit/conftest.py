@@ -1,8 +1,9 @@
-"""Shards of real proteins for the tests of the parts that read them."""
+"""What several unit tests share: shards of real proteins, and torch on one thread."""
 
 from pathlib import Path
 
 import pytest
+import torch
 
 from packedesm.layout import Layout
 from packedesm.sharding import write_shards
@@ -24,3 +25,12 @@ def shard(tmp_path: Path):
         return layout
 
     return write
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Let torch use one thread, so that sums are made in one order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -14,16 +14,10 @@ from packedesm.model import PackedESM2
 from packedesm.models import DEMO, MODELS, locate
 from packedesm.reference import Reference
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FLOAT32_RESIDUE = 5e-6  # relative L2 of every residue's vector
 LIMIT = 1022
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

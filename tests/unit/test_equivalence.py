@@ -18,20 +18,14 @@ from packedesm.model import PackedESM2
 from packedesm.models import MODELS, Geometry
 from packedesm.reference import Reference
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FLOAT32_RESIDUE = 5e-6  # relative L2, of every residue's vector and so of every record
 BFLOAT16_POOLED = 0.02  # relative L2
 BFLOAT16_COSINE = 0.9995
 LIMIT = 1022
 ALPHABET = esm.data.Alphabet.from_architecture("ESM-1b")
 RESIDUES = "LAGVSERTIDPKQNFYMHWC"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
