@@ -8,9 +8,12 @@ import gzip
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from dataclasses import dataclass
+from itertools import chain, compress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
+
+import numpy as np
 
 from packedesm.errors import UserError, quote, quote_path
 from packedesm.tokens import GAPS, RESIDUES
@@ -67,6 +70,29 @@ class Record(NamedTuple):
     flags: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive records, each attribute of all of them in one list; iterable as `Record`."""
+
+    ids: list[str]
+    descriptions: list[str]
+    sequences: list[bytes]
+    flags: list[tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(Record._make, zip(*self._columns(), strict=True))
+
+    def select(self, wanted: list) -> "Block":
+        """Return the records for which `wanted`, one value each, is true."""
+        return Block(*(list(compress(column, wanted)) for column in self._columns()))
+
+    def _columns(self) -> tuple[list, ...]:
+        return self.ids, self.descriptions, self.sequences, self.flags
+
+
 def read_records(path: Path) -> Iterator[Record]:
     """Yield the records of a FASTA file, plain, gzip or bgzip, in constant memory.
 
@@ -87,8 +113,8 @@ def read_blocks(
     path: Path,
     block_size: int = BLOCK_SIZE,
     on_read: Callable[[int], None] = lambda _amount: None,
-) -> Iterator[list[Record]]:
-    """Yield the same records as `read_records` in lists, about one per `block_size` bytes.
+) -> Iterator[Block]:
+    """Yield the same records as `read_records` in blocks, about one per `block_size` bytes.
 
     `on_read` is told how many more bytes of the file, as it lies on disk, have been read.
     """
@@ -101,10 +127,11 @@ def read_blocks(
             piece = piece[len(blank) :]
         if piece:
             started = True
-            records = _parse(piece, path, records_before, line)
-            yield records
-            records_before += len(records)
-            line += piece.count(b"\n")
+            block = _parse(piece, path, records_before, line)
+            yield block
+            records_before += len(block)
+            # bytes.count takes ten times as long for a byte that is this frequent.
+            line += int(np.count_nonzero(np.frombuffer(piece, np.uint8) == ord("\n")))
     if not started:
         raise UserError(f"{path}: the file is empty; give a FASTA file with at least one record")
 
@@ -199,47 +226,83 @@ def _leading_blank_lines(piece: bytes) -> bytes:
     return blank[: blank.rfind(b"\n") + 1] if text else blank
 
 
-def _parse(piece: bytes, path: Path, records_before: int, line: int) -> list[Record]:
+def _parse(piece: bytes, path: Path, records_before: int, line: int) -> Block:
     """Return the records of a piece that begins with a header on `line` (1-based) of the file."""
     if not piece.startswith(b">"):
         start = quote(piece[:200].partition(b"\n")[0].decode("latin-1"), 40)
         raise UserError(
             f"{path}: is not FASTA: line {line} begins with {start} where the first '>' should be"
         )
-    texts = piece[1:].split(b"\n>")
-    records = []
-    for text in texts:
-        header, _, body = text.partition(b"\n")
-        try:
-            identifier, description, flags = _parse_header(header)
-            sequence = body.replace(b"\n", b"")
-            if sequence.translate(None, RESIDUES):
-                sequence, changes = _normalise(body)
-                flags += changes
-        except ValueError as error:
-            name = quote(re.split("[ \t]", header.decode(errors="backslashreplace"))[0])
-            line += sum(before.count(b"\n") + 1 for before in texts[: len(records)])
-            number = records_before + len(records) + 1
-            raise UserError(f"{path}: record {number} {name} (line {line}): {error}") from None
-        records.append(Record._make((identifier, description, sequence, flags)))
-    return records
-
-
-def _parse_header(header: bytes) -> tuple[str, str, tuple[str, ...]]:
-    """Return id, description and flags of a header line without its ``>``."""
-    flags: tuple[str, ...] = ()
+    headers, bodies = _split(piece)
     try:
-        text = header.decode()
+        return _block(headers, bodies)
+    except ValueError:
+        for number, (header, body) in enumerate(zip(headers, bodies, strict=True)):
+            try:
+                _block([header], [body])
+            except ValueError as error:
+                name = quote(re.split("[ \t]", header.decode(errors="backslashreplace"))[0])
+                line += sum(1 + before.count(b"\n") for before in bodies[:number])
+                number += records_before + 1
+                raise UserError(f"{path}: record {number} {name} (line {line}): {error}") from None
+        raise
+
+
+def _split(piece: bytes) -> tuple[list[bytes], list[bytes]]:
+    """Return the header line, without its ``>``, and the lines below it of every record."""
+    # Searching arrays and slicing takes half as long as splitting at the two bytes \n>.
+    data = np.frombuffer(piece, dtype=np.uint8)
+    marks = np.flatnonzero(data == ord(">"))
+    starts = marks[(data[marks - 1] == ord("\n")) | (marks == 0)]
+    line_ends = np.append(np.flatnonzero(data == ord("\n")), len(piece))
+    header_ends = line_ends[np.searchsorted(line_ends, starts)].tolist()
+    bounds = [*starts.tolist(), len(piece)]
+    headers = [piece[start + 1 : end] for start, end in zip(bounds, header_ends, strict=False)]
+    bodies = [piece[end + 1 : stop] for end, stop in zip(header_ends, bounds[1:], strict=True)]
+    return headers, bodies
+
+
+def _block(headers: list[bytes], bodies: list[bytes]) -> Block:
+    """Return records from what `_split` found; ValueError says what is wrong in one of them.
+
+    What takes long is done to all records at once, and one by one only where that finds something.
+    """
+    ids, descriptions, flags = _parse_headers(headers)
+    sequences = [body.replace(b"\n", b"") for body in bodies]
+    if b"".join(sequences).translate(None, RESIDUES):
+        for i, sequence in enumerate(sequences):
+            if sequence.translate(None, RESIDUES):
+                sequences[i], changes = _normalise(bodies[i])
+                flags[i] += changes
+    return Block(ids, descriptions, sequences, flags)
+
+
+def _parse_headers(headers: list[bytes]) -> tuple[list[str], list[str], list[tuple[str, ...]]]:
+    """Return ids, descriptions and flags of header lines without their ``>``."""
+    joined = b"\n".join(headers)
+    try:
+        texts, flags = joined.decode().split("\n"), [()] * len(headers)
     except UnicodeDecodeError:
-        text, flags = header.decode("latin-1"), ("header_latin1",)
-    if b"\r" in header:
+        texts, flags = map(list, zip(*map(_decode, headers), strict=True))
+    if b"\r" in joined:
         raise ValueError("the header holds a carriage return: " + _MIXED_LINE_ENDS)
-    identifier, _, description = text.partition(" ")
-    if "\t" in identifier:
-        identifier, _, description = text.partition("\t")
-    if not identifier:
+    parts = [text.partition(" ") for text in texts]
+    if b"\t" in joined:
+        parts = [
+            text.partition("\t") if "\t" in part[0] else part
+            for text, part in zip(texts, parts, strict=True)
+        ]
+    ids = [part[0] for part in parts]
+    if not all(ids):
         raise ValueError("the header has no id; write one directly after '>'")
-    return identifier, description, flags
+    return ids, [part[2] for part in parts], flags
+
+
+def _decode(header: bytes) -> tuple[str, tuple[str, ...]]:
+    try:
+        return header.decode(), ()
+    except UnicodeDecodeError:
+        return header.decode("latin-1"), ("header_latin1",)
 
 
 def _normalise(body: bytes) -> tuple[bytes, tuple[str, ...]]:

@@ -142,16 +142,24 @@ def cut(costs: np.ndarray, shards: int) -> np.ndarray:
 
 def first_occurrences(digests: np.ndarray) -> np.ndarray:
     """Return for each row of `digests`, (N, 2), the first row that equals it: int64 (N,)."""
-    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: equal rows stay in order
-    is_first = np.zeros(len(order), dtype=bool)
-    is_first[0] = True
-    for column in digests.T:
-        ordered = column[order]
-        is_first[1:] |= ordered[1:] != ordered[:-1]
-    starts = np.flatnonzero(is_first)
+    order = np.argsort(digests[:, 0])
+    changes = _changes(digests[order])
+    if (changes[:, 0] != changes.any(axis=1)).any():
+        # Half a digest does not decide, which never happens by chance.
+        order = np.lexsort((digests[:, 1], digests[:, 0]))
+        changes = _changes(digests[order])
+    starts = np.flatnonzero(changes.any(axis=1))
+    firsts = np.minimum.reduceat(order, starts)
     result = np.empty(len(order), dtype=np.int64)
-    result[order] = np.repeat(order[starts], np.diff(starts, append=len(order)))
+    result[order] = np.repeat(firsts, np.diff(starts, append=len(order)))
     return result
+
+
+def _changes(ordered: np.ndarray) -> np.ndarray:
+    """Tell for each row and column of `ordered` whether it differs from the row before."""
+    changes = np.ones(ordered.shape, dtype=bool)
+    changes[1:] = ordered[1:] != ordered[:-1]
+    return changes
 
 
 def _duplicate_of(first: np.ndarray, deduplicate: bool) -> np.ndarray:

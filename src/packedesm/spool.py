@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from packedesm.errors import UserError, quote
-from packedesm.fasta import Record, read_blocks
+from packedesm.fasta import Block, read_blocks
 from packedesm.progress import Progress
 
 LONG_FLAGS = {"truncate": "truncated", "window": "windowed"}
@@ -189,13 +189,11 @@ def _size(path: Path) -> int:
 class _Batch:
     """The columns of some consecutive records, the first of which is `row`."""
 
-    def __init__(
-        self, records: list[Record], row: int, max_length: int, long_flag: str | None
-    ) -> None:
+    def __init__(self, block: Block, row: int, max_length: int, long_flag: str | None) -> None:
         self.row = row
-        columns = map(list, zip(*records, strict=True))
-        self.ids, self.descriptions, self.sequences, self.flags = columns
-        self.lengths = np.array([len(sequence) for sequence in self.sequences], dtype=np.int64)
+        self.ids, self.descriptions = block.ids, block.descriptions
+        self.sequences, self.flags = block.sequences, block.flags
+        self.lengths = _lengths(block)
         self.embedded_lengths = self.lengths
         if long_flag == LONG_FLAGS["truncate"]:
             self.embedded_lengths = np.minimum(self.lengths, max_length)
@@ -221,30 +219,30 @@ class _Batch:
 
 
 def _keep(
-    block: list[Record],
-    source: Input,
-    max_length: int,
-    long_sequences: str,
-    empty_sequences: str,
-) -> list[Record]:
+    block: Block, source: Input, max_length: int, long_sequences: str, empty_sequences: str
+) -> Block:
     """Return the records that get a row, counted in `source`; refuse what the options refuse."""
     before = source.records + len(source.skipped)
     limit = max_length if long_sequences == "error" else sys.maxsize
-    odd = [i for i, record in enumerate(block) if not 0 < len(record.sequence) <= limit]
+    lengths = _lengths(block)
+    odd = np.flatnonzero((lengths == 0) | (lengths > limit)).tolist()
     for index in odd:
-        record = block[index]
-        name = f"{source.path}: record {before + index + 1} {quote(record.id)}"
-        if record.sequence:
+        name = f"{source.path}: record {before + index + 1} {quote(block.ids[index])}"
+        if lengths[index]:
             raise UserError(
-                f"{name} has {len(record.sequence)} residues, more than max_length "
+                f"{name} has {lengths[index]} residues, more than max_length "
                 f"({max_length}); raise max_length or let long_sequences be truncate or window"
             )
         if empty_sequences == "error":
             raise UserError(f"{name} has no residues; remove it or set empty_sequences to skip")
         source.skipped.append(before + index)
-    kept = [record for record in block if record.sequence] if odd else block
+    kept = block.select(block.sequences) if odd else block
     source.records += len(kept)
     return kept
+
+
+def _lengths(block: Block) -> np.ndarray:
+    return np.fromiter(map(len, block.sequences), np.int64, len(block))
 
 
 def _digests(texts: list[bytes]) -> bytes:
