@@ -233,33 +233,36 @@ def _parse(piece: bytes, path: Path, records_before: int, line: int) -> Block:
         raise UserError(
             f"{path}: is not FASTA: line {line} begins with {start} where the first '>' should be"
         )
-    headers, bodies = _split(piece)
+    headers, bodies, lines = _split(piece)
     try:
         return _block(headers, bodies)
     except ValueError:
-        for number, (header, body) in enumerate(zip(headers, bodies, strict=True)):
+        for i, header in enumerate(headers):
             try:
-                _block([header], [body])
+                _block([header], [bodies[i]])
             except ValueError as error:
                 name = quote(re.split("[ \t]", header.decode(errors="backslashreplace"))[0])
-                line += sum(1 + before.count(b"\n") for before in bodies[:number])
-                number += records_before + 1
-                raise UserError(f"{path}: record {number} {name} (line {line}): {error}") from None
+                place = f"record {records_before + i + 1} {name} (line {line + lines[i]})"
+                raise UserError(f"{path}: {place}: {error}") from None
         raise
 
 
-def _split(piece: bytes) -> tuple[list[bytes], list[bytes]]:
-    """Return the header line, without its ``>``, and the lines below it of every record."""
-    # Searching arrays and slicing takes half as long as splitting at the two bytes \n>.
-    data = np.frombuffer(piece, dtype=np.uint8)
-    marks = np.flatnonzero(data == ord(">"))
-    starts = marks[(data[marks - 1] == ord("\n")) | (marks == 0)]
-    line_ends = np.append(np.flatnonzero(data == ord("\n")), len(piece))
-    header_ends = line_ends[np.searchsorted(line_ends, starts)].tolist()
-    bounds = [*starts.tolist(), len(piece)]
+def _split(piece: bytes) -> tuple[list[bytes], list[bytes], np.ndarray]:
+    """Return the header of each record without its ``>``, the lines below, and how many are above.
+
+    Lines are found in an array: splitting at the two bytes ``\\n>`` takes twice as long.
+    """
+    if not piece.endswith(b"\n"):
+        piece += b"\n"
+    data = np.frombuffer(piece, np.uint8)
+    ends = np.flatnonzero(data == ord("\n"))
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lines = np.flatnonzero(data[starts] == ord(">"))
+    header_ends = ends[lines].tolist()
+    bounds = [*starts[lines].tolist(), len(piece)]
     headers = [piece[start + 1 : end] for start, end in zip(bounds, header_ends, strict=False)]
-    bodies = [piece[end + 1 : stop] for end, stop in zip(header_ends, bounds[1:], strict=True)]
-    return headers, bodies
+    bodies = [piece[end + 1 : stop - 1] for end, stop in zip(header_ends, bounds[1:], strict=True)]
+    return headers, bodies, lines
 
 
 def _block(headers: list[bytes], bodies: list[bytes]) -> Block:

@@ -23,7 +23,7 @@ from packedesm.spool import Spool, read_digests, write_spool
 logger = logging.getLogger(__name__)
 
 _ROW_GROUP = 1 << 18
-_COPY_BYTES = 1 << 20
+_COPY_BYTES = 1 << 18
 _SHOWN = 10  # examples in a message
 _WARNINGS = {
     "truncated": "are longer than {max_length} residues and are cut there",
@@ -258,7 +258,11 @@ class _ShardWriter:
         last_rows = rows[np.diff(rows, append=-2) != 1]
         starts = (self.ends[first_rows] - self._record_bytes(first_rows)).tolist()
         stops = self.ends[last_rows].tolist()
-        with self.fasta.open("rb") as source, path.open("wb") as target:
+        # Large buffers: where duplicates are left out, there are many short runs close together.
+        with (
+            self.fasta.open("rb", buffering=_COPY_BYTES) as source,
+            path.open("wb", buffering=_COPY_BYTES) as target,
+        ):
             for start, stop in zip(starts, stops, strict=True):
                 source.seek(start)
                 for position in range(start, stop, _COPY_BYTES):

@@ -400,6 +400,33 @@ def test_block_size_never_changes_the_records_of_a_messy_file(tmp_path, seed):
         assert [record for block in blocks for record in block] == whole
 
 
+odd_headers = st.sampled_from(
+    [b"a", b"a b", b"a\tb c", b"a b\tc", b"\xe9 x", b"\xc3\xa9", b"a>b >"]
+)
+odd_bodies = st.sampled_from(
+    [b"", b"\n", b"MKVL\n", b"MK\nVL\n", b"mk\n", b" MK \nJ\n", b"M*K*\n", b"MK\n\n \n"]
+)
+faults = st.sampled_from([b">\nMK\n", b"> x\nMK\n", b">a\nM1\n", b">a\nM K\n", b">a\rb\nMK\n"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(odd_headers, odd_bodies), min_size=1, max_size=9), st.none() | faults)
+def test_records_read_together_are_those_read_one_by_one(tmp_path_factory, records, fault):
+    texts = [b">" + header + b"\n" + body for header, body in records]
+    path = tmp_path_factory.mktemp("together") / "in.fasta"
+    alone = []
+    for text in texts:
+        path.write_bytes(text)
+        alone += read_records(path)
+    path.write_bytes(b"".join(texts))
+    assert list(read_records(path)) == alone
+    if fault:
+        path.write_bytes(b"".join([*texts, fault, *texts, b">\n0\n"]))
+        line = b"".join(texts).count(b"\n") + 1
+        with pytest.raises(UserError, match=rf"record {len(texts) + 1} '.*' \(line {line}\): "):
+            list(read_records(path))
+
+
 @pytest.mark.parametrize("compress", [bytes, gzip.compress])
 @pytest.mark.parametrize("block_size", [1, 1000, 1 << 20])
 def test_reading_is_reported_in_bytes_of_the_file(tmp_path, compress, block_size):
