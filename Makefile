@@ -2,6 +2,7 @@
 # make test   set up .venv and run every test that can run on this machine
 # make check  linters and formatters
 # make lock   pin the newest versions that pyproject.toml admits
+# make bench-micro  time packer, tokeniser, sharding, collation, store and merge
 
 PYTHON ?= python3
 VENV := .venv
@@ -43,3 +44,7 @@ lock:
 
 clean:
 	rm -rf $(VENV) .snakemake results
+
+.PHONY: bench-micro
+bench-micro: $(READY)
+	$(BIN)/python -m benchmarks.micro

@@ -1,0 +1,380 @@
+"""Time what is ours beside the model: packer, tokeniser, sharding, collation, store and merge.
+
+    python -m benchmarks.micro --fasta uniprot_20k.fasta.gz --out benchmarks/results/micro.json
+
+Every figure is a median over repeats, with the smallest and the largest. What a figure is set
+against is measured in the same run, in turn with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import esm
+import numpy as np
+import torch
+
+from packedesm import hardware, tokens
+from packedesm.collator import VarlenCollator
+from packedesm.dataset import SequenceDataset
+from packedesm.fasta import Record, read_records
+from packedesm.files import file_digest, fsync, write_json
+from packedesm.layout import Layout
+from packedesm.packing import FirstFitDecreasingPacker, plan_packs
+from packedesm.runner import FinishedPack
+from packedesm.sharding import write_shards
+from packedesm.store import merge_shards, shard_writer
+from packedesm.versions import versions
+
+ROOT = Path(__file__).resolve().parents[1]
+SEED = 1
+POLICY = {"max_length": 1022, "long_sequences": "truncate", "window_overlap": 256}
+SHARDING = {**POLICY, "width": 1280, "empty_sequences": "error", "deduplicate": True}
+TOKEN_BUDGET = 16384
+SHARDS = 4
+WIDTH = 1280
+ROWS_PER_PACK = 40  # about what a pack of 16,384 tokens holds
+
+FULL = {
+    "packer": [10**5, 10**6, 10**7],  # lengths
+    "textbook": 10**5,  # the most lengths that textbook first-fit decreasing is given
+    "fair_esm_records": 50,
+    "megabytes": [50, 200],  # of FASTA
+    "stored_rows": 100_000,
+}
+QUICK = {
+    "packer": [10**3, 10**4],
+    "textbook": 10**3,
+    "fair_esm_records": 2,
+    "megabytes": [0.5, 1],
+    "stored_rows": 1000,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure everything, print it and write it as JSON; return the exit status."""
+    options = parser().parse_args(arguments)
+    sizes = QUICK if options.quick else FULL
+    records = list(read_records(options.fasta))
+    result: dict[str, Any] = {"conditions": conditions(options)}
+    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
+        for name, benchmark in {
+            "packer": measure_packer,
+            "tokeniser": measure_tokeniser,
+            "sharding": measure_sharding,
+            "collation": measure_collation,
+            "store": measure_store,
+        }.items():
+            scratch = Path(folder) / name
+            scratch.mkdir()
+            result[name] = benchmark(records, scratch, sizes, options.repeats)
+            shutil.rmtree(scratch)
+            show(name, result[name])
+    write_json(options.out, result)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the options."""
+    parser = argparse.ArgumentParser(prog="benchmarks.micro", description=__doc__.split("\n")[0])
+    example = ROOT / "examples" / "uniprot_500.fasta.gz"
+    results = ROOT / "benchmarks" / "results" / "micro.json"
+    parser.add_argument("--fasta", type=Path, default=example, help="where records come from")
+    parser.add_argument("--out", type=Path, default=results, help="the JSON to write")
+    parser.add_argument("--scratch", type=Path, help="folder for temporary files")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    return parser
+
+
+def conditions(options: argparse.Namespace) -> dict[str, Any]:
+    """Return on what, with what and when the figures were taken."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _git("rev-parse", "--short", "HEAD"),
+        "changed_since": bool(_git("status", "--porcelain", "src", "benchmarks/*.py")),
+        "device": hardware.describe(torch.device("cpu"), None),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "versions": versions(),
+        "fasta": options.fasta.name,
+        "seed": SEED,
+        "repeats": options.repeats,
+        "quick": options.quick,
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(ROOT), *arguments]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def timed(repeats: int, **functions: Callable[[], Any]) -> dict[str, dict[str, float]]:
+    """Call every function once in each round; return medians and spread of its seconds."""
+    wall: dict[str, list[float]] = {name: [] for name in functions}
+    cpu: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            start, cpu_start = time.perf_counter(), time.process_time()
+            function()
+            wall[name].append(time.perf_counter() - start)
+            cpu[name].append(time.process_time() - cpu_start)
+    return {
+        name: {
+            "seconds": statistics.median(wall[name]),
+            "min_seconds": min(wall[name]),
+            "max_seconds": max(wall[name]),
+            "cpu_seconds": statistics.median(cpu[name]),
+        }
+        for name in functions
+    }
+
+
+def measure_packer(
+    records: list[Record], _scratch: Path, sizes: dict[str, Any], repeats: int
+) -> list[dict[str, Any]]:
+    """Pack lengths drawn from those of the records: ours, next-fit, and the textbook's loop."""
+    known = np.array([min(len(record.sequence), POLICY["max_length"]) for record in records]) + 2
+    generator = np.random.default_rng(SEED)
+    packer = FirstFitDecreasingPacker(TOKEN_BUDGET)
+    rows = []
+    for count in sizes["packer"]:
+        lengths = generator.choice(known, count)
+        ways = {"packedesm": partial(packer.pack, lengths), "next_fit": partial(next_fit, lengths)}
+        fills = {"packedesm": packer.pack(lengths).fill, "next_fit": _fill(next_fit(lengths))}
+        if count <= sizes["textbook"]:
+            ways["textbook"] = partial(textbook, lengths)
+            fills["textbook"] = _fill(textbook(lengths))
+        row = {"lengths": count, "token_budget": TOKEN_BUDGET, "fill": fills}
+        rows.append(row | timed(repeats, **ways))
+        if "textbook" in ways:
+            ours, other = rows[-1]["packedesm"], rows[-1]["textbook"]
+            rows[-1]["textbook_over_packedesm"] = other["seconds"] / ours["seconds"]
+    return rows
+
+
+def textbook(lengths: np.ndarray) -> list[int]:
+    """First-fit decreasing as textbooks have it: the tokens in each pack."""
+    room: list[int] = []
+    for length in sorted(lengths.tolist(), reverse=True):
+        for pack, free in enumerate(room):
+            if length <= free:
+                room[pack] -= length
+                break
+        else:
+            room.append(TOKEN_BUDGET - length)
+    return [TOKEN_BUDGET - free for free in room]
+
+
+def next_fit(lengths: np.ndarray) -> list[int]:
+    """Fill one pack after another in input order: the tokens in each pack."""
+    packs = [0]
+    for length in lengths.tolist():
+        if packs[-1] + length > TOKEN_BUDGET:
+            packs.append(0)
+        packs[-1] += length
+    return packs
+
+
+def _fill(packs: list[int]) -> float:
+    return sum(packs) / (len(packs) * TOKEN_BUDGET)
+
+
+def measure_tokeniser(
+    records: list[Record], _scratch: Path, sizes: dict[str, Any], repeats: int
+) -> dict[str, Any]:
+    """Tokenise one record after another, and the first of them as fair-esm does."""
+    alphabet = esm.data.Alphabet.from_architecture("ESM-1b")
+    sequences = [record.sequence for record in records]
+    few = [sequence.decode() for sequence in sequences[: sizes["fair_esm_records"]]]
+    result = timed(
+        repeats,
+        packedesm=lambda: [tokens.encode(sequence) for sequence in sequences],
+        fair_esm=lambda: [alphabet.encode(text) for text in few],
+    )
+    for name, texts in {"packedesm": sequences, "fair_esm": few}.items():
+        residues = sum(map(len, texts))
+        result[name] |= _rate("residues", residues, result[name])
+    return result
+
+
+def _rate(unit: str, amount: float, times: dict[str, float]) -> dict[str, float]:
+    return {unit: amount, f"{unit}_per_second": amount / times["seconds"]}
+
+
+def measure_sharding(
+    records: list[Record], scratch: Path, sizes: dict[str, Any], repeats: int
+) -> list[dict[str, Any]]:
+    """Shard files of two sizes, with every check and digest, and say what memory that takes."""
+    rows = []
+    for megabytes in sizes["megabytes"]:
+        path = scratch / "in.fasta"
+        count = write_fasta(records, path, megabytes)
+        size = path.stat().st_size / 1e6
+        row = timed(repeats, sharding=partial(_shard, path, scratch / "out"))
+        with get_context("spawn").Pool(1) as pool:  # a process whose memory is its own
+            before, peak = pool.apply(_shard_memory, (path, scratch / "out"))
+        row["sharding"] |= {
+            "megabytes_per_second": size / row["sharding"]["seconds"],
+            "megabytes_per_cpu_second": size / row["sharding"]["cpu_seconds"],
+            "memory_before_bytes": before,
+            "memory_peak_bytes": peak,
+        }
+        rows.append({"records": count, "megabytes": size, **row})
+    return rows
+
+
+def write_fasta(records: list[Record], path: Path, megabytes: float) -> int:
+    """Repeat the records with other ids and one other residue each, 60 residues a line."""
+    copy = count = written = 0
+    with path.open("wb") as handle:
+        while written < megabytes * 1e6:
+            for record in records:
+                # The first letters count the copies, so that none repeats another.
+                mark = bytes(tokens.RESIDUES[copy // 20**place % 20] for place in range(3))
+                sequence = mark + record.sequence[3:]
+                lines = [sequence[i : i + 60] for i in range(0, len(sequence), 60)]
+                header = f">{record.id}_{copy} {record.description}".encode()
+                written += handle.write(b"\n".join([header, *lines, b""]))
+                count += 1
+            copy += 1
+    return count
+
+
+def _shard(path: Path, folder: Path) -> None:
+    write_shards([path], Layout(folder), SHARDS, **SHARDING)
+    shutil.rmtree(folder)
+
+
+def _shard_memory(path: Path, folder: Path) -> tuple[int, int]:
+    """Return the resident bytes of this process before sharding, and at its peak."""
+    before = _memory("VmRSS")
+    _shard(path, folder)
+    return before, _memory("VmHWM")
+
+
+def _memory(key: str) -> int:
+    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in status if line.startswith(key))
+
+
+def measure_collation(
+    records: list[Record], scratch: Path, _sizes: dict[str, Any], repeats: int
+) -> dict[str, Any]:
+    """Read and collate every pack of one shard, in this process."""
+    fasta = scratch / "in.fasta"
+    write_fasta(records, fasta, 0.1)
+    layout = Layout(scratch / "out")
+    write_shards([fasta], layout, 1, **SHARDING)
+    dataset = SequenceDataset(layout.shard_fasta(0), **POLICY)
+    packs = plan_packs(dataset.tokens, TOKEN_BUDGET)
+    collate = VarlenCollator()
+    result = timed(
+        repeats,
+        collation=lambda: [collate(dataset.__getitems__(packs[i])) for i in range(len(packs))],
+    )
+    result["collation"] |= _rate("tokens", int(dataset.tokens.sum()), result["collation"])
+    return result
+
+
+def measure_store(
+    _records: list[Record], scratch: Path, sizes: dict[str, Any], repeats: int
+) -> dict[str, Any]:
+    """Write shards of float16 vectors and merge them; beside each, a plain write and a copy."""
+    layout = Layout(scratch / "out")
+    fasta = scratch / "in.fasta"
+    rows = sizes["stored_rows"]
+    fasta.write_text("".join(f">{row}\n{_distinct(row)}\n" for row in range(rows)))
+    write_shards([fasta], layout, SHARDS, **SHARDING)
+    vectors = np.random.default_rng(SEED).standard_normal((rows, WIDTH)).astype(np.float16)
+    plain, copy = scratch / "plain.npy", scratch / "copy.npy"
+    result = timed(
+        repeats,
+        store=partial(_write_stores, layout, vectors),
+        plain_write=partial(_write_plain, plain, vectors),
+    )
+    for shard in range(SHARDS):
+        _record(layout, shard)
+    result |= timed(
+        repeats,
+        merge=partial(merge_shards, layout, SHARDS, ["mean"]),
+        plain_copy=partial(_copy, plain, copy),
+    )
+    for times in result.values():
+        times["megabytes_per_second"] = vectors.nbytes / 1e6 / times["seconds"]
+    return result | {"rows": rows, "width": WIDTH, "shards": SHARDS}
+
+
+def _distinct(row: int) -> str:
+    return "".join(chr(tokens.RESIDUES[row // 20**place % 20]) for place in range(8))
+
+
+def _write_stores(layout: Layout, vectors: np.ndarray) -> None:
+    """Write all shards, in packs whose records are scattered over the shard."""
+    first = 0
+    for shard in range(SHARDS):
+        dataset = SequenceDataset(layout.shard_fasta(shard), **POLICY)
+        mine = vectors[first : first + len(dataset)]
+        first += len(dataset)
+        residues = dataset.embedded_lengths
+        order = np.random.default_rng(SEED).permutation(len(dataset))
+        with shard_writer(layout, shard, residues, WIDTH, ["mean"], "float16") as writer:
+            for start in range(0, len(order), ROWS_PER_PACK):
+                rows = order[start : start + ROWS_PER_PACK]
+                pack = {"mean": mine[rows]}
+                writer.write(FinishedPack(None, rows, residues[rows], pack, rows[:0]))
+
+
+def _record(layout: Layout, shard: int) -> None:
+    """Write what merging wants to know of a shard's job."""
+    run = {
+        "shard": shard,
+        "dtype": "float16",
+        "output_dtype": "float16",
+        "outputs": ["mean"],
+        "model": {"sha256": ""},
+        "fasta_sha256": file_digest(layout.shard_fasta(shard)),
+        "arrays": {"mean": file_digest(layout.shard_vectors(shard, "mean"))},
+        "float32_rows": [],
+    }
+    write_json(layout.shard_run(shard), run)
+
+
+def _write_plain(path: Path, vectors: np.ndarray) -> None:
+    np.save(path, vectors)
+    fsync(path)
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+    fsync(target)
+
+
+def show(name: str, result: dict[str, Any] | list[dict[str, Any]]) -> None:
+    """Print the figures of one benchmark, a line each."""
+    for row in result if isinstance(result, list) else [result]:
+        facts = [f"{key} {value:,.5g}" for key, value in row.items() if not isinstance(value, dict)]
+        print(name, *facts, sep="  ")
+        for key, figures in row.items():
+            if isinstance(figures, dict):
+                print(f"  {key:12}", *(f"{k} {v:,.4g}" for k, v in figures.items()), sep="  ")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
