@@ -18,7 +18,7 @@ from packedesm.errors import Fault, UserError, quote
 from packedesm.files import atomic_path, file_digest, read_json, write_json
 from packedesm.layout import Layout
 from packedesm.segments import check_window, record_tokens, segment_counts
-from packedesm.spool import Spool, read_digests, write_spool
+from packedesm.spool import SCHEMA, Spool, read_digests, write_spool
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def write_shards(
     Shard k is `layout.shard_fasta`, a line ``>ROW`` and one line of sequence per record, and its
     faidx index; `layout.shard_index` has a line per row; `layout.sharding` is written last. A row
     is the 0-based position among the records that are kept. A shard may be empty. Memory grows
-    by about 130 bytes a record; temporary files need as much room again in `layout.work`.
+    by about 150 bytes a record; temporary files need as much room again in `layout.work`.
 
     Parameters
     ----------
@@ -279,16 +279,20 @@ class _ShardWriter:
 
 def _write_index(spool: Spool, path: Path, duplicate_of: np.ndarray) -> None:
     """Write the index table; `duplicate_of` is int64 (N,) with -1 for no duplicate."""
-    table = spool.read_table()
-    column = pa.array(duplicate_of, mask=duplicate_of < 0)
-    table = table.add_column(table.schema.get_field_index("flags"), "duplicate_of", column)
+    place = SCHEMA.get_field_index("flags")
+    schema = SCHEMA.insert(place, pa.field("duplicate_of", pa.int64()))
     with (
         atomic_path(path) as temporary,
         pa.parquet.ParquetWriter(
-            temporary, table.schema, compression="zstd", use_dictionary=["flags"]
+            temporary, schema, compression="zstd", use_dictionary=["flags"]
         ) as writer,
     ):
-        writer.write_table(table, row_group_size=_ROW_GROUP)
+        row = 0
+        for table in spool.read_groups(_ROW_GROUP):
+            duplicates = duplicate_of[row : row + len(table)]
+            column = pa.array(duplicates, mask=duplicates < 0)
+            writer.write_table(table.add_column(place, schema.field(place), column))
+            row += len(table)
 
 
 def check_written(layout: Layout, path: Path) -> str:

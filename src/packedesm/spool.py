@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -91,6 +92,18 @@ class Spool:
     def read_table(self) -> pa.Table:
         """Return the records' columns, memory-mapped."""
         return pa.ipc.open_file(pa.memory_map(str(self.table))).read_all()
+
+    def read_groups(self, rows: int) -> Iterator[pa.Table]:
+        """Yield the columns of consecutive records, at least `rows` of them but for the last."""
+        # Not memory-mapped: mapped pages would add up to the whole table in this process.
+        with pa.OSFile(str(self.table)) as file, pa.ipc.open_file(file) as reader:
+            batches, held = [], 0
+            for number in range(reader.num_record_batches):
+                batches.append(reader.get_batch(number))
+                held += len(batches[-1])
+                if held >= rows or number == reader.num_record_batches - 1:
+                    yield pa.Table.from_batches(batches)
+                    batches, held = [], 0
 
     def locate(self, *rows: int) -> str:
         """Return the record numbers of some rows, each with its file if there are several."""
