@@ -129,6 +129,18 @@ def test_the_index_has_the_types_that_readers_rely_on(write):
     }
 
 
+def test_an_index_of_several_row_groups_is_whole_and_in_order(write, monkeypatch):
+    monkeypatch.setattr("packedesm.sharding._ROW_GROUP", 900)
+    sequence = b"ACDEFGHIKLMNPQRSTVWY" * 100
+    last = [b"W" * (i % 1000 + 1) for i in range(1500)]
+    layout, _ = write(b"".join(b">p%d\n%s%s\n" % (i, sequence, w) for i, w in enumerate(last)))
+    assert pyarrow.parquet.ParquetFile(layout.shard_index).num_row_groups == 2
+    index = index_of(layout)
+    assert index["row"] == list(range(1500))
+    assert index["id"] == [f"p{i}" for i in range(1500)]
+    assert index["duplicate_of"] == [None] * 1000 + list(range(500))
+
+
 def test_shards_of_real_proteins_cost_nearly_the_same(tmp_path, uniprot_20k):
     summary = write_shards([uniprot_20k], Layout(tmp_path), 16, **DEFAULTS)
     costs = np.array([part["cost"] for part in summary["shards"]])
