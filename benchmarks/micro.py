@@ -9,6 +9,7 @@ against is measured in the same run, in turn with it.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import platform
 import shutil
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from multiprocessing import get_context
@@ -68,6 +70,7 @@ QUICK = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure everything, print it and write it as JSON; return the exit status."""
     options = parser().parse_args(arguments)
+    logging.getLogger("packedesm").setLevel(logging.ERROR)
     sizes = QUICK if options.quick else FULL
     records = list(read_records(options.fasta))
     result: dict[str, Any] = {"conditions": conditions(options)}
@@ -124,8 +127,13 @@ def _git(*arguments: str) -> str | None:
     return found.stdout.strip() if found.returncode == 0 else None
 
 
-def timed(repeats: int, **functions: Callable[[], Any]) -> dict[str, dict[str, float]]:
-    """Call every function once in each round; return medians and spread of its seconds."""
+def timed(
+    repeats: int, *, after: Callable[[], Any] = lambda: None, **functions: Callable[[], Any]
+) -> dict[str, dict[str, float]]:
+    """Call every function once in each round; return medians and spread of its seconds.
+
+    `after` is called after each of them, and is not timed.
+    """
     wall: dict[str, list[float]] = {name: [] for name in functions}
     cpu: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
@@ -134,6 +142,7 @@ def timed(repeats: int, **functions: Callable[[], Any]) -> dict[str, dict[str, f
             function()
             wall[name].append(time.perf_counter() - start)
             cpu[name].append(time.process_time() - cpu_start)
+            after()
     return {
         name: {
             "seconds": statistics.median(wall[name]),
@@ -226,9 +235,12 @@ def measure_sharding(
         path = scratch / "in.fasta"
         count = write_fasta(records, path, megabytes)
         size = path.stat().st_size / 1e6
-        row = timed(repeats, sharding=partial(_shard, path, scratch / "out"))
-        with get_context("spawn").Pool(1) as pool:  # a process whose memory is its own
-            before, peak = pool.apply(_shard_memory, (path, scratch / "out"))
+        layout = Layout(scratch / "out")
+        shard = partial(write_shards, [path], layout, SHARDS, **SHARDING)
+        row = timed(repeats, sharding=shard, after=partial(shutil.rmtree, layout.root))
+        with ProcessPoolExecutor(1, get_context("spawn")) as other:  # with memory of its own
+            before, peak = other.submit(_memory_of, shard).result()
+        shutil.rmtree(layout.root)
         row["sharding"] |= {
             "megabytes_per_second": size / row["sharding"]["seconds"],
             "megabytes_per_cpu_second": size / row["sharding"]["cpu_seconds"],
@@ -256,15 +268,10 @@ def write_fasta(records: list[Record], path: Path, megabytes: float) -> int:
     return count
 
 
-def _shard(path: Path, folder: Path) -> None:
-    write_shards([path], Layout(folder), SHARDS, **SHARDING)
-    shutil.rmtree(folder)
-
-
-def _shard_memory(path: Path, folder: Path) -> tuple[int, int]:
-    """Return the resident bytes of this process before sharding, and at its peak."""
+def _memory_of(function: Callable[[], Any]) -> tuple[int, int]:
+    """Return the resident bytes of this process before `function`, and at its peak."""
     before = _memory("VmRSS")
-    _shard(path, folder)
+    function()
     return before, _memory("VmHWM")
 
 
