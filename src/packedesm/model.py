@@ -18,6 +18,7 @@ from torch import nn
 
 from packedesm.attention import varlen_attention
 from packedesm.errors import UserError
+from packedesm.linear import linear, linear_add, linear_gelu
 from packedesm.models import VOCABULARY, Geometry
 from packedesm.tokens import MASK
 
@@ -188,15 +189,10 @@ class _Layer(nn.Module):
         self, x: torch.Tensor, phases: torch.Tensor, attend: Callable[..., torch.Tensor]
     ) -> torch.Tensor:
         """Return `x` (T, width) after this layer; `x` is overwritten unless gradients need it."""
-        qkv = self.qkv(self.attention_norm(x)).unflatten(1, (3, self.heads, -1))
+        qkv = linear(self.attention_norm(x), self.qkv).unflatten(1, (3, self.heads, -1))
         q, k = _rotate(qkv[:, :2], phases).unbind(1)
-        x = _add(x, self.attention_out(attend(q, k, qkv[:, 2]).flatten(1)))
-        return _add(x, self.fc2(F.gelu(self.fc1(self.mlp_norm(x)))))
-
-
-def _add(x: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
-    """Return `x` + `change`, in the memory of `x` unless it is kept for gradients."""
-    return x + change if change.requires_grad else x.add_(change)
+        x = linear_add(attend(q, k, qkv[:, 2]).flatten(1), self.attention_out, x)
+        return linear_add(linear_gelu(self.mlp_norm(x), self.fc1), self.fc2, x)
 
 
 def _rotate(qk: torch.Tensor, phases: torch.Tensor) -> torch.Tensor:
