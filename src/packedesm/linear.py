@@ -2,7 +2,7 @@
 
 torch hands float32 products on a CPU to MKL, which uses AVX-512 on Intel's processors only. oneDNN,
 which torch uses for half precision, uses it on AMD's too: with the matrices of the 35M and 150M
-models, 1.8 to 2.5 times as fast (two cores of an AMD EPYC with AVX-512). It also takes the addition
+models, 1.7 to 2.6 times as fast (two cores of an AMD EPYC with AVX-512). It also takes the addition
 of a bias, GELU or a residual into the product. It is called through the operators that
 `torch.compile` itself emits.
 """
