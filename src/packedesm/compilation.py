@@ -40,7 +40,7 @@ def select_compilation(setting: bool | str, device: torch.device, flops: float) 
         return Compilation(False, "switched off in the configuration")
     if setting == "auto":
         if device.type != "cuda":
-            return Compilation(False, "chosen automatically, it does not pay on a CPU")
+            return Compilation(False, "chosen automatically, little is left to fuse on a CPU")
         if flops < WORTH_FLOPS:
             return Compilation(False, "chosen automatically, the job is too short for it to pay")
     obstacle = _obstacle(device)
