@@ -35,13 +35,7 @@ def mean_vectors(encoder: PackedESM2, sequences: Sequence[bytes]) -> np.ndarray:
     vectors = np.empty((len(sequences), encoder.geometry.width), np.float32)
     for items, batch in packs(sequences):
         with torch.inference_mode():
-            hidden = encoder.forward_packed(
-                batch.input_ids,
-                batch.positions,
-                batch.cu_seqlens,
-                batch.max_seqlen,
-                lengths=batch.lengths,
-            )
+            hidden = encoder.forward_packed(**batch.inputs)
             vectors[items] = pool(hidden, batch, ["mean"], torch.float32)["mean"].numpy()
     return vectors
 

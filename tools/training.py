@@ -190,13 +190,7 @@ def predict(
     encoder: PackedESM2, head: LanguageModelHead, batch: PackedBatch, places: torch.Tensor
 ) -> torch.Tensor:
     """Return logits (K, 33) for the tokens of `batch` at `places` (K,)."""
-    hidden = encoder.forward_packed(
-        batch.input_ids,
-        batch.positions,
-        batch.cu_seqlens,
-        batch.max_seqlen,
-        lengths=batch.lengths,
-    )
+    hidden = encoder.forward_packed(**batch.inputs)
     return head(hidden[places.to(hidden.device)], encoder.embed_tokens.weight)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,12 @@ class PackedBatch:
     def max_seqlen(self) -> int:
         """Tokens of the longest segment."""
         return max(self.lengths)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What `PackedESM2.forward_packed` takes of this pack, by name."""
+        names = ("input_ids", "positions", "cu_seqlens", "max_seqlen", "lengths")
+        return {name: getattr(self, name) for name in names}
 
     def pin_memory(self) -> PackedBatch:
         """Return the batch in page-locked memory (called by the DataLoader)."""

@@ -21,7 +21,10 @@ from packedesm.segments import check_window
 # Which keys decide what: the workflow runs a step again when one of its own keys changes.
 LENGTH_OPTIONS = ("max_length", "long_sequences", "window_overlap")
 SHARD_OPTIONS = (*LENGTH_OPTIONS, "empty_sequences", "deduplicate")
-EMBED_OPTIONS = (*LENGTH_OPTIONS, "dtype", "attention", "token_budget", "outputs", "output_dtype")
+EMBED_OPTIONS = (
+    *LENGTH_OPTIONS,
+    *("dtype", "attention", "compile", "token_budget", "outputs", "output_dtype"),
+)
 # How an embedding job works; these change no vector, so a change runs nothing again.
 JOB_OPTIONS = ("workers", "seed", "commit_seconds", "commit_packs")
 

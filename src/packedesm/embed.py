@@ -112,11 +112,14 @@ def _embed(
 ) -> dict[str, Any]:
     """Embed what earlier attempts have not, and return what belongs into ``run.json`` about it."""
     geometry, tensors = load_state(checkpoint["path"])
-    choice = choose(options, geometry, device)
+    flops = geometry.flops(segment_tokens(dataset.lengths, *dataset.policy))
+    choice = choose(options, geometry, device, flops)
     dtype = getattr(torch, choice["dtype"])
     with _weights_fit(checkpoint, choice["dtype"]):
         model = PackedESM2.from_fair_esm(tensors, geometry, dtype, device=device)
     del tensors
+    if choice["compile"]["used"]:
+        model.compile_layers()
     choice["token_budget"] = token_budget(options, model, choice["attention"]["backend"])
     # One that was measured at the moment would give every attempt its own.
     remembered = ["token_budget"] if options["token_budget"] == "auto" else []
@@ -157,7 +160,7 @@ def _embed(
         **choice,
         "packs": len(packs),
         "fill": packs.fill,
-        "flops": geometry.flops(segment_tokens(dataset.lengths, *dataset.policy)),
+        "flops": flops,
         "matmul_ceiling_flops": ceiling,
     }
 
@@ -251,6 +254,7 @@ def _settle(
         **dict(zip(LENGTH_OPTIONS, dataset.policy, strict=True)),
         **{key: choice[key] for key in ("dtype", "output_dtype", "outputs", "token_budget")},
         "attention": choice["attention"]["backend"],
+        "compile": choice["compile"]["used"],
         "device": device.type,
         **{key: installed[key] for key in ("packedesm", "torch")},
     }
@@ -272,9 +276,10 @@ def record_name(layout: Layout, dataset: SequenceDataset, item: int) -> str:
 
 
 def _say(dataset: SequenceDataset, packs, choice: dict[str, Any], device: torch.device) -> None:
-    backend = choice["attention"]
+    backend, compiled = choice["attention"], choice["compile"]
     logger.info("%s on %s, files in %s", choice["dtype"], device, choice["output_dtype"])
     logger.info("attention backend %s: %s", backend["backend"], backend["reason"])
+    logger.info("layers %scompiled: %s", "" if compiled["used"] else "not ", compiled["reason"])
     logger.info(
         "%d records in %d packs of at most %d tokens, fill %.1f%%",
         *(len(dataset), len(packs), choice["token_budget"], 100 * packs.fill),

@@ -304,6 +304,7 @@ def _run_summary(run: dict) -> dict[str, Any]:
         "dtype",
         "output_dtype",
         "attention",
+        "compile",
         *DISTURBANCES,
         "seconds",
         "versions",

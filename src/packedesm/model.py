@@ -9,7 +9,7 @@ multiplication; a scalar product does not depend on the order. And there is no p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -18,6 +18,7 @@ from torch import nn
 
 from packedesm.attention import varlen_attention
 from packedesm.errors import UserError
+from packedesm.linear import linear, linear_add, linear_gelu
 from packedesm.models import VOCABULARY, Geometry
 from packedesm.tokens import MASK
 
@@ -56,6 +57,7 @@ class PackedESM2(nn.Module):
         # Kept as bits: a cast of the module to half precision would round a float buffer, and
         # the phases of a long protein would then be off by radians.
         self.register_buffer("frequency_bits", frequency_bits)
+        self._project, self._finish, self._compiled = _project, _finish, False
         self.requires_grad_(False)
 
     @classmethod
@@ -89,6 +91,17 @@ class PackedESM2(nn.Module):
         model = cls(geometry)
         model.load_state_dict(weights, assign=True)
         return model.requires_grad_(False).eval()
+
+    def compile_layers(self) -> None:
+        """Let `torch.compile` fuse what stands between the matrix products and the attention.
+
+        Compiled is what comes before and after the attention of a layer, once for all layers and
+        all numbers of tokens, when the first pack comes. The attention itself stays outside: it
+        has kernels of its own, and ``sdpa`` walks over lengths on the host.
+        """
+        self._project = torch.compile(_project, dynamic=True, fullgraph=True)
+        self._finish = torch.compile(_finish, dynamic=True, fullgraph=True)
+        self._compiled = True
 
     def fair_esm_state(self) -> dict[str, torch.Tensor]:
         """Return the weights by fair-esm's names, without prefix; undoes `from_fair_esm`."""
@@ -144,9 +157,11 @@ class PackedESM2(nn.Module):
             lengths=lengths,
         )
         phases = self._phases(positions)
+        if self._compiled:
+            phases = torch.view_as_real(phases)
         x = self._embed(input_ids, cu_seqlens)
         for layer in self.layers:
-            x = layer(x, phases, attend)
+            x = self._finish(layer, x, attend(*self._project(layer, x, phases)))
         return self.final_norm(x)
 
     def _embed(self, input_ids: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
@@ -184,26 +199,40 @@ class _Layer(nn.Module):
         self.fc1 = nn.Linear(width, 4 * width)
         self.fc2 = nn.Linear(4 * width, width)
 
-    def forward(
-        self, x: torch.Tensor, phases: torch.Tensor, attend: Callable[..., torch.Tensor]
-    ) -> torch.Tensor:
-        """Return `x` (T, width) after this layer; `x` is overwritten unless gradients need it."""
-        qkv = self.qkv(self.attention_norm(x)).unflatten(1, (3, self.heads, -1))
-        q, k = _rotate(qkv[:, :2], phases).unbind(1)
-        x = _add(x, self.attention_out(attend(q, k, qkv[:, 2]).flatten(1)))
-        return _add(x, self.fc2(F.gelu(self.fc1(self.mlp_norm(x)))))
+
+def _project(
+    layer: _Layer, x: torch.Tensor, phases: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the rotated q, k, and v, (T, H, Dh) each: a layer up to its attention."""
+    qkv = linear(layer.attention_norm(x), layer.qkv).unflatten(1, (3, layer.heads, -1))
+    q, k = _rotate(qkv[:, :2], phases).unbind(1)
+    return q, k, qkv[:, 2]
 
 
-def _add(x: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
-    """Return `x` + `change`, in the memory of `x` unless it is kept for gradients."""
-    return x + change if change.requires_grad else x.add_(change)
+def _finish(layer: _Layer, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+    """Return `x` (T, width) after a layer, from its attention on.
+
+    `x` is overwritten unless gradients need it.
+    """
+    x = linear_add(attended.flatten(1), layer.attention_out, x)
+    return linear_add(linear_gelu(layer.mlp_norm(x), layer.fc1), layer.fc2, x)
 
 
 def _rotate(qk: torch.Tensor, phases: torch.Tensor) -> torch.Tensor:
     """Turn each pair of neighbours in `qk` (T, 2, H, Dh) by its phase, in float32.
 
-    float32 input is overwritten unless gradients need it.
+    float32 input may be overwritten unless gradients need it.
+
+    Parameters
+    ----------
+    phases
+        complex64 (T, 1, 1, Dh / 2), or the same as float32 (T, 1, 1, Dh / 2, 2), which the compiler
+        fuses with its neighbours; it leaves complex numbers alone.
     """
+    if not phases.is_complex():
+        (a, b), (cos, sin) = qk.float().unflatten(-1, (-1, 2)).unbind(-1), phases.unbind(-1)
+        turned = torch.stack((a * cos - b * sin, a * sin + b * cos), -1)
+        return turned.flatten(-2).to(qk.dtype)
     pairs = torch.view_as_complex(qk.float().unflatten(-1, (-1, 2)))
     turned = pairs * phases if pairs.requires_grad else pairs.mul_(phases)
     return torch.view_as_real(turned).flatten(-2).to(qk.dtype)

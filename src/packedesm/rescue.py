@@ -180,12 +180,6 @@ class Rescue:
                 state, geometry, torch.float32, device=device
             )
         batch = batch.to(device)
-        hidden = self._models[device].forward_packed(
-            batch.input_ids,
-            batch.positions,
-            batch.cu_seqlens,
-            batch.max_seqlen,
-            lengths=batch.lengths,
-        )
+        hidden = self._models[device].forward_packed(**batch.inputs)
         vectors = pool(hidden, batch, self._outputs, self._output_dtype)
         return {output: tensor.cpu() for output, tensor in vectors.items()}

