@@ -57,7 +57,7 @@ class PackedESM2(nn.Module):
         # Kept as bits: a cast of the module to half precision would round a float buffer, and
         # the phases of a long protein would then be off by radians.
         self.register_buffer("frequency_bits", frequency_bits)
-        self._project, self._finish, self._compiled = _project, _finish, False
+        self._project, self._finish, self.compiled = _project, _finish, False
         self.requires_grad_(False)
 
     @classmethod
@@ -101,7 +101,7 @@ class PackedESM2(nn.Module):
         """
         self._project = torch.compile(_project, dynamic=True, fullgraph=True)
         self._finish = torch.compile(_finish, dynamic=True, fullgraph=True)
-        self._compiled = True
+        self.compiled = True
 
     def fair_esm_state(self) -> dict[str, torch.Tensor]:
         """Return the weights by fair-esm's names, without prefix; undoes `from_fair_esm`."""
@@ -157,7 +157,7 @@ class PackedESM2(nn.Module):
             lengths=lengths,
         )
         phases = self._phases(positions)
-        if self._compiled:
+        if self.compiled:
             phases = torch.view_as_real(phases)
         x = self._embed(input_ids, cu_seqlens)
         for layer in self.layers:
