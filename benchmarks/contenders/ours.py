@@ -1,0 +1,65 @@
+"""packedesm's forward pass and pooling: packs that are in memory to vectors that are in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from benchmarks.contenders.base import Contender, Task
+from packedesm.attention import select_backend
+from packedesm.checkpoints import load_state
+from packedesm.collator import VarlenCollator
+from packedesm.dataset import Protein
+from packedesm.model import PackedESM2
+from packedesm.packing import plan_packs
+from packedesm.runner import AsyncInferenceRunner, FinishedPack
+
+
+def load(task: Task, dtype: str, attention: str) -> Forward:
+    """Load the checkpoint; a backend that does not run here is an error that says why."""
+    geometry, state = load_state(task.checkpoint)
+    device, number_format = torch.device(task.device), getattr(torch, dtype)
+    select_backend(attention, device, number_format, geometry.head_dim)
+    model = PackedESM2.from_fair_esm(state, geometry, number_format, device)
+    return Forward(model, device, attention)
+
+
+class Forward(Contender):
+    """Packs through the runner that jobs use."""
+
+    packages = ("torch", "packedesm")
+
+    def __init__(self, model: PackedESM2, device: torch.device, attention: str) -> None:
+        self.model, self.device, self.attention = model, device, attention
+
+    def prepare(self, sequences: Sequence[str], budget: int) -> None:
+        """Plan the packs and collate them."""
+        proteins = [
+            Protein(row, sequence.encode("ascii"), [(0, len(sequence))])
+            for row, sequence in enumerate(sequences)
+        ]
+        packs = plan_packs(np.array([len(sequence) + 2 for sequence in sequences]), budget)
+        collate = VarlenCollator()
+        self.batches = [collate([proteins[i] for i in packs[p]]) for p in range(len(packs))]
+        if self.device.type == "cuda":
+            self.batches = [batch.pin_memory() for batch in self.batches]
+        self.vectors = np.empty((len(sequences), self.model.geometry.width), np.float32)
+        self.budget = budget
+
+    def embed(self) -> np.ndarray:
+        """Run all packs."""
+        runner = AsyncInferenceRunner(
+            self.model,
+            self.device,
+            attention=self.attention,
+            outputs=["mean"],
+            output_dtype=torch.float32,
+            token_budget=self.budget,
+        )
+        runner.run(self.batches, self._keep)
+        return self.vectors
+
+    def _keep(self, pack: FinishedPack) -> None:
+        self.vectors[pack.rows] = pack.vectors["mean"]

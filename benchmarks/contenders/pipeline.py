@@ -1,0 +1,66 @@
+"""packedesm from a FASTA file to published arrays: shard, embed, commit, merge.
+
+What does not grow with the input counts apart: loading the weights, measuring the matmul
+ceiling. The steps after merging (verification, report) are left out.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.contenders.base import Contender, Task
+from packedesm.checkpoints import prepare
+from packedesm.config import JOB_OPTIONS, SHARD_OPTIONS, pick, resolve
+from packedesm.embed import embed_shard
+from packedesm.layout import Layout
+from packedesm.sharding import write_shards
+from packedesm.store import merge_shards
+
+
+def load(task: Task, dtype: str) -> Pipeline:
+    """Record the checkpoint; each run loads it anew."""
+    return Pipeline(task, dtype)
+
+
+class Pipeline(Contender):
+    """The steps of `packedesm embed`, in this process."""
+
+    packages = ("torch", "packedesm")
+
+    def __init__(self, task: Task, dtype: str) -> None:
+        self.task, self.dtype = task, dtype
+        self.layout = Layout(task.scratch / "results")
+        record = task.scratch / "checkpoint.json"
+        self.checkpoint = prepare(str(task.checkpoint), task.checkpoint.parent, record)
+
+    def prepare(self, sequences: Sequence[str], budget: int) -> None:
+        """Write the FASTA file, which is the input."""
+        fasta = Path(self.task.scratch / "input.fasta")
+        fasta.write_text("".join(f">{row}\n{s}\n" for row, s in enumerate(sequences)))
+        self.config = resolve(
+            {
+                "fasta": str(fasta),
+                "model": str(self.task.checkpoint),
+                "dtype": self.dtype,
+                "output_dtype": "float32",
+                "token_budget": budget,
+                "deduplicate": False,  # a sample larger than its file repeats records
+            }
+        )
+
+    def embed(self) -> np.ndarray:
+        """Run the steps into an empty folder."""
+        shutil.rmtree(self.layout.root, ignore_errors=True)
+        config, layout = self.config, self.layout
+        shard_options = pick(config, SHARD_OPTIONS)
+        width = self.checkpoint["width"]
+        write_shards([Path(config["fasta"])], layout, 1, width=width, **shard_options)
+        job = pick(config, JOB_OPTIONS)
+        run = embed_shard(layout, 0, self.checkpoint, config, job, threads=self.task.threads)
+        merge_shards(layout, 1, config["outputs"])
+        self.apart = run["seconds"]["setup"]
+        return np.load(layout.vectors("mean"))

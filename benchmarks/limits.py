@@ -1,0 +1,95 @@
+"""What the hardware can do at most: matrix products, a copy in memory, a write to a file."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from packedesm.models import Geometry
+
+# (side of the large square product, bytes copied, bytes written)
+_SIZES = {"cpu": (4096, 1 << 28, 1 << 28), "cuda": (8192, 1 << 31, 1 << 30)}
+
+
+def load(device: str, dtypes: list[str], geometry: Geometry, tokens: int, folder: Path) -> Limits:
+    """Prepare measurements for products of these dtypes, at `tokens` rows for the model's own."""
+    return Limits(device, dtypes, geometry, tokens, folder)
+
+
+class Limits:
+    """Limits of the device, measured once in each round."""
+
+    packages = ("torch",)
+
+    def __init__(
+        self, device: str, dtypes: list[str], geometry: Geometry, tokens: int, folder: Path
+    ) -> None:
+        self.device, self.dtypes, self.folder = device, dtypes, folder
+        self.side, self.copied, self.written = _SIZES[device]
+        width = geometry.width
+        self.shapes = {
+            "qkv": (tokens, width, 3 * width),
+            "attention_out": (tokens, width, width),
+            "fc1": (tokens, width, 4 * width),
+            "fc2": (tokens, 4 * width, width),
+        }
+
+    def measure(self) -> dict[str, float]:
+        """Return operations per second of each product and bytes per second of copy and write."""
+        found = {}
+        for dtype in self.dtypes:
+            shapes = {"matmul": (self.side,) * 3, **self.shapes}
+            for name, (m, k, n) in shapes.items():
+                found[f"{name} {dtype}"] = self._product(m, k, n, getattr(torch, dtype))
+        found["copy"] = self._copy()
+        found |= self._write()
+        return found
+
+    @torch.inference_mode()
+    def _product(self, m: int, k: int, n: int, dtype: torch.dtype) -> float:
+        """Return the operations per second, 2 m k n each, of a linear layer without bias."""
+        a = torch.randn(m, k, device=self.device).to(dtype)
+        b = torch.randn(n, k, device=self.device).to(dtype)
+        return 2 * m * k * n / self._best_of_three(lambda: torch.nn.functional.linear(a, b))
+
+    def _copy(self) -> float:
+        """Return bytes copied per second; each is read once and written once."""
+        source = torch.ones(self.copied, dtype=torch.uint8, device=self.device)
+        target = torch.empty_like(source)
+        return self.copied / self._best_of_three(lambda: target.copy_(source))
+
+    def _write(self) -> dict[str, float]:
+        """Return bytes written per second, to the page cache and down to the disk."""
+        path = self.folder / "written"
+        block = os.urandom(1 << 20)
+        with path.open("wb", buffering=0) as handle:
+            start = time.perf_counter()
+            for _ in range(self.written >> 20):
+                handle.write(block)
+            cached = time.perf_counter() - start
+            os.fsync(handle.fileno())
+            on_disk = time.perf_counter() - start
+        path.unlink()
+        return {
+            "write to page cache": self.written / cached,
+            "write to disk": self.written / on_disk,
+        }
+
+    def _best_of_three(self, work: Callable[[], object]) -> float:
+        work()
+        seconds = []
+        for _ in range(3):
+            self._synchronise()
+            start = time.perf_counter()
+            work()
+            self._synchronise()
+            seconds.append(time.perf_counter() - start)
+        return min(seconds)
+
+    def _synchronise(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()

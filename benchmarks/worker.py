@@ -1,0 +1,161 @@
+"""A process of its own for each contender, which lives until the comparison ends.
+
+So each has its own packages, threads and peak memory, all can be asked in turn, and one that
+crashes does no harm to the others.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import multiprocessing
+import os
+import resource
+import sys
+import time
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+class Failed(Exception):
+    """A contender cannot do what it was asked for; the message is one phrase that says why."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a call returned, and what it took."""
+
+    value: Any
+    seconds: float  # without what the contender sets apart
+    apart: float
+    peak_bytes: int  # resident memory, or on a GPU what torch allocated there
+
+
+class Worker:
+    """A contender in its process, seen from outside."""
+
+    def __init__(self, module: str, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")  # a forked process cannot use a GPU
+        self._connection, child = context.Pipe()
+        arguments = (child, module, threads)  # not a daemon: it may start workers of its own
+        self._process = context.Process(target=_serve, args=arguments)
+        self._process.start()
+        child.close()
+
+    def call(self, method: str, *arguments: Any, **options: Any) -> Answer:
+        """Call the module's `load`, and then methods of what that returned.
+
+        Raises
+        ------
+        Failed
+            If that raised an exception, or the process ended.
+        """
+        self.ask(method, *arguments, **options)
+        return self.answer()
+
+    def ask(self, method: str, *arguments: Any, **options: Any) -> None:
+        """Begin a call whose `answer` is fetched later."""
+        with suppress(ConnectionError):  # told by `answer`
+            self._connection.send((method, arguments, options))
+
+    def wait(self) -> None:
+        """Wait until `answer` would not."""
+        self._connection.poll(None)
+
+    def answer(self) -> Answer:
+        """Wait for what `ask` began."""
+        try:
+            answer = self._connection.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            raise Failed(f"its process ended with status {self._process.exitcode}") from None
+        if isinstance(answer, str):
+            raise Failed(answer)
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        self._connection.close()
+        self._process.join(10)
+        if self._process.is_alive():
+            self._process.kill()
+
+
+def _serve(connection, module: str, threads: int) -> None:
+    # Read when the libraries are loaded, so they are set before the first import of torch.
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    sys.stdout = sys.stderr  # standard output belongs to the table
+    warnings.simplefilter("ignore")  # on weights that no contender needs here
+    contender = None
+    while True:
+        try:
+            method, arguments, options = connection.recv()
+        except EOFError:
+            return
+        try:
+            if method == "load":
+                method = importlib.import_module(module).load
+            else:
+                method = getattr(contender, method)
+            answer = _timed(method, arguments, options, contender)
+        except Exception as error:
+            connection.send(_phrase(error))
+        else:
+            if contender is None:
+                contender = answer.value
+                answer = Answer(_versions(contender), answer.seconds, 0.0, answer.peak_bytes)
+            connection.send(answer)
+
+
+def _timed(method, arguments, options, contender) -> Answer:
+    gc.collect()
+    _reset_peak()
+    start = time.perf_counter()
+    value = method(*arguments, **options)
+    seconds = time.perf_counter() - start
+    apart = getattr(contender, "apart", 0.0)
+    return Answer(value, seconds - apart, apart, _peak())
+
+
+def _versions(contender: Any) -> dict[str, str]:
+    found = {}
+    for package in contender.packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _phrase(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:160]
+
+
+def _cuda():
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch and torch.cuda.is_initialized() else None
+
+
+def _reset_peak() -> None:
+    if cuda := _cuda():
+        cuda.empty_cache()
+        cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # not Linux: the peak then includes loading
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> int:
+    if cuda := _cuda():
+        return cuda.max_memory_allocated()
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
