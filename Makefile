@@ -1,5 +1,6 @@
 # make run    set up .venv and run the workflow on the shipped example
 # make test   set up .venv and run every test that can run on this machine
+# make bench  compare with every other way to get ESM-2 vectors, in an environment of its own
 # make check  linters and formatters
 # make lock   pin the newest versions that pyproject.toml admits
 # make bench-micro  time packer, tokeniser, sharding, collation, store and merge
@@ -8,8 +9,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH := benchmarks/.venv
 
-.PHONY: run test check lock clean
+.PHONY: run test bench bench-wheels check lock clean
 
 run: $(READY)
 	$(BIN)/snakemake --cores all --quiet rules
@@ -18,6 +20,29 @@ run: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not slurm"
 	$(BIN)/python -m pytest -m slurm
+
+bench: $(BENCH)/.ready
+	$(BENCH)/bin/python -m benchmarks.compare
+	$(BENCH)/bin/python -m benchmarks.table
+
+# Contenders whose needs clash have folders of their own. One that cannot be installed becomes a
+# row that says so.
+$(BENCH)/.ready: requirements.lock pyproject.toml $(wildcard benchmarks/requirements*.txt)
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet -r requirements.lock -r benchmarks/requirements.txt
+	$(BENCH)/bin/python -m pip install --quiet --no-deps --editable .
+	for name in faesm esm-cpp esm-efficient; do \
+	  $(BENCH)/bin/python -m pip install --quiet --no-deps --upgrade --target $(BENCH)/$$name \
+	    -r benchmarks/requirements-$$name.txt || echo "$$name cannot be installed here"; done
+	@touch $@
+
+# What benchmarks/gpu.py needs on a machine that has torch and no network.
+bench-wheels: $(READY)
+	rm -rf benchmarks/.wheels
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 \
+	  $(addprefix --platform=manylinux_2_,17_x86_64 24_x86_64 28_x86_64) --platform manylinux2014_x86_64 \
+	  --dest benchmarks/.wheels -r benchmarks/requirements-gpu.txt
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir benchmarks/.wheels .
 
 check: $(READY)
 	$(BIN)/ruff check

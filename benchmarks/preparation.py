@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import numpy as np
 
 from benchmarks.contenders.base import Task
 from packedesm.checkpoints import write_random_checkpoint
-from packedesm.models import Geometry
+from packedesm.models import MODELS, Geometry
 
 SEED = 1
+FOLDER = Path(__file__).parent / ".scratch"
 
 
 def load(folder: Path, geometry: Geometry) -> Preparation:
@@ -48,3 +50,9 @@ class Preparation:
             contender.prepare(sequences, 0)
             np.save(path, contender.embed())
         return np.load(path)
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for name in sys.argv[1:]:
+        load(FOLDER, MODELS[name])

@@ -21,9 +21,9 @@ def load(task: Task, dtype: str, attention: str) -> Forward:
     """Load the checkpoint; a backend that does not run here is an error that says why."""
     geometry, state = load_state(task.checkpoint)
     device, number_format = torch.device(task.device), getattr(torch, dtype)
-    select_backend(attention, device, number_format, geometry.head_dim)
+    backend = select_backend(attention, device, number_format, geometry.head_dim).name
     model = PackedESM2.from_fair_esm(state, geometry, number_format, device)
-    return Forward(model, device, attention)
+    return Forward(model, device, backend)
 
 
 class Forward(Contender):
