@@ -69,10 +69,10 @@ def compare(model: str, options: argparse.Namespace, deadline: float) -> None:
         save=lambda result: write_json(path, head | result),
         say=partial(print, flush=True),
     )
-    chosen = [e for e in entries(options.device)[: options.first] if options.only in e.key]
-    if not any((e.name, e.dtype) == (BASE.name, BASE.dtype) for e in chosen):
-        chosen.append(BASE)
-    comparison.run(chosen, options.repeats)
+    known = entries(options.device)
+    chosen = [entry for entry in known[: options.first] if options.only in entry.key]
+    base = [entry for entry in known if entry.key == BASE.key and entry not in chosen]
+    comparison.run(chosen + base, options.repeats)
     print(table.for_terminal(head | comparison.result))
 
 

@@ -20,6 +20,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from packedesm.errors import UserError
+
 
 class Failed(Exception):
     """A contender cannot do what it was asked for; the message is one phrase that says why."""
@@ -136,7 +138,8 @@ def _versions(contender: Any) -> dict[str, str]:
 
 def _phrase(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"[:160]
+    kind = "" if isinstance(error, ImportError | UserError) else f"{type(error).__name__}: "
+    return f"{kind}{lines[0]}"[:160]
 
 
 def _cuda():
