@@ -16,7 +16,7 @@ from benchmarks.contenders.base import Task
 from benchmarks.worker import Answer, Failed, Worker
 from packedesm.models import Geometry
 
-WARM_UP = 3  # records: enough to load libraries and to compile
+WARM_UP = (3, 50)  # records and residues: enough to load libraries and to compile
 COMPARED = 64  # records whose vectors are compared with the reference
 LIMIT_TOKENS = {"cpu": 4096, "cuda": 32768}  # rows of the model's own matrix products
 
@@ -152,7 +152,8 @@ class Comparison:
 
     def _choose_budget(self, worker: Worker, entry: Entry, row: dict[str, Any]) -> None:
         """Leave the worker prepared with the budget that was fastest in one trial of each."""
-        worker.call("prepare", self.sequences[:WARM_UP], entry.budgets[0])
+        count, length = WARM_UP
+        worker.call("prepare", [s[:length] for s in self.sequences[:count]], entry.budgets[0])
         row["warm_up_seconds"] = worker.call("embed").seconds
         # A budget above all tokens makes one batch of everything: no choice for a real input.
         tokens = self.result["input"]["tokens"]
@@ -214,4 +215,5 @@ class Comparison:
 def _record(row: dict[str, Any], answer: Answer) -> None:
     row["seconds"].append(answer.seconds)
     row.setdefault("apart_seconds", []).append(answer.apart)
+    row.setdefault("cpu_seconds", []).append(answer.cpu_seconds)
     row["peak_bytes"] = max(row.get("peak_bytes", 0), answer.peak_bytes)

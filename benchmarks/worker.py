@@ -15,7 +15,7 @@ import sys
 import time
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class Answer:
     value: Any
     seconds: float  # without what the contender sets apart
     apart: float
+    cpu_seconds: float  # of all threads: much less than threads x seconds tells of a busy machine
     peak_bytes: int  # resident memory, or on a GPU what torch allocated there
 
 
@@ -110,7 +111,7 @@ def _serve(connection, module: str, threads: int) -> None:
         else:
             if contender is None:
                 contender = answer.value
-                answer = Answer(_versions(contender), answer.seconds, 0.0, answer.peak_bytes)
+                answer = replace(answer, value=_versions(contender))
             connection.send(answer)
 
 
@@ -119,11 +120,11 @@ def _timed(method, arguments, options, contender) -> Answer:
     if getattr(method, "__name__", "") == "prepare" and (cuda := _cuda()):
         cuda.empty_cache()  # what one budget needed, the other contenders may need
     _reset_peak()
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     value = method(*arguments, **options)
-    seconds = time.perf_counter() - start
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     apart = getattr(contender, "apart", 0.0)
-    return Answer(value, seconds - apart, apart, _peak())
+    return Answer(value, seconds - apart, apart, cpu_seconds, _peak())
 
 
 def _versions(contender: Any) -> dict[str, str]:

@@ -32,7 +32,7 @@ def test_readme_table_is_made_from_the_committed_results():
     assert with_table(readme, committed()) == readme
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module")  # half a minute: four processes import torch
 def compared(tmp_path_factory, uniprot_500) -> dict:
     saved = []
     comparison = Comparison(
@@ -50,6 +50,7 @@ def compared(tmp_path_factory, uniprot_500) -> dict:
     return comparison.result
 
 
+@pytest.mark.slow
 def test_every_contender_is_timed_and_compared_with_the_reference(compared):
     ours, fair_esm, _ = compared["rows"]
     for row in (ours, fair_esm):
@@ -65,12 +66,14 @@ def test_every_contender_is_timed_and_compared_with_the_reference(compared):
     assert ratio(ours, fair_esm) > 0
 
 
+@pytest.mark.slow
 def test_a_contender_that_cannot_run_is_a_row_with_its_reason(compared):
     row = compared["rows"][2]
     assert "needs an NVIDIA GPU" in row["reason"]
     assert not row["seconds"] and "NVIDIA" in line(compared, row)
 
 
+@pytest.mark.slow
 def test_command_writes_json_and_prints_the_table(tmp_path):
     options = ["--models", "esm2_tiny_random", "--records", "2", "--repeats", "1", "--first", "1"]
     options += ["--device", "cpu", "--results", tmp_path, "--scratch", tmp_path]
