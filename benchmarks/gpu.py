@@ -33,7 +33,11 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=7.5)
     options, others = parser.parse_known_args()
     end = time.monotonic() + 60 * options.minutes
-    environment = install()
+    if options.device == "cuda":
+        install(sorted(WHEELS.glob("*.whl")))
+    # This tree before the wheel that was made of it, which is there for its version.
+    paths = [str(ROOT), str(ROOT / "src"), str(PACKAGES), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     # Random weights of 3B take a core most of a minute: they are made beside the first model.
     making = [start(environment, "preparation", model) for model in options.models[1:]]
     status = 0
@@ -48,14 +52,11 @@ def main() -> int:
     return status
 
 
-def install() -> dict[str, str]:
-    """Install the wheels, if there are any, and return an environment that finds them."""
-    if wheels := sorted(map(str, WHEELS.glob("*.whl"))):
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
-        subprocess.run([*pip, "--upgrade", "--target", str(PACKAGES), *wheels], check=True)
-    # This tree before the wheel that was made of it, which is there for its version.
-    paths = [str(ROOT), str(ROOT / "src"), str(PACKAGES), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+def install(wheels: list[Path]) -> None:
+    """Install the wheels into a folder of their own."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
+    if wheels:
+        subprocess.run([*pip, "--upgrade", "--target", PACKAGES, *wheels], check=True)
 
 
 def start(environment: dict[str, str], module: str, *arguments: str) -> subprocess.Popen:
