@@ -92,8 +92,8 @@ class Comparison:
             for worker in self._workers:
                 worker.close()
 
-    def _worker(self, module: str) -> Worker:
-        self._workers.append(Worker(f"benchmarks.{module}", self.threads))
+    def _worker(self, module: str, keep_memory: bool = True) -> Worker:
+        self._workers.append(Worker(f"benchmarks.{module}", self.threads, keep_memory))
         return self._workers[-1]
 
     def _prepare(self) -> None:
@@ -129,7 +129,7 @@ class Comparison:
         scratch = self.scratch / entry.key.replace(" ", "-").replace(",", "")
         scratch.mkdir(exist_ok=True)
         task = Task(self._checkpoint, self.device, self.threads, scratch)
-        worker = self._worker(f"contenders.{entry.module}")
+        worker = self._worker(f"contenders.{entry.module}", entry.keep_memory)
         worker.ask("load", task, entry.dtype, **entry.options)
         return worker
 

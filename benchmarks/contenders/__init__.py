@@ -21,6 +21,7 @@ class Entry:
     dtype: str
     options: dict[str, Any] = field(default_factory=dict)
     budgets: tuple[int, ...] = PADDED  # the fastest in the warm-up is taken
+    keep_memory: bool = True  # see `benchmarks.worker.KEEP_MEMORY`
 
     @property
     def key(self) -> str:
@@ -43,7 +44,7 @@ CPU = (
     Entry("FAESM", "faesm", "float32"),
     Entry("FAESM", "faesm", "bfloat16"),
     Entry("esm-efficient", "esm_efficient", "bfloat16"),
-    Entry("fair-esm, as esm-extract", "fair_esm", "float32", {"order": "extract"}, (4096,)),
+    Entry("fair-esm, as esm-extract", "fair_esm", "float32", {"order": "extract"}, (4096,), False),
     Entry("fair-esm, in arrival order", "fair_esm", "float32", {"order": "arrival"}),
 )
 
