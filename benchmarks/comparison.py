@@ -126,7 +126,7 @@ class Comparison:
 
     def _load(self, entry: Entry) -> Worker:
         """Let a contender load; all do so at once, which no figure depends on."""
-        scratch = self.scratch / entry.key.replace(" ", "-").replace(",", "")
+        scratch = self.scratch / "".join(c if c.isalnum() else "-" for c in entry.key)
         scratch.mkdir(exist_ok=True)
         task = Task(self._checkpoint, self.device, self.threads, scratch)
         worker = self._worker(f"contenders.{entry.module}", entry.keep_memory)
