@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH := benchmarks/.venv
 
-.PHONY: run test bench bench-wheels bench-micro check lock clean
+.PHONY: run test bench bench-wheels check lock clean
 
 run: $(READY)
 	$(BIN)/snakemake --cores all --quiet rules
