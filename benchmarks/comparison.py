@@ -13,12 +13,12 @@ import numpy as np
 from benchmarks import table
 from benchmarks.contenders import Entry
 from benchmarks.contenders.base import Task
+from benchmarks.limits import SIZES, Sizes
 from benchmarks.worker import Answer, Failed, Worker
 from packedesm.models import Geometry
 
 WARM_UP = (3, 50)  # records and residues: enough to load libraries and to compile
 COMPARED = 64  # records whose vectors are compared with the reference
-LIMIT_TOKENS = {"cpu": 4096, "cuda": 32768}  # rows of the model's own matrix products
 
 
 class Comparison:
@@ -40,6 +40,8 @@ class Comparison:
         Called with `result` whenever it has changed.
     say
         Called with a line for people when a contender was timed first, or cannot be run.
+    limit_sizes
+        What the hardware's limits are measured with; default: by device.
     """
 
     def __init__(
@@ -53,10 +55,12 @@ class Comparison:
         deadline: float,
         save: Callable[[dict[str, Any]], None],
         say: Callable[[str], None],
+        limit_sizes: Sizes | None = None,
     ) -> None:
         self.geometry, self.sequences = geometry, list(sequences)
         self.device, self.threads, self.scratch = device, threads, scratch
         self.deadline, self._save, self._say = deadline, save, say
+        self.limit_sizes = limit_sizes or SIZES[device]
         lengths = np.array([len(sequence) for sequence in sequences])
         self.result: dict[str, Any] = {
             "device": device,
@@ -109,8 +113,7 @@ class Comparison:
 
     def _start_limits(self, dtypes: list[str]) -> Worker:
         worker = self._worker("limits")
-        tokens = LIMIT_TOKENS[self.device]
-        worker.call("load", self.device, dtypes, self.geometry, tokens, self.scratch)
+        worker.call("load", self.device, dtypes, self.geometry, self.limit_sizes, self.scratch)
         self._measure_limits(worker)
         return worker
 

@@ -5,19 +5,33 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from packedesm.models import Geometry
 
-# (side of the large square product, bytes copied, bytes written)
-_SIZES = {"cpu": (4096, 1 << 28, 1 << 27), "cuda": (8192, 1 << 31, 1 << 30)}
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is multiplied, copied and written."""
+
+    side: int  # of the large square product
+    tokens: int  # rows of the model's own products
+    copied: int  # bytes
+    written: int  # bytes
 
 
-def load(device: str, dtypes: list[str], geometry: Geometry, tokens: int, folder: Path) -> Limits:
-    """Prepare measurements for products of these dtypes, at `tokens` rows for the model's own."""
-    return Limits(device, dtypes, geometry, tokens, folder)
+SIZES = {
+    "cpu": Sizes(side=4096, tokens=4096, copied=1 << 28, written=1 << 27),
+    "cuda": Sizes(side=8192, tokens=32768, copied=1 << 31, written=1 << 30),
+}
+
+
+def load(device: str, dtypes: list[str], geometry: Geometry, sizes: Sizes, folder: Path) -> Limits:
+    """Prepare measurements of products in these dtypes."""
+    return Limits(device, dtypes, geometry, sizes, folder)
 
 
 class Limits:
@@ -26,11 +40,10 @@ class Limits:
     packages = ("torch",)
 
     def __init__(
-        self, device: str, dtypes: list[str], geometry: Geometry, tokens: int, folder: Path
+        self, device: str, dtypes: list[str], geometry: Geometry, sizes: Sizes, folder: Path
     ) -> None:
-        self.device, self.dtypes, self.folder = device, dtypes, folder
-        self.side, self.copied, self.written = _SIZES[device]
-        width = geometry.width
+        self.device, self.dtypes, self.sizes, self.folder = device, dtypes, sizes, folder
+        tokens, width = sizes.tokens, geometry.width
         self.shapes = {
             "qkv": (tokens, width, 3 * width),
             "attention_out": (tokens, width, width),
@@ -42,7 +55,7 @@ class Limits:
         """Return operations per second of each product and bytes per second of copy and write."""
         found = {}
         for dtype in self.dtypes:
-            shapes = {"matmul": (self.side,) * 3, **self.shapes}
+            shapes = {"matmul": (self.sizes.side,) * 3, **self.shapes}
             for name, (m, k, n) in shapes.items():
                 found[f"{name} {dtype}"] = self._product(m, k, n, getattr(torch, dtype))
         found["copy"] = self._copy()
@@ -63,9 +76,9 @@ class Limits:
 
     def _copy(self) -> float:
         """Return bytes copied per second; each is read once and written once."""
-        source = torch.ones(self.copied, dtype=torch.uint8, device=self.device)
+        source = torch.ones(self.sizes.copied, dtype=torch.uint8, device=self.device)
         target = torch.empty_like(source)
-        return self.copied / self._best_of_three(lambda: target.copy_(source))
+        return self.sizes.copied / self._best_of_three(lambda: target.copy_(source))
 
     def _write(self) -> dict[str, float]:
         """Return bytes written per second, to the page cache and down to the disk."""
@@ -73,15 +86,15 @@ class Limits:
         block = os.urandom(1 << 20)
         with path.open("wb", buffering=0) as handle:
             start = time.perf_counter()
-            for _ in range(self.written >> 20):
+            for _ in range(self.sizes.written >> 20):
                 handle.write(block)
             cached = time.perf_counter() - start
             os.fsync(handle.fileno())
             on_disk = time.perf_counter() - start
         path.unlink()
         return {
-            "write to page cache": self.written / cached,
-            "write to disk": self.written / on_disk,
+            "write to page cache": self.sizes.written / cached,
+            "write to disk": self.sizes.written / on_disk,
         }
 
     def _best_of_three(self, work: Callable[[], object]) -> float:

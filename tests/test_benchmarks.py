@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.comparison import Comparison
 from benchmarks.contenders import BASE, CPU, CUDA, Entry
-from benchmarks.contenders.base import padded_plan
+from benchmarks.contenders.base import in_input_order, mean_over_residues, padded_plan
 from benchmarks.contenders.weights import hugging_face_state
+from benchmarks.limits import Sizes
 from benchmarks.sample import draw
 from benchmarks.table import committed, for_terminal, line, ratio, with_table
 from packedesm.checkpoints import load_state, write_random_checkpoint
@@ -44,6 +46,7 @@ def compared(tmp_path_factory, uniprot_500) -> dict:
         deadline=time.monotonic() + 300,
         save=lambda result: saved.append(len(result["rows"])),
         say=print,
+        limit_sizes=Sizes(side=256, tokens=64, copied=1 << 20, written=1 << 20),
     )
     comparison.run([OURS, BASE, IMPOSSIBLE], repeats=2)
     assert saved == sorted(saved) and saved[0] == 1  # from the first row on
@@ -104,6 +107,13 @@ def test_padded_batches_hold_every_record_once_within_the_budget(lengths, budget
 def test_padded_batches_are_as_full_as_the_budget_allows():
     assert padded_plan([3, 1, 2, 3], 6, length_sorted=True) == [[0, 3], [2, 1]]
     assert padded_plan([3, 1, 2, 3], 6, length_sorted=False) == [[0, 1], [2, 3]]
+
+
+def test_mean_leaves_out_cls_eos_and_padding():
+    hidden = torch.tensor([[9.0, 1, 3, 9], [9, 5, 9, 7]])[:, :, None].half()
+    mean = mean_over_residues(hidden, torch.tensor([2, 1]))
+    assert mean.dtype == torch.float32
+    assert in_input_order(mean, [1, 0]).tolist() == [[5], [2]]
 
 
 def test_sample_has_the_lengths_of_the_file_and_is_drawn_again(uniprot_500):

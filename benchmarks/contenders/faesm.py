@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+
 from benchmarks.contenders.base import Task, private_packages
 
 private_packages("faesm")
 
 import torch  # noqa: E402
-from faesm.esm import FAEsmModel  # noqa: E402
+
+with contextlib.redirect_stdout(io.StringIO()):  # it prints that flash_attn is missing
+    from faesm.esm import FAEsmModel
 
 from benchmarks.contenders import hugging_face  # noqa: E402
 
