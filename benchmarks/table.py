@@ -99,9 +99,11 @@ def _device_table(results: list[dict[str, Any]]) -> str:
         found = [find(result, entry.name, entry.dtype) for result in results]
         if any(found):
             rows.append([entry.name, entry.dtype, *_cells(results, found)])
+    known = conditions["cpu_features"] if largest["device"] == "cpu" else []
+    features = f" ({', '.join(known)})" if known else ""
     dates = sorted({result["conditions"]["date"][:10] for result in results})
     about = (
-        f"{conditions['chip']}, {conditions['threads']} threads, torch "
+        f"{conditions['chip']}{features}, {conditions['threads']} threads, torch "
         f"{conditions['versions']['torch']}, {' to '.join(sorted({dates[0], dates[-1]}))}, "
         + ", ".join(
             f"{name}: {result['input']['records']} records ({result['input']['tokens']:,} tokens)"
@@ -114,6 +116,9 @@ def _device_table(results: list[dict[str, Any]]) -> str:
 
 def _cells(results: list[dict[str, Any]], found: list[dict[str, Any] | None]) -> list[str]:
     """Return a contender's cells: its speed with each model, then what the largest shows."""
+    if not any(row and row["seconds"] for row in found):
+        reason = next(row["reason"] for row in found if row)
+        return [reason] + [""] * (len(found) + 2)
     cells = []
     for result, row in zip(results, found, strict=True):
         if row is None:
