@@ -83,6 +83,7 @@ def conditions(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "--short", "HEAD"),
+        "source": _git("rev-parse", "--short", "HEAD:src/packedesm"),  # survives a rebase
         "changed_since": bool(_git("status", "--porcelain", "src", "benchmarks/*.py")),
         "chip": describe(device, None)["name"],
         "cpu": host["name"],
