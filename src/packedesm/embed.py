@@ -75,6 +75,7 @@ def embed_shard(
         If the disk is full, or another process has taken the shard over.
     """
     torch.set_num_threads(threads)
+    hardware.keep_freed_memory()
     check_written(layout, layout.shard_fai(shard))
     dataset = SequenceDataset(layout.shard_fasta(shard), **pick(options, LENGTH_OPTIONS))
     with stopping_on_signals() as check_stop, ShardState(layout.shard_state(shard)) as state:
