@@ -1,4 +1,4 @@
-"""Fixtures that several test folders share: real proteins, and where they come from."""
+"""What several test folders share: real proteins, and figures told at the end of a run."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+FIGURE = "figure"
+
+
+@pytest.fixture
+def tell(record_property):
+    """Return a function that puts a line of text at the end of what pytest prints."""
+    return lambda text: record_property(FIGURE, text)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print what tests told, also of tests that ran in processes of their own."""
+    for report in terminalreporter.getreports("passed"):
+        for name, text in report.user_properties:
+            if name == FIGURE:
+                terminalreporter.write_line(text)
 
 
 @pytest.fixture(scope="session")

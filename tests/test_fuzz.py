@@ -422,23 +422,22 @@ def fuzz(examples: int, *, derandomize: bool) -> Counter:
     return +counts
 
 
-def report(counts: Counter, capsys) -> None:
-    with capsys.disabled():
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-        print(f"\n{counts.total()} generated FASTA inputs: {kinds}")
+def in_words(counts: Counter) -> str:
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    return f"{counts.total()} generated FASTA inputs: {kinds}"
 
 
-def test_generated_inputs_come_back_whole_or_are_refused_in_one_line(capsys):
+def test_generated_inputs_come_back_whole_or_are_refused_in_one_line(tell):
     counts = fuzz(400, derandomize=True)
-    report(counts, capsys)
+    tell(in_words(counts))
     assert counts["refused"] > 30
     assert counts["embedded"] + counts["embedded, with duplicates"] > 30
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_ten_thousand_generated_inputs(capsys):
+def test_ten_thousand_generated_inputs(tell):
     counts = fuzz(10_000, derandomize=False)
-    report(counts, capsys)
+    tell(in_words(counts))
     assert counts.total() >= 10_000
     assert counts["embedded, with duplicates"] > 100

@@ -72,7 +72,7 @@ def check_published(sample, quiet):
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda n: n.name)
-def test_twenty_kills_in_one_run_change_no_bit(sample, quiet, number, seed):
+def test_twenty_kills_in_one_run_change_no_bit(sample, quiet, number, seed, tell):
     chance = random.Random(f"{number}-{seed}")
     recomputed = []
     for _ in range(KILLS):
@@ -98,7 +98,7 @@ def test_twenty_kills_in_one_run_change_no_bit(sample, quiet, number, seed):
     assert max(recomputed) <= COMMIT_PACKS
     sample.run()
     run = check_published(sample, quiet)
-    print(f"{number.name}, seed {seed}: {KILLS} kills, packs to recompute per kill {recomputed}")
+    tell(f"{number.name}, seed {seed}: {KILLS} kills, packs to recompute per kill {recomputed}")
     assert run["recomputed_packs"] == sum(recomputed)
     assert 0 < run["restarts"] <= KILLS
 

@@ -44,8 +44,7 @@ CPU = (
     Entry("FAESM", "faesm", "float32"),
     Entry("FAESM", "faesm", "bfloat16"),
     Entry("esm-efficient", "esm_efficient", "bfloat16"),
-    Entry("packedesm, torch's attention", "ours", "float32", {"attention": "sdpa"}),
-    Entry("packedesm, torch's attention", "ours", "bfloat16", {"attention": "sdpa"}),
+    Entry("fair-esm, sorted, memory given back", "fair_esm", "float32", keep_memory=False),
     Entry("fair-esm, as esm-extract", "fair_esm", "float32", {"order": "extract"}, (4096,), False),
     Entry("fair-esm, in arrival order", "fair_esm", "float32", {"order": "arrival"}),
 )
