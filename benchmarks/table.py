@@ -41,7 +41,7 @@ def find(result: dict[str, Any], name: str, dtype: str) -> dict[str, Any] | None
 
 def line(result: dict[str, Any], row: dict[str, Any]) -> str:
     """Return a row as a line of the terminal's table."""
-    name = f"{row['name']:<30}{row['dtype']:<10}"
+    name = f"{row['name']:<36}{row['dtype']:<10}"
     if not row["seconds"]:
         return f"{name}{row['reason']}"
     times = ratio(row, find(result, BASE.name, BASE.dtype))
@@ -64,7 +64,7 @@ def for_terminal(result: dict[str, Any]) -> str:
         f"{result['model']} on {conditions['chip']}, {conditions['threads']} threads, "
         f"{size['records']} records, {size['tokens']:,} tokens, {conditions['date']}",
         *(_limit(name, figures) for name, figures in result["limits"].items()),
-        f"{'contender':<30}{'dtype':<10}{'tokens/s':>10}{'min-max':>18}{'residues/s':>12}"
+        f"{'contender':<36}{'dtype':<10}{'tokens/s':>10}{'min-max':>18}{'residues/s':>12}"
         f"{'x base':>9}{'MFU':>6}{'GB':>8}{'L2':>10}{'worst':>9}{'budget':>8}"
         f"{'warm-up':>9}",
         *(line(result, row) for row in result["rows"]),

@@ -3,7 +3,6 @@
 import platform
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -33,19 +32,19 @@ print(faults())
 def test_freed_memory_is_kept_for_the_next_tensors():
     run = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     before, after = map(int, run.stdout.split())
-    assert before > 1000  # 100 MB in pages of 4 kB, or far fewer if they are large
-    assert after < before / 100
+    assert before > 100  # 400 MB in pages of 4 kB; 200 pages where the system makes them large
+    assert after < before / 10
+
+
+def operators(work) -> set[str]:
+    with torch.profiler.profile() as profile:
+        work()
+    return {event.key for event in profile.key_averages()}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_ceiling_is_not_below_what_layers_reach(dtype):
-    x, layer = torch.randn(1024, 512).to(dtype), nn.Linear(512, 2048, dtype=dtype)
-    layer.requires_grad_(False)
-    seconds = []
-    for _ in range(9):
-        start = time.perf_counter()
-        linear(x, layer)
-        seconds.append(time.perf_counter() - start)
-    reached = 2 * 1024 * 512 * 2048 / sorted(seconds)[4]
-    # Clocks and neighbours change from one moment to the next; another library is half as fast.
-    assert measure_matmul_ceiling(torch.device("cpu"), dtype) > 0.6 * reached
+def test_the_ceiling_is_taken_with_the_library_that_layers_use(dtype):
+    layer = nn.Linear(8, 8, bias=False, dtype=dtype).requires_grad_(False)
+    used = operators(lambda: linear(torch.randn(8, 8).to(dtype), layer))
+    assert used - {"aten::randn", "aten::to"}
+    assert used <= operators(lambda: measure_matmul_ceiling(torch.device("cpu"), dtype))
