@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from packedesm.hardware import time_repeats
 from packedesm.models import Geometry
 
 
@@ -98,16 +99,4 @@ class Limits:
         }
 
     def _best_of_three(self, work: Callable[[], object]) -> float:
-        work()
-        seconds = []
-        for _ in range(3):
-            self._synchronise()
-            start = time.perf_counter()
-            work()
-            self._synchronise()
-            seconds.append(time.perf_counter() - start)
-        return min(seconds)
-
-    def _synchronise(self) -> None:
-        if self.device == "cuda":
-            torch.cuda.synchronize()
+        return min(time_repeats(work, torch.device(self.device), repeats=3, warm_up=1))

@@ -7,7 +7,7 @@ import logging
 import platform
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,14 +38,8 @@ def measure_matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
     side = _SIDE[device.type]
     a = torch.randn(side, side, device=device).to(dtype)
     layer = nn.Linear(side, side, bias=False, device=device, dtype=dtype).requires_grad_(False)
-    seconds = []
-    for repeat in range(_REPEATS + 2):
-        synchronise(device)
-        start = time.perf_counter()
-        linear(a, layer)
-        synchronise(device)
-        if repeat >= 2:  # the first ones load libraries and raise clocks
-            seconds.append(time.perf_counter() - start)
+    # The first two load libraries and raise clocks.
+    seconds = time_repeats(lambda: linear(a, layer), device, repeats=_REPEATS, warm_up=2)
     return 2 * side**3 / statistics.median(seconds)
 
 
@@ -116,6 +110,23 @@ def _host_memory_bytes() -> int | None:
         return None
     totals = (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal"))
     return next(totals, None)
+
+
+def time_repeats(
+    work: Callable[[], object], device: torch.device, *, repeats: int, warm_up: int
+) -> list[float]:
+    """Return the seconds that each of `repeats` calls of `work` took, after `warm_up` others.
+
+    Each begins when the device is idle and ends when it is idle again.
+    """
+    seconds = []
+    for _ in range(warm_up + repeats):
+        synchronise(device)
+        start = time.perf_counter()
+        work()
+        synchronise(device)
+        seconds.append(time.perf_counter() - start)
+    return seconds[warm_up:]
 
 
 def synchronise(device: torch.device) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 
 from packedesm.errors import Fault
 from packedesm.files import read_json, write_json
-from packedesm.hardware import synchronise
+from packedesm.hardware import time_repeats
 from packedesm.model import PackedESM2
 from packedesm.models import VOCABULARY
 from packedesm.rescue import out_of_memory
@@ -83,16 +83,14 @@ def _rate(model: PackedESM2, attention: str, tokens: int) -> float:
     lengths = [end - start for start, end in pairwise(starts)]
     positions = torch.cat([torch.arange(length, device=device) for length in lengths])
     input_ids = torch.arange(tokens, device=device) % (VOCABULARY - 10) + 4
-    seconds = []
-    for repeat in range(_REPEATS + 1):
-        synchronise(device)
-        start = time.perf_counter()
-        model.forward_packed(
-            input_ids, positions, cu_seqlens, max(lengths), attention=attention, lengths=lengths
-        )
-        synchronise(device)
-        if repeat:  # the first one loads kernels
-            seconds.append(time.perf_counter() - start)
+    forward = partial(
+        model.forward_packed,
+        *(input_ids, positions, cu_seqlens, max(lengths)),
+        attention=attention,
+        lengths=lengths,
+    )
+    # The first one loads kernels.
+    seconds = time_repeats(forward, device, repeats=_REPEATS, warm_up=1)
     return tokens / statistics.median(seconds)
 
 
