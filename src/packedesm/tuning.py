@@ -36,6 +36,7 @@ def fastest_budget(model: PackedESM2, attention: str, most: int) -> int:
     dtype, backend and version of torch in the user's cache folder, so that all jobs make packs
     of one size.
     """
+    most = min(most, _LARGEST)
     path = _cache() / "token-budgets.json"
     device = model.embed_tokens.weight.device
     key = _key(model, attention, device)
@@ -44,7 +45,7 @@ def fastest_budget(model: PackedESM2, attention: str, most: int) -> int:
         tried = _budgets(most)
         budget = rising_until(lambda tokens: _rate(model, attention, tokens), tried)
         logger.info("measured: throughput hardly rises above %d tokens per pack", budget)
-        # More memory would change nothing, unless it was memory that ended the search.
+        # More room would change nothing, unless `most` ended the search.
         known[key] = {"budget": budget, "tried": most if budget == tried[-1] else _LARGEST}
         _write(path, known)
     return min(known[key]["budget"], most)

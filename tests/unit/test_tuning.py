@@ -82,6 +82,16 @@ def test_more_memory_is_a_reason_to_measure_again(model, forwards):
     assert set(forwards) == {1500, 4096}
 
 
+def test_memory_beyond_the_largest_budget_is_no_reason_to_measure_again(
+    model, forwards, monkeypatch
+):
+    monkeypatch.setattr(tuning, "_LARGEST", 4096)
+    assert tuning.fastest_budget(model, "sdpa", 10_000) == 4096
+    measured = len(forwards)
+    assert tuning.fastest_budget(model, "sdpa", 10_000) == 4096
+    assert len(forwards) == measured
+
+
 def test_another_dtype_is_measured_for_itself(model, forwards):
     tuning.fastest_budget(model, "sdpa", 4096)
     measured = len(forwards)
