@@ -85,7 +85,8 @@ def test_more_memory_is_a_reason_to_measure_again(model, forwards):
 def test_memory_beyond_the_largest_budget_is_no_reason_to_measure_again(
     model, forwards, monkeypatch
 ):
-    monkeypatch.setattr(tuning, "_LARGEST", 4096)
+    monkeypatch.setattr(tuning, "_LARGEST", 8192)
+    monkeypatch.setattr(tuning, "_WORTH", 1e9)  # so the search ends at the first budget
     assert tuning.fastest_budget(model, "sdpa", 10_000) == 4096
     measured = len(forwards)
     assert tuning.fastest_budget(model, "sdpa", 10_000) == 4096
