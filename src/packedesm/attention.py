@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from packedesm import varlen_cpu
 from packedesm.errors import UserError
 
 HALF = (torch.float16, torch.bfloat16)
@@ -75,10 +76,8 @@ def select_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim
                 f"attention backend {name!r} cannot be used: {obstacle}; choose auto or sdpa"
             )
         return Selection(name, "named in the configuration")
-    if device.type == "cpu":
-        return Selection("sdpa", "chosen automatically, the only one for a CPU")
     passed_over = []
-    for candidate in PREFERENCE:
+    for candidate in PREFERENCE.get(device.type, ("sdpa",)):
         obstacle = _obstacle(candidate, device, dtype, head_dim)
         if obstacle is None:
             return Selection(candidate, "; ".join(["chosen automatically", *passed_over]))
@@ -102,6 +101,10 @@ def _sdpa(q, k, v, cu_seqlens, max_seqlen, lengths):
     return torch.cat(attended)
 
 
+def _varlen_cpu(q, k, v, cu_seqlens, max_seqlen, lengths):
+    return varlen_cpu.attend(q, k, v, cu_seqlens)
+
+
 def _torch_varlen(q, k, v, cu_seqlens, max_seqlen, lengths):
     from torch.nn.attention.varlen import varlen_attn
 
@@ -123,6 +126,7 @@ def _fa3(q, k, v, cu_seqlens, max_seqlen, lengths):
 
 BACKENDS: dict[str, Callable[..., torch.Tensor]] = {
     "sdpa": _sdpa,
+    "varlen_cpu": _varlen_cpu,
     "torch_varlen": _torch_varlen,
     "flash_attn": _flash_attn,
     "fa3": _fa3,
@@ -130,7 +134,10 @@ BACKENDS: dict[str, Callable[..., torch.Tensor]] = {
 
 # Fastest first. torch's own kernel before flash_attn's: both are FlashAttention-2, and torch's
 # was built with the torch that is running.
-PREFERENCE = ("fa3", "torch_varlen", "flash_attn", "sdpa")
+PREFERENCE = {
+    "cuda": ("fa3", "torch_varlen", "flash_attn", "sdpa"),
+    "cpu": ("varlen_cpu", "sdpa"),
+}
 
 
 class _Needs(NamedTuple):
@@ -178,6 +185,8 @@ def _obstacle(name: str, device: torch.device, dtype: torch.dtype, head_dim: int
     """Return why `name` cannot be used, or None."""
     if name == "sdpa":
         return None
+    if name == "varlen_cpu":
+        return varlen_cpu.obstacle(device, dtype, head_dim)
     if name not in _NEEDS:
         return f"it is unknown, known are {', '.join(BACKENDS)}"
     needs = _NEEDS[name]

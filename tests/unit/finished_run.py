@@ -73,7 +73,7 @@ def _write_job(layout: Layout, shard: int, policy: dict, model: dict, run: dict)
         "dtype": "float32",
         "output_dtype": "float32",
         "outputs": ["mean"],
-        "attention": {"backend": "sdpa", "reason": "the only one on a CPU"},
+        "attention": {"backend": "sdpa", "reason": "named in the configuration"},
         "compile": {"used": False, "reason": "switched off in the configuration"},
         "token_budget": BUDGET,
         "packs": len(packs),

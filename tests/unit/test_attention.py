@@ -62,12 +62,6 @@ def test_lengths_that_do_not_cover_the_pack_are_refused():
         varlen_attention(q, k, v, cu_seqlens, 6, lengths=[4, 5])
 
 
-def test_auto_on_a_cpu_is_sdpa_and_says_why():
-    name, reason = select_backend("auto", CPU, torch.float32, 64)
-    assert name == "sdpa"
-    assert "CPU" in reason
-
-
 @pytest.mark.parametrize("name", ["torch_varlen", "flash_attn", "fa3"])
 def test_a_named_gpu_backend_on_a_cpu_is_an_error(name):
     with pytest.raises(UserError, match=rf"{name}.*NVIDIA GPU.*sdpa"):

@@ -69,17 +69,18 @@ def tiny(tmp_path_factory):
     return Pair(path, MODELS["esm2_tiny_random"], seed=1)
 
 
-def embed(model, sequences, attention="sdpa"):
+def embed(model, sequences, attention="auto"):
     """Return the residues' representations of one pack, an array for each sequence."""
+    weights = model.embed_tokens.weight
+    backend = select_backend(attention, weights.device, weights.dtype, model.geometry.head_dim)
     tokens = [torch.tensor([0, *ALPHABET.encode(sequence), 2]) for sequence in sequences]
     lengths = [len(sequence) for sequence in tokens]
-    device = model.embed_tokens.weight.device
     found = model.forward_packed(
-        torch.cat(tokens).to(device),
-        torch.cat([torch.arange(length) for length in lengths]).to(device),
-        torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32, device=device),
+        torch.cat(tokens).to(weights.device),
+        torch.cat([torch.arange(length) for length in lengths]).to(weights.device),
+        torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32, device=weights.device),
         max(lengths),
-        attention=attention,
+        attention=backend.name,
         lengths=lengths,
     )
     return [part[1:-1].float().cpu().numpy() for part in found.split(lengths)]
@@ -258,15 +259,28 @@ def test_half_precision_weights_in_the_file_are_used_in_float32(tmp_path, tiny):
     assert_residues_equal(found, [Reference(path).residues(sequence)])
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no NVIDIA GPU")
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(
+                    not torch.cuda.is_available(), reason="torch sees no NVIDIA GPU"
+                ),
+            ],
+        ),
+    ],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("attention", BACKENDS)
-def test_every_backend_on_a_gpu(eight_million, sequences, dtype, attention):
+def test_every_backend_on_every_device(eight_million, sequences, device, dtype, attention):
     pair = eight_million
-    device = torch.device("cuda", 0)
     try:
-        select_backend(attention, device, dtype, pair.geometry.head_dim)
+        select_backend(attention, torch.device(device), dtype, pair.geometry.head_dim)
     except UserError as error:
         pytest.skip(str(error))
     some = sequences[::25]

@@ -1,0 +1,159 @@
+"""Attention by our own CPU kernel, as compiled for each kind of CPU, against a textbook softmax."""
+
+import pytest
+import torch
+
+from packedesm import varlen_cpu
+from packedesm.attention import select_backend, varlen_attention
+from packedesm.errors import UserError
+from tests.unit.test_attention import packed, textbook
+
+CPU = torch.device("cpu")
+HERE = torch.backends.cpu.get_cpu_capability()
+HAS = {"AVX512": ("AVX512", "AVX2"), "AVX2": ("AVX2",)}.get(HERE, ())
+# Around the kernel's tiles (8, 16, 32 queries), blocks (4, 8, 128 keys) and tasks (512 queries).
+LENGTHS = [1, 3, 17, 8, 9, 31, 32, 33, 129, 16, 511, 515, 128, 1030]
+HEAD_DIMS = (16, 24, 32, 64, 128)
+pytestmark = pytest.mark.skipif(not HAS, reason=f"this CPU has no AVX2, torch says {HERE}")
+
+
+@pytest.fixture(params=["AVX512", "AVX2"])
+def kind(request, monkeypatch):
+    """Let the kernel be the one for a kind of CPU."""
+    if request.param not in HAS:
+        pytest.skip(f"this CPU cannot run {request.param}")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: request.param)
+    varlen_cpu._function.cache_clear()
+    yield request.param
+    varlen_cpu._function.cache_clear()
+
+
+def attend(q, k, v, lengths):
+    cu_seqlens = torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32)
+    return varlen_attention(q, k, v, cu_seqlens, max(lengths), backend="varlen_cpu")
+
+
+def relative_l2(found, expected):
+    return float((found.double() - expected).norm() / expected.norm())
+
+
+def bfloat16_or_skip():
+    if varlen_cpu.obstacle(CPU, torch.bfloat16, 16):
+        pytest.skip("this CPU has no AVX512-BF16")
+
+
+def test_auto_on_a_cpu_that_can_run_it_is_the_kernel(kind):
+    """It was compiled at installation: a missing library is a failure here, not a skip."""
+    assert select_backend("auto", CPU, torch.float32, 64).name == "varlen_cpu"
+
+
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_float32_equals_textbook_attention(kind, head_dim):
+    q, k, v, _ = packed(LENGTHS, heads=3, head_dim=head_dim)
+    expected = textbook(q, k, v, LENGTHS)
+    torch.testing.assert_close(attend(q, k, v, LENGTHS).double(), expected, atol=3e-6, rtol=3e-6)
+    # No worse than torch's own: rounding, not another formula.
+    cu_seqlens = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0)], dtype=torch.int32)
+    theirs = relative_l2(varlen_attention(q, k, v, cu_seqlens, 1030, lengths=LENGTHS), expected)
+    assert relative_l2(attend(q, k, v, LENGTHS), expected) <= 1.5 * theirs
+
+
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_bfloat16_equals_textbook_attention(head_dim):
+    bfloat16_or_skip()
+    q, k, v, _ = packed(LENGTHS, heads=3, head_dim=head_dim, dtype=torch.bfloat16)
+    expected = textbook(q, k, v, LENGTHS)
+    # Weights and output are rounded, each by at most 2⁻⁹ of itself.
+    for found, by_itself in zip(
+        attend(q, k, v, LENGTHS).split(LENGTHS), expected.split(LENGTHS), strict=True
+    ):
+        assert relative_l2(found, by_itself) <= 2**-8
+
+
+@pytest.mark.parametrize("size", [30, 3_000])
+def test_scores_far_apart(kind, size):
+    """Weights below float32's range, and a maximum that moves from block to block.
+
+    Of whole numbers, so that the scores are exact: rounded ones would differ by more than weights.
+    """
+    q, k, v, _ = packed([700], head_dim=64)
+    q, k = (q * size).round(), (k * torch.linspace(0, 2, 700)[:, None, None]).round()
+    torch.testing.assert_close(
+        attend(q, k, v, [700]).double(), textbook(q, k, v, [700]), atol=1e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_protein_has_one_result_alone_in_any_pack_and_with_any_threads(dtype):
+    if dtype == torch.bfloat16:
+        bfloat16_or_skip()
+    lengths = [40, 600, 7]
+    q, k, v, _ = packed(lengths, dtype=dtype)
+    together = attend(q, k, v, lengths)
+    alone = attend(q[40:640], k[40:640], v[40:640], [600])
+    assert torch.equal(together[40:640], alone)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 3)
+    try:
+        assert torch.equal(attend(q, k, v, lengths), together)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_passed_on_within_its_protein(kind, which, bad):
+    lengths = [20, 200, 20]
+    qkv = torch.stack(packed(lengths)[:3])
+    before = attend(*qkv, lengths)
+    qkv[which, 100, 1, 5] = bad
+    after = attend(*qkv, lengths)
+    assert torch.equal(after.isfinite(), textbook(*qkv, lengths).isfinite())
+    assert not after.isfinite().all()
+    untouched = torch.ones(after.shape[:2], dtype=bool)
+    untouched[20:220, 1] = False
+    assert torch.equal(after[untouched], before[untouched])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_views_into_one_projection_give_what_copies_give(dtype):
+    if dtype == torch.bfloat16:
+        bfloat16_or_skip()
+    qkv = torch.randn(12, 3, 2, 24).to(dtype)
+    views = attend(*qkv.unbind(1), [5, 7])
+    assert torch.equal(attend(*(x.contiguous() for x in qkv.unbind(1)), [5, 7]), views)
+    heads_last = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in qkv.unbind(1)]
+    assert torch.equal(attend(*heads_last, [5, 7]), views)
+
+
+@pytest.mark.parametrize("bounds", [[0, 5], [1, 10], [0, 11], [0, 7, 3, 10]])
+def test_bounds_that_do_not_fit_the_pack_are_refused(bounds):
+    q, k, v, _ = packed([10])
+    with pytest.raises(ValueError, match="cu_seqlens"):
+        varlen_cpu.attend(q, k, v, torch.tensor(bounds, dtype=torch.int32))
+
+
+def test_gradients_are_refused():
+    q, k, v, cu_seqlens = packed([10])
+    with pytest.raises(ValueError, match="no gradients"):
+        varlen_cpu.attend(q.requires_grad_(), k, v, cu_seqlens)
+
+
+def test_what_it_cannot_do_is_named(kind):
+    def refused(device, dtype, head_dim, match):
+        with pytest.raises(UserError, match=match):
+            select_backend("varlen_cpu", device, dtype, head_dim)
+        return select_backend("auto", CPU, dtype, head_dim)
+
+    assert refused(CPU, torch.float32, 20, "heads of 20").name == "sdpa"
+    assert refused(CPU, torch.float16, 64, "float32.*, not float16").name == "sdpa"
+    refused(torch.device("cuda", 0), torch.float32, 64, "runs on a CPU")
+
+
+def test_a_cpu_or_an_installation_without_it_is_named(monkeypatch):
+    monkeypatch.setattr(varlen_cpu, "_LIBRARIES", {HERE: "packedesm._not_compiled"})
+    name, reason = select_backend("auto", CPU, torch.float32, 64)
+    assert name == "sdpa"
+    assert "C++ compiler" in reason
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    assert "AVX2" in select_backend("auto", CPU, torch.float32, 64).reason
