@@ -51,7 +51,7 @@ check: $(READY)
 	$(BIN)/snakemake --lint
 
 # Installed once; again only after a change of what is to be installed.
-$(READY): requirements.lock pyproject.toml setup.py src/packedesm/varlen_cpu.cpp
+$(READY): requirements.lock pyproject.toml setup.py src/packedesm/cpu_kernels.cpp
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "packedesm needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)

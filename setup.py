@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the CPU attention, compiled once for each kind of x86-64 CPU.
+"""What pyproject.toml cannot say: the CPU kernels, compiled once for each kind of x86-64 CPU.
 
 Where it cannot be compiled, the package works without it, slower.
 """
@@ -20,8 +20,8 @@ HERE = sys.platform == "linux" and platform.machine() == "x86_64"
 setup(
     ext_modules=[
         Extension(
-            f"packedesm._varlen_{cpu}",
-            ["src/packedesm/varlen_cpu.cpp"],
+            f"packedesm._kernels_{cpu}",
+            ["src/packedesm/cpu_kernels.cpp"],
             extra_compile_args=[*FLAGS, *instructions],
             extra_link_args=["-fopenmp"],
             optional=True,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from packedesm import varlen_cpu
+from packedesm import cpu_kernels
 from packedesm.errors import UserError
 
 HALF = (torch.float16, torch.bfloat16)
@@ -102,7 +102,7 @@ def _sdpa(q, k, v, cu_seqlens, max_seqlen, lengths):
 
 
 def _varlen_cpu(q, k, v, cu_seqlens, max_seqlen, lengths):
-    return varlen_cpu.attend(q, k, v, cu_seqlens)
+    return cpu_kernels.attend(q, k, v, cu_seqlens)
 
 
 def _torch_varlen(q, k, v, cu_seqlens, max_seqlen, lengths):
@@ -186,7 +186,7 @@ def _obstacle(name: str, device: torch.device, dtype: torch.dtype, head_dim: int
     if name == "sdpa":
         return None
     if name == "varlen_cpu":
-        return varlen_cpu.obstacle(device, dtype, head_dim)
+        return cpu_kernels.obstacle(device, dtype, head_dim)
     if name not in _NEEDS:
         return f"it is unknown, known are {', '.join(BACKENDS)}"
     needs = _NEEDS[name]

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from packedesm import cpu_kernels
 from packedesm.attention import varlen_attention
 from packedesm.errors import UserError
 from packedesm.linear import linear, linear_add, linear_gelu
@@ -221,7 +222,7 @@ def _finish(layer: _Layer, x: torch.Tensor, attended: torch.Tensor) -> torch.Ten
 def _rotate(qk: torch.Tensor, phases: torch.Tensor) -> torch.Tensor:
     """Turn each pair of neighbours in `qk` (T, 2, H, Dh) by its phase, in float32.
 
-    float32 input may be overwritten unless gradients need it.
+    `qk` may be overwritten unless gradients need it.
 
     Parameters
     ----------
@@ -233,6 +234,8 @@ def _rotate(qk: torch.Tensor, phases: torch.Tensor) -> torch.Tensor:
         (a, b), (cos, sin) = qk.float().unflatten(-1, (-1, 2)).unbind(-1), phases.unbind(-1)
         turned = torch.stack((a * cos - b * sin, a * sin + b * cos), -1)
         return turned.flatten(-2).to(qk.dtype)
+    if cpu_kernels.can_rotate(qk):
+        return cpu_kernels.rotate(qk, phases)
     pairs = torch.view_as_complex(qk.float().unflatten(-1, (-1, 2)))
     turned = pairs * phases if pairs.requires_grad else pairs.mul_(phases)
     return torch.view_as_real(turned).flatten(-2).to(qk.dtype)

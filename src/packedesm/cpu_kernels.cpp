@@ -1,6 +1,7 @@
-// Attention within each protein of a pack, on an x86-64 CPU with AVX-512 or AVX2.
+// What torch is slow at on an x86-64 CPU, for AVX-512 or AVX2: attention within each protein of a
+// pack, and rotary embedding in bfloat16.
 //
-// softmax(q k^T / sqrt(head_dim)) v, keys in blocks with a running maximum, so that scores stay in
+// Attention is softmax(q k^T / sqrt(head_dim)) v, keys in blocks with a running maximum, so that scores stay in
 // the first-level cache (online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867; as attention:
 // Rabe & Staats 2021, arXiv:2112.05682).
 //
@@ -12,7 +13,7 @@
 // All arrays in scratch memory are in 32-bit *words*: one float32, or two bfloat16 that one
 // instruction multiplies and adds (two numbers of a query or key, or one number of two keys).
 //
-// Compiled once for each kind of CPU, see setup.py; called by varlen_cpu.py.
+// Compiled once for each kind of CPU, see setup.py; called by cpu_kernels.py.
 
 #include <immintrin.h>
 
@@ -336,6 +337,26 @@ int attend(int head_dim, Arguments... arguments) {
   }
 }
 
+#ifdef __AVX512BF16__
+// Turn each pair of neighbours in `numbers` of each row by the row's phases (cosine and sine of each
+// pair of a head), computed in float32.
+void rotate(uint16_t* x, int64_t stride, const float* phases, int64_t rows, int numbers,
+            int head_dim, int threads) {
+#pragma omp parallel for num_threads(threads)
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int i = 0; i < numbers; i += 8) {
+      __m128i* at = reinterpret_cast<__m128i*>(x + row * stride + i);
+      const __m256 pairs = _mm256_cvtpbh_ps((__m128bh)_mm_loadu_si128(at));
+      const __m256 phase = _mm256_loadu_ps(phases + row * head_dim + i % head_dim);
+      const __m256 swapped = _mm256_permute_ps(pairs, 0b10110001);
+      const __m256 turned = _mm256_fmaddsub_ps(
+          pairs, _mm256_moveldup_ps(phase), _mm256_mul_ps(swapped, _mm256_movehdup_ps(phase)));
+      _mm_storeu_si128(at, (__m128i)_mm256_cvtneps_pbh(turned));
+    }
+  }
+}
+#endif
+
 }  // namespace
 
 extern "C" {
@@ -349,6 +370,11 @@ int attend_float32(int head_dim, const float* q, const float* k, const float* v,
 
 #ifdef __AVX512BF16__
 int has_bfloat16() { return __builtin_cpu_supports("avx512bf16") != 0; }
+
+void rotate_bfloat16(uint16_t* x, int64_t stride, const float* phases, int64_t rows, int numbers,
+                     int head_dim, int threads) {
+  rotate(x, stride, phases, rows, numbers, head_dim, threads);
+}
 
 int attend_bfloat16(int head_dim, const uint16_t* q, const uint16_t* k, const uint16_t* v,
                     int64_t q_stride, int64_t k_stride, int64_t v_stride,

@@ -1,9 +1,9 @@
-"""Attention by our own CPU kernel, as compiled for each kind of CPU, against a textbook softmax."""
+"""Our own CPU kernels, as compiled for each kind of CPU, against textbook formulas."""
 
 import pytest
 import torch
 
-from packedesm import varlen_cpu
+from packedesm import cpu_kernels
 from packedesm.attention import select_backend, varlen_attention
 from packedesm.errors import UserError
 from tests.unit.test_attention import packed, textbook
@@ -23,9 +23,9 @@ def kind(request, monkeypatch):
     if request.param not in HAS:
         pytest.skip(f"this CPU cannot run {request.param}")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: request.param)
-    varlen_cpu._function.cache_clear()
+    cpu_kernels._library.cache_clear()
     yield request.param
-    varlen_cpu._function.cache_clear()
+    cpu_kernels._library.cache_clear()
 
 
 def attend(q, k, v, lengths):
@@ -38,7 +38,7 @@ def relative_l2(found, expected):
 
 
 def bfloat16_or_skip():
-    if varlen_cpu.obstacle(CPU, torch.bfloat16, 16):
+    if cpu_kernels.obstacle(CPU, torch.bfloat16, 16):
         pytest.skip("this CPU has no AVX512-BF16")
 
 
@@ -63,7 +63,7 @@ def test_bfloat16_equals_textbook_attention(head_dim):
     bfloat16_or_skip()
     q, k, v, _ = packed(LENGTHS, heads=3, head_dim=head_dim, dtype=torch.bfloat16)
     expected = textbook(q, k, v, LENGTHS)
-    # Weights and output are rounded, each by at most 2⁻⁹ of itself.
+    # Weights and numbers are rounded by 2⁻⁸ of themselves at most, about half of it on average.
     for found, by_itself in zip(
         attend(q, k, v, LENGTHS).split(LENGTHS), expected.split(LENGTHS), strict=True
     ):
@@ -130,13 +130,19 @@ def test_views_into_one_projection_give_what_copies_give(dtype):
 def test_bounds_that_do_not_fit_the_pack_are_refused(bounds):
     q, k, v, _ = packed([10])
     with pytest.raises(ValueError, match="cu_seqlens"):
-        varlen_cpu.attend(q, k, v, torch.tensor(bounds, dtype=torch.int32))
+        cpu_kernels.attend(q, k, v, torch.tensor(bounds, dtype=torch.int32))
+
+
+def test_keys_of_another_shape_are_refused():
+    q, k, v, cu_seqlens = packed([10])
+    with pytest.raises(ValueError, match="shape"):
+        cpu_kernels.attend(q, k[:9], v, cu_seqlens)
 
 
 def test_gradients_are_refused():
     q, k, v, cu_seqlens = packed([10])
     with pytest.raises(ValueError, match="no gradients"):
-        varlen_cpu.attend(q.requires_grad_(), k, v, cu_seqlens)
+        cpu_kernels.attend(q.requires_grad_(), k, v, cu_seqlens)
 
 
 def test_what_it_cannot_do_is_named(kind):
@@ -150,10 +156,38 @@ def test_what_it_cannot_do_is_named(kind):
     refused(torch.device("cuda", 0), torch.float32, 64, "runs on a CPU")
 
 
-def test_a_cpu_or_an_installation_without_it_is_named(monkeypatch):
-    monkeypatch.setattr(varlen_cpu, "_LIBRARIES", {HERE: "packedesm._not_compiled"})
+def test_a_cpu_or_an_installation_without_it_is_named(kind, monkeypatch):
+    monkeypatch.setattr(cpu_kernels, "_LIBRARIES", {kind: "packedesm._not_compiled"})
     name, reason = select_backend("auto", CPU, torch.float32, 64)
     assert name == "sdpa"
     assert "C++ compiler" in reason
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     assert "AVX2" in select_backend("auto", CPU, torch.float32, 64).reason
+
+
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_rotary_in_bfloat16_is_complex_multiplication_rounded_once(head_dim):
+    bfloat16_or_skip()
+    qkv = torch.randn(50, 3, 4, head_dim).bfloat16()
+    phases = torch.polar(torch.ones(50, 1, 1, head_dim // 2), torch.rand(50, 1, 1, head_dim // 2))
+    qk, before = qkv[:, :2], qkv.clone()
+    pairs = torch.view_as_complex(qk.double().unflatten(-1, (-1, 2)))
+    expected = torch.view_as_real(pairs * phases).flatten(-2)
+    assert cpu_kernels.can_rotate(qk)
+    found = cpu_kernels.rotate(qk, phases)
+    assert found.data_ptr() == qkv.data_ptr()
+    assert torch.equal(qkv[:, 2], before[:, 2])
+    # Half a unit in the last place of bfloat16, and a little for the products in float32.
+    assert ((found.double() - expected).abs() <= 2**-8 * 1.001 * expected.abs() + 1e-6).all()
+
+
+def test_rotary_leaves_alone_what_it_cannot_turn():
+    bfloat16_or_skip()
+    qk = torch.randn(5, 3, 2, 16).bfloat16()[:, :2]
+    assert cpu_kernels.can_rotate(qk)
+    assert not cpu_kernels.can_rotate(qk.float())
+    assert not cpu_kernels.can_rotate(qk[..., :12])
+    assert not cpu_kernels.can_rotate(qk.transpose(1, 2))
+    assert not cpu_kernels.can_rotate(qk.requires_grad_())
+    with pytest.raises(ValueError, match="phases"):
+        cpu_kernels.rotate(qk.detach(), torch.ones(4, 1, 1, 8, dtype=torch.complex64))

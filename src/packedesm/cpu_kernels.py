@@ -1,0 +1,140 @@
+"""Kernels of our own for what torch is slow at on a CPU: `cpu_kernels.cpp`.
+
+They were compiled when packedesm was installed, once for AVX-512 and once for AVX2.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from ctypes import c_int, c_int64, c_void_p
+from functools import cache
+
+import torch
+
+# By torch's name of what the CPU can do.
+_LIBRARIES = {"AVX512": "packedesm._kernels_avx512", "AVX2": "packedesm._kernels_avx2"}
+_ATTEND = [
+    c_int,  # head_dim
+    *[c_void_p] * 3,  # q, k, v
+    *[c_int64] * 3,  # numbers from row to row of each
+    *(c_void_p, c_int, c_int),  # cu_seqlens, sequences, heads
+    *(c_void_p, c_int),  # out, threads
+]
+_ROTATE = [c_void_p, c_int64, c_void_p, c_int64, *[c_int] * 3]
+
+
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor
+) -> torch.Tensor:
+    """Return softmax(q kᵀ / √head_dim) v of each sequence; see `packedesm.attention`.
+
+    Sums are float32; in bfloat16, weights are rounded.
+
+    Raises
+    ------
+    ValueError
+        If q, k and v do not match, `cu_seqlens` are not the bounds of sequences in a pack of this
+        many tokens, or a gradient is asked for: there is none.
+    """
+    tokens, heads, head_dim = q.shape
+    if {(x.shape, x.dtype, x.device) for x in (k, v)} != {(q.shape, q.dtype, q.device)}:
+        raise ValueError("q, k and v differ in shape, dtype or device")
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+        raise ValueError("varlen_cpu has no gradients; use sdpa")
+    bounds = cu_seqlens.contiguous()
+    if bounds.dtype != torch.int32 or bounds[0] != 0 or bounds[-1] != tokens:
+        raise ValueError(f"cu_seqlens must be int32 from 0 to the {tokens} tokens of the pack")
+    if bool((bounds.diff() < 0).any()):
+        raise ValueError("cu_seqlens must not fall")
+    q, k, v = (_heads_adjoin(x) for x in (q, k, v))
+    out = torch.empty(tokens, heads, head_dim, dtype=q.dtype)
+    _attend(q.dtype)(
+        head_dim,
+        *(x.data_ptr() for x in (q, k, v)),
+        *(x.stride(0) for x in (q, k, v)),
+        *(bounds.data_ptr(), len(bounds) - 1, heads),
+        *(out.data_ptr(), torch.get_num_threads()),
+    )
+    return out
+
+
+def obstacle(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """Return why `attend` cannot be used, or None."""
+    if device.type != "cpu":
+        return "it runs on a CPU"
+    if torch.backends.cpu.get_cpu_capability() not in _LIBRARIES:
+        return "it needs a CPU with AVX-512 or AVX2"
+    if _library() is None:
+        return "it was not compiled: packedesm was installed without a C++ compiler"
+    function = _attend(dtype)
+    if function is None:
+        known = "float32 and bfloat16" if _library().has_bfloat16() else "float32"
+        return f"on this CPU it computes in {known}, not {str(dtype).removeprefix('torch.')}"
+    if function(head_dim, *[None] * 3, *[0] * 3, None, 0, 0, None, 1):  # of an empty pack
+        return f"it has no kernel for heads of {head_dim} numbers"
+    return None
+
+
+def can_rotate(x: torch.Tensor) -> bool:
+    """Tell whether `rotate` takes `x` (T, 2, H, Dh)."""
+    return (
+        x.dtype == torch.bfloat16
+        and x.device.type == "cpu"
+        and x.shape[-1] % 8 == 0
+        and x.stride()[1:] == (x.shape[2] * x.shape[3], x.shape[3], 1)
+        and not (torch.is_grad_enabled() and x.requires_grad)
+        and _library() is not None
+        and bool(_library().has_bfloat16())
+    )
+
+
+def rotate(x: torch.Tensor, phases: torch.Tensor) -> torch.Tensor:
+    """Turn each pair of neighbours in `x` by its phase, in place, and return `x`.
+
+    Parameters
+    ----------
+    x
+        bfloat16 (T, 2, H, Dh); `can_rotate` tells what else it must be.
+    phases
+        complex64 (T, 1, 1, Dh / 2).
+    """
+    tokens, parts, heads, head_dim = x.shape
+    if phases.shape != (tokens, 1, 1, head_dim // 2) or phases.dtype != torch.complex64:
+        raise ValueError(f"phases must be complex64 ({tokens}, 1, 1, {head_dim // 2})")
+    phases = phases.contiguous()
+    numbers = parts * heads * head_dim
+    _library().rotate_bfloat16(
+        *(x.data_ptr(), x.stride(0), phases.data_ptr(), tokens, numbers, head_dim),
+        torch.get_num_threads(),
+    )
+    return x
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """Return the library that was compiled for this CPU, None if none was."""
+    name = _LIBRARIES.get(torch.backends.cpu.get_cpu_capability())
+    found = importlib.util.find_spec(name) if name else None
+    if found is None:
+        return None
+    library = ctypes.CDLL(found.origin)
+    library.attend_float32.argtypes = _ATTEND
+    if library.has_bfloat16():
+        library.attend_bfloat16.argtypes = _ATTEND
+        library.rotate_bfloat16.argtypes = _ROTATE
+    return library
+
+
+def _attend(dtype: torch.dtype):
+    """Return the function for `dtype`, or None; it gives 1 for a head_dim that it does not know."""
+    if dtype == torch.float32:
+        return _library().attend_float32
+    if dtype == torch.bfloat16 and _library().has_bfloat16():
+        return _library().attend_bfloat16
+    return None
+
+
+def _heads_adjoin(x: torch.Tensor) -> torch.Tensor:
+    """Return `x` (T, H, Dh), copied unless the numbers of each token adjoin."""
+    return x if x.stride()[1:] == (x.shape[2], 1) else x.contiguous()
