@@ -1,4 +1,4 @@
-"""Time what is ours beside the model: packer, tokeniser, sharding, collation, store and merge.
+"""Time what is ours: attention, packer, tokeniser, sharding, collation, store and merge.
 
     python -m benchmarks.micro --fasta uniprot_20k.fasta.gz --out benchmarks/results/micro.json
 
@@ -13,11 +13,9 @@ import logging
 import os
 import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
@@ -30,6 +28,8 @@ import esm
 import numpy as np
 import torch
 
+from benchmarks.attention import measure_attention
+from benchmarks.timing import timed
 from packedesm import hardware, tokens
 from packedesm.collator import VarlenCollator
 from packedesm.dataset import SequenceDataset
@@ -52,6 +52,7 @@ WIDTH = 1280
 ROWS_PER_PACK = 40  # about what a pack of 16,384 tokens holds
 
 FULL = {
+    "heads": 20,
     "packer": [10**5, 10**6, 10**7],  # lengths
     "textbook": 10**5,  # the most lengths that textbook first-fit decreasing is given
     "fair_esm_records": 50,
@@ -59,6 +60,7 @@ FULL = {
     "stored_rows": 100_000,
 }
 QUICK = {
+    "heads": 1,
     "packer": [10**3, 10**4],
     "textbook": 10**3,
     "fair_esm_records": 2,
@@ -76,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result: dict[str, Any] = {"conditions": conditions(options)}
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         for name, benchmark in {
+            "attention": measure_attention,
             "packer": measure_packer,
             "tokeniser": measure_tokeniser,
             "sharding": measure_sharding,
@@ -125,33 +128,6 @@ def _git(*arguments: str) -> str | None:
     command = ["git", "-C", str(ROOT), *arguments]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     return found.stdout.strip() if found.returncode == 0 else None
-
-
-def timed(
-    repeats: int, *, after: Callable[[], Any] = lambda: None, **functions: Callable[[], Any]
-) -> dict[str, dict[str, float]]:
-    """Call every function once in each round; return medians and spread of its seconds.
-
-    `after` is called after each of them, and is not timed.
-    """
-    wall: dict[str, list[float]] = {name: [] for name in functions}
-    cpu: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeats):
-        for name, function in functions.items():
-            start, cpu_start = time.perf_counter(), time.process_time()
-            function()
-            wall[name].append(time.perf_counter() - start)
-            cpu[name].append(time.process_time() - cpu_start)
-            after()
-    return {
-        name: {
-            "seconds": statistics.median(wall[name]),
-            "min_seconds": min(wall[name]),
-            "max_seconds": max(wall[name]),
-            "cpu_seconds": statistics.median(cpu[name]),
-        }
-        for name in functions
-    }
 
 
 def measure_packer(
@@ -375,7 +351,11 @@ def _copy(source: Path, target: Path) -> None:
 def show(name: str, result: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Print the figures of one benchmark, a line each."""
     for row in result if isinstance(result, list) else [result]:
-        facts = [f"{key} {value:,.5g}" for key, value in row.items() if not isinstance(value, dict)]
+        facts = [
+            f"{key} {value}" if isinstance(value, str) else f"{key} {value:,.5g}"
+            for key, value in row.items()
+            if not isinstance(value, dict)
+        ]
         print(name, *facts, sep="  ")
         for key, figures in row.items():
             if isinstance(figures, dict):
