@@ -44,21 +44,29 @@ inline void store(float* to, Vector x) { *reinterpret_cast<Vector*>(to) = x; }
 inline Vector all(float x) { return x - Vector{}; }
 inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 
-// 2^x for x <= 0, relative error below 1.2e-7; 2^-126 for less than that. The polynomial is the
-// best of degree 5 in relative error on [-1/2, 1/2], found by weighted least squares.
+// 2^x for x <= 0, relative error below 1.2e-7; what is below float32's range may be 2^-126. The
+// polynomial is the best of degree 5 in relative error on [-1/2, 1/2], by weighted least squares.
 inline Vector exp2(Vector x) {
+#ifdef __AVX512F__
+  const Vector r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT);  // x - round(x)
+#else
   const Vector shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   x = x < all(-126.0f) ? all(-126.0f) : x;  // in this order a NaN stays
   const Vector shifted = x + shift;
   const Vector r = x - (shifted - shift);
+#endif
   Vector p = all(1.3276472e-3f);
   p = p * r + all(9.6755415e-3f);
   p = p * r + all(5.55071328e-2f);
   p = p * r + all(2.40221197e-1f);
   p = p * r + all(6.93146967e-1f);
   p = p * r + all(1.00000007f);
+#ifdef __AVX512F__
+  return _mm512_scalef_ps(p, x - r);
+#else
   // The integer's bits, moved to the exponent.
   return p * reinterpret_cast<Vector>((reinterpret_cast<Integers>(shifted) << 23) + (127 << 23));
+#endif
 }
 
 struct Float32 {
