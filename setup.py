@@ -3,8 +3,10 @@
 Where it cannot be compiled, the package works without it, slower.
 """
 
+import hashlib
 import platform
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 
@@ -15,13 +17,16 @@ INSTRUCTIONS = {
 }
 # No -ffast-math: a NaN must stay one.
 FLAGS = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fopenmp", "-g0"]
+SOURCE = "src/packedesm/cpu_kernels.cpp"
+DIGEST = hashlib.sha256(Path(SOURCE).read_bytes()).hexdigest()
 HERE = sys.platform == "linux" and platform.machine() == "x86_64"
 
 setup(
     ext_modules=[
         Extension(
             f"packedesm._kernels_{cpu}",
-            ["src/packedesm/cpu_kernels.cpp"],
+            [SOURCE],
+            define_macros=[("SOURCE_DIGEST", f'"{DIGEST}"')],  # see cpu_kernels.py
             extra_compile_args=[*FLAGS, *instructions],
             extra_link_args=["-fopenmp"],
             optional=True,

@@ -42,7 +42,12 @@ def measure_attention(
             }
             for way in ways.values():
                 way()  # the first call loads libraries
-            row = {"backend": ours, "head_dim": head_dim, "dtype": str(dtype)[6:], "tokens": shape[0]}
+            row = {
+                "backend": ours,
+                "head_dim": head_dim,
+                "dtype": str(dtype)[6:],
+                "tokens": shape[0],
+            }
             row |= timed(repeats, **ways)
             # Two products of (L, head_dim) by L in each head.
             operations = 4 * shape[2] * head_dim * float(np.square(lengths, dtype=float).sum())

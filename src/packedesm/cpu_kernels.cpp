@@ -369,6 +369,8 @@ void rotate(uint16_t* x, int64_t stride, const float* phases, int64_t rows, int 
 
 extern "C" {
 
+const char* source_digest() { return SOURCE_DIGEST; }
+
 int attend_float32(int head_dim, const float* q, const float* k, const float* v, int64_t q_stride,
                    int64_t k_stride, int64_t v_stride, const int32_t* cu_seqlens, int sequences,
                    int heads, float* out, int threads) {

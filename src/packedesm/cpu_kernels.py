@@ -9,11 +9,15 @@ import ctypes
 import importlib.util
 from ctypes import c_int, c_int64, c_void_p
 from functools import cache
+from pathlib import Path
 
 import torch
 
+from packedesm.files import file_digest
+
 # By torch's name of what the CPU can do.
 _LIBRARIES = {"AVX512": "packedesm._kernels_avx512", "AVX2": "packedesm._kernels_avx2"}
+_SOURCE = Path(__file__).with_suffix(".cpp")
 _ATTEND = [
     c_int,  # head_dim
     *[c_void_p] * 3,  # q, k, v
@@ -66,7 +70,7 @@ def obstacle(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | N
     if torch.backends.cpu.get_cpu_capability() not in _LIBRARIES:
         return "it needs a CPU with AVX-512 or AVX2"
     if _library() is None:
-        return "it was not compiled: packedesm was installed without a C++ compiler"
+        return "it was not compiled when packedesm was installed, or from other sources; run make"
     function = _attend(dtype)
     if function is None:
         known = "float32 and bfloat16" if _library().has_bfloat16() else "float32"
@@ -113,12 +117,16 @@ def rotate(x: torch.Tensor, phases: torch.Tensor) -> torch.Tensor:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """Return the library that was compiled for this CPU, None if none was."""
+    """Return the library that was compiled for this CPU, None if none was from these sources."""
     name = _LIBRARIES.get(torch.backends.cpu.get_cpu_capability())
     found = importlib.util.find_spec(name) if name else None
     if found is None:
         return None
     library = ctypes.CDLL(found.origin)
+    library.source_digest.restype = ctypes.c_char_p
+    # In a checkout the source may have changed since the installation, and with it the arguments.
+    if _SOURCE.exists() and file_digest(_SOURCE).encode() != library.source_digest():
+        return None
     library.attend_float32.argtypes = _ATTEND
     if library.has_bfloat16():
         library.attend_bfloat16.argtypes = _ATTEND

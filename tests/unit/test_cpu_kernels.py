@@ -160,7 +160,8 @@ def test_a_cpu_or_an_installation_without_it_is_named(kind, monkeypatch):
     monkeypatch.setattr(cpu_kernels, "_LIBRARIES", {kind: "packedesm._not_compiled"})
     name, reason = select_backend("auto", CPU, torch.float32, 64)
     assert name == "sdpa"
-    assert "C++ compiler" in reason
+    assert "not compiled" in reason
+    assert not cpu_kernels.can_rotate(torch.randn(5, 2, 2, 16).bfloat16())
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     assert "AVX2" in select_backend("auto", CPU, torch.float32, 64).reason
 
@@ -191,3 +192,14 @@ def test_rotary_leaves_alone_what_it_cannot_turn():
     assert not cpu_kernels.can_rotate(qk.requires_grad_())
     with pytest.raises(ValueError, match="phases"):
         cpu_kernels.rotate(qk.detach(), torch.ones(4, 1, 1, 8, dtype=torch.complex64))
+
+
+def test_a_kernel_of_other_sources_is_not_called(kind, monkeypatch, tmp_path):
+    """After an update of the checkout, before it was installed again."""
+    source = tmp_path / "cpu_kernels.cpp"
+    source.write_bytes(cpu_kernels._SOURCE.read_bytes())
+    monkeypatch.setattr(cpu_kernels, "_SOURCE", source)
+    assert cpu_kernels.obstacle(CPU, torch.float32, 64) is None
+    cpu_kernels._library.cache_clear()
+    source.write_text(source.read_text() + "// another line")
+    assert "other sources" in cpu_kernels.obstacle(CPU, torch.float32, 64)
