@@ -10,6 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH := benchmarks/.venv
+KERNELS := setup.py src/packedesm/cpu_kernels.cpp
 
 .PHONY: run test bench bench-wheels check lock clean
 
@@ -27,7 +28,7 @@ bench: $(BENCH)/.ready
 
 # Contenders whose needs clash have folders of their own. One that cannot be installed becomes a
 # row that says so.
-$(BENCH)/.ready: requirements.lock pyproject.toml setup.py $(wildcard benchmarks/requirements*.txt)
+$(BENCH)/.ready: requirements.lock pyproject.toml $(KERNELS) $(wildcard benchmarks/requirements*.txt)
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet -r requirements.lock -r benchmarks/requirements.txt
 	$(BENCH)/bin/python -m pip install --quiet --no-deps --editable .
@@ -51,7 +52,7 @@ check: $(READY)
 	$(BIN)/snakemake --lint
 
 # Installed once; again only after a change of what is to be installed.
-$(READY): requirements.lock pyproject.toml setup.py src/packedesm/cpu_kernels.cpp
+$(READY): requirements.lock pyproject.toml $(KERNELS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "packedesm needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
