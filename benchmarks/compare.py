@@ -40,7 +40,7 @@ MAX_LENGTH = 1022
 
 # Records of a default run: three to five minutes a model on two cores, four on a GPU (estimated).
 RECORDS = {
-    "cpu": {"esm2_t6_8M_UR50D": 16, "esm2_t12_35M_UR50D": 8, "esm2_t30_150M_UR50D": 4},
+    "cpu": {"esm2_t6_8M_UR50D": 64, "esm2_t12_35M_UR50D": 16, "esm2_t30_150M_UR50D": 6},
     "cuda": {"esm2_t33_650M_UR50D": 768, "esm2_t36_3B_UR50D": 256},
 }
 

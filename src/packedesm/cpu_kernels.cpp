@@ -1,9 +1,9 @@
 // What torch is slow at on an x86-64 CPU, for AVX-512 or AVX2: attention within each protein of a
 // pack, and rotary embedding in bfloat16.
 //
-// Attention is softmax(q k^T / sqrt(head_dim)) v, keys in blocks with a running maximum, so that scores stay in
-// the first-level cache (online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867; as attention:
-// Rabe & Staats 2021, arXiv:2112.05682).
+// Attention is softmax(q k^T / sqrt(head_dim)) v, keys in blocks with a running maximum, so that
+// scores stay in the first-level cache (online softmax: Milakov & Gimelshein 2018,
+// arXiv:1805.02867; as attention: Rabe & Staats 2021, arXiv:2112.05682).
 //
 // A vector register holds one number of as many *queries* as it has lanes. Scores of one key are
 // then broadcasts of that key's numbers times vectors of queries, the softmax needs no step across
@@ -32,8 +32,9 @@ constexpr int BLOCK = 8;  // keys or numbers that share a loaded vector: 2 BLOCK
 constexpr int LANES = 8;
 constexpr int BLOCK = 4;
 #endif
-constexpr int MOST = 2 * LANES;       // queries of a tile
-constexpr int KEYS = 128;             // keys of a block
+constexpr int MOST = 2 * LANES;        // queries of a tile
+constexpr int KEYS = 128;              // keys of a block
+static_assert(KEYS % BLOCK == 0 && BLOCK % 4 == 0);
 constexpr int QUERIES_PER_TASK = 512;  // a long protein is shared by several threads
 
 typedef float Vector __attribute__((vector_size(4 * LANES)));
@@ -314,6 +315,7 @@ void attend_pack(const typename Kind::Number* q, const typename Kind::Number* k,
       for (int i = 0; i < cu_seqlens[s + 1] - cu_seqlens[s]; i += QUERIES_PER_TASK)
         tasks.push_back({s, h, i});
   const int64_t out_stride = int64_t(heads) * D;
+  // By the threads of torch's OpenMP, which is loaded already and has the same name.
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (size_t i = 0; i < tasks.size(); ++i) {
     const Task task = tasks[i];
