@@ -1,7 +1,8 @@
 """A real Slurm on this machine: one controller, two nodes, four GPUs that are not there.
 
-It needs root and Debian's packages (install.sh), and it writes ``/etc/slurm``: the jobs look for
-their configuration there and nowhere else. So it is meant for a throw-away machine.
+It needs root and Debian's packages (install.sh), and while it runs, its configuration stands in
+``/etc/slurm``: the jobs look for it there and nowhere else. So it is meant for a machine that has
+nothing to do with another Slurm.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ETC = Path("/etc/slurm")
+CONFIGURATION = ("slurm.conf", "gres.conf")
 NODES = ("n1", "n2")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
 
@@ -29,22 +31,43 @@ def what_is_missing() -> str | None:
         return f"not installed: {', '.join(missing)} (tests/slurm/install.sh)"
     if os.geteuid() != 0:
         return "the daemons of a Slurm on one machine must be started by root"
-    theirs = ETC / "slurm.conf"
-    if theirs.exists() and "ClusterName=packedesm-lab" not in theirs.read_text("utf-8"):
-        return f"{theirs} belongs to another cluster"
+    if (ETC / "slurm.conf").exists() and not is_ours(ETC):
+        return f"{ETC / 'slurm.conf'} belongs to another cluster"
     return None
+
+
+def is_ours(etc: Path) -> bool:
+    """Say whether a folder holds the configuration of this cluster."""
+    path = etc / "slurm.conf"
+    return path.exists() and "ClusterName=packedesm-lab" in path.read_text("utf-8")
 
 
 class Cluster:
     """The daemons, by name, and what tests do to them."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, etc: Path = ETC) -> None:
         self.state = state
+        self._etc = etc
+        self._before: dict[Path, bytes | None] = {}
         self._daemons: dict[str, subprocess.Popen] = {}
+
+    def configure(self) -> None:
+        """Write the configuration; `stop` puts back what stood in its place."""
+        for directory in (self._etc, self.state / "slurmctld", *(self.state / n for n in NODES)):
+            directory.mkdir(parents=True, exist_ok=True)
+        names = {"host": socket.gethostname().partition(".")[0], "state": self.state}
+        left_over = is_ours(self._etc)  # by tests that were killed: nothing to keep
+        for name in CONFIGURATION:
+            path = self._etc / name
+            kept = path.exists() and not left_over
+            self._before[path] = path.read_bytes() if kept else None
+            path.write_text((HERE / name).read_text("utf-8").format(**names), "utf-8")
 
     def start(self) -> None:
         """Start everything and wait until both nodes take jobs."""
-        self._configure()
+        self.configure()
+        for gpu in ("gpu0", "gpu1"):
+            os.mknod(self.state / gpu, 0o666 | stat.S_IFCHR, os.makedev(1, 3))  # as /dev/null
         key = self.state / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
@@ -74,17 +97,22 @@ class Cluster:
         process.wait()
 
     def stop(self) -> None:
-        """Cancel every job and stop every daemon, newest first."""
-        if "slurmctld" in self._daemons:
-            self.cancel_jobs()
-        for process in reversed(self._daemons.values()):
-            process.terminate()
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._daemons.clear()
+        """Cancel every job, stop every daemon, newest first, and take the configuration away.
+
+        Whatever asks Slurm where there is a configuration and no controller waits for seconds:
+        Snakemake does so at every start.
+        """
+        try:
+            if "slurmctld" in self._daemons:
+                self.cancel_jobs()
+        finally:
+            self._stop_daemons()
+            for path, content in self._before.items():
+                if content is None:
+                    path.unlink()
+                else:
+                    path.write_bytes(content)
+            self._before.clear()
 
     def cancel_jobs(self) -> None:
         """Cancel every job, and wait until they have ended."""
@@ -95,14 +123,15 @@ class Cluster:
         """Return Slurm's short word for the state of a node, such as ``idle`` or ``down*``."""
         return output("sinfo", "--noheader", "--nodes", node, "--partition=gpu", "--format=%t")
 
-    def _configure(self) -> None:
-        for directory in (ETC, self.state / "slurmctld", *(self.state / node for node in NODES)):
-            directory.mkdir(parents=True, exist_ok=True)
-        names = {"host": socket.gethostname().partition(".")[0], "state": self.state}
-        for name in ("slurm.conf", "gres.conf"):
-            (ETC / name).write_text((HERE / name).read_text("utf-8").format(**names), "utf-8")
-        for gpu in ("gpu0", "gpu1"):
-            os.mknod(self.state / gpu, 0o666 | stat.S_IFCHR, os.makedev(1, 3))  # as /dev/null
+    def _stop_daemons(self) -> None:
+        for process in reversed(self._daemons.values()):
+            process.terminate()
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._daemons.clear()
 
     def _spawn(self, name: str, *command: str) -> None:
         """Start a daemon that the kernel ends when this process dies."""
