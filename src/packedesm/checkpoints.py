@@ -1,9 +1,8 @@
-"""Find, make, check and read checkpoints: fair-esm's .pt files and Hugging Face folders."""
+"""Make, check and read checkpoints: fair-esm's .pt files, and Hugging Face folders as those."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -12,53 +11,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
-from packedesm.errors import UserError
+from packedesm import hugging_face
+from packedesm.errors import UserError, first_line
 from packedesm.fetch import DIGESTS, digests, fetch
-from packedesm.files import atomic_path, read_json, write_json
+from packedesm.files import atomic_path, write_json
+from packedesm.hugging_face import HUGGING_FACE_LAYER_NAMES as HUGGING_FACE_LAYER_NAMES
+from packedesm.hugging_face import HUGGING_FACE_NAMES as HUGGING_FACE_NAMES
+from packedesm.hugging_face import HUGGING_FACE_SETTINGS as HUGGING_FACE_SETTINGS
 from packedesm.model import ROTARY_BASE, check_tensors, tensor_shapes
-from packedesm.models import DEMO, MODELS, TINY, VOCABULARY, Geometry, locate
+from packedesm.models import DEMO, MODELS, TINY, VOCABULARY, Geometry, checked_geometry, locate
 
 TINY_SEED = 1
 
 # Longest first: the first prefix that fits is cut off.
 FAIR_ESM_PREFIXES = ("encoder.sentence_encoder.", "encoder.")
-
-# Hugging Face's names after "esm." and, for layers, "encoder.layer.N."; then fair-esm's.
-HUGGING_FACE_NAMES = {
-    "embeddings.word_embeddings": "embed_tokens",
-    "encoder.emb_layer_norm_after": "emb_layer_norm_after",
-}
-HUGGING_FACE_LAYER_NAMES = {
-    "attention.self.query": "self_attn.q_proj",
-    "attention.self.key": "self_attn.k_proj",
-    "attention.self.value": "self_attn.v_proj",
-    "attention.self.rotary_embeddings": "self_attn.rot_emb",
-    "attention.output.dense": "self_attn.out_proj",
-    "attention.LayerNorm": "self_attn_layer_norm",
-    "intermediate.dense": "fc1",
-    "output.dense": "fc2",
-    "LayerNorm": "final_layer_norm",
-}
-# The heads, a pooler that is never trained, and tables that ESM-2 does not use.
-HUGGING_FACE_IGNORED = (
-    "lm_head.",
-    "classifier.",
-    "contact_head.",
-    "pooler.",
-    "embeddings.position_ids",
-    "embeddings.position_embeddings.",
-)
-# What a configuration must say for the model to be ESM-2, and what holds if it is silent.
-HUGGING_FACE_SETTINGS = {
-    "model_type": ("esm", None),
-    "position_embedding_type": ("rotary", None),
-    "vocab_size": (VOCABULARY, None),
-    "token_dropout": (True, None),
-    "emb_layer_norm_before": (False, False),
-    "layer_norm_eps": (1e-5, None),
-}
 
 
 def prepare(model: str, folder: str | Path, record_path: Path) -> dict[str, Any]:
@@ -174,7 +141,7 @@ def load_state(path: Path) -> tuple[Geometry, dict[str, torch.Tensor]]:
         and settings, or if its tensors do not fit its settings.
     """
     path = Path(path)
-    geometry, state = _load_hugging_face(path) if path.is_dir() else _load_fair_esm(path)
+    geometry, state = hugging_face.load(path) if path.is_dir() else _load_fair_esm(path)
     check_tensors({name: tuple(x.shape) for name, x in state.items()}, geometry, str(path))
     return geometry, state
 
@@ -206,7 +173,7 @@ def load_archive(path: Path) -> dict[str, Any]:
                 "take the checkpoint from a source you trust"
             ) from error
         raise UserError(
-            f"{path}: not a checkpoint, or damaged ({_one_line(error)}); download or copy it again"
+            f"{path}: not a checkpoint, or damaged ({first_line(error)}); download or copy it again"
         ) from error
 
 
@@ -291,7 +258,7 @@ def _load_fair_esm(path: Path) -> tuple[Geometry, dict[str, torch.Tensor]]:
     content = load_archive(path)
     try:
         settings = content["cfg"]["model"]
-        geometry = _geometry(
+        geometry = checked_geometry(
             path,
             settings.encoder_layers,
             settings.encoder_embed_dim,
@@ -321,85 +288,9 @@ def _without_prefix(name: str) -> str:
     return name
 
 
-def _load_hugging_face(folder: Path) -> tuple[Geometry, dict[str, torch.Tensor]]:
-    try:
-        config = read_json(folder / "config.json")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'config.json'}: cannot be read ({error})") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / 'config.json'}: not a configuration; copy it again")
-    for key, (expected, default) in HUGGING_FACE_SETTINGS.items():
-        if config.get(key, default) != expected:
-            raise UserError(
-                f"{folder / 'config.json'}: {key} is {config.get(key)!r}, ESM-2 has {expected!r}; "
-                "use a folder of an ESM-2 model"
-            )
-    geometry = _geometry(
-        folder,
-        config.get("num_hidden_layers"),
-        config.get("hidden_size"),
-        config.get("num_attention_heads"),
-    )
-    state = {}
-    for file in _weight_files(folder):
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118, not a mapping
-                    ours = _from_hugging_face(name)
-                    if ours:
-                        state[ours] = tensors.get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"{file}: cannot be read ({_one_line(error)}); copy it again"
-            ) from error
-    return geometry, state
-
-
-def _from_hugging_face(name: str) -> str | None:
-    """Return fair-esm's name of a tensor; None if it is not needed, itself if it is unknown."""
-    name = name.removeprefix("esm.")
-    if name.startswith(HUGGING_FACE_IGNORED):
-        return None
-    module, _, kind = name.rpartition(".")
-    layer = re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)", module)
-    if layer and layer[2] in HUGGING_FACE_LAYER_NAMES:
-        return f"layers.{layer[1]}.{HUGGING_FACE_LAYER_NAMES[layer[2]]}.{kind}"
-    return f"{HUGGING_FACE_NAMES[module]}.{kind}" if module in HUGGING_FACE_NAMES else name
-
-
 def _weight_files(path: Path) -> list[Path]:
-    """Return the files that hold the weights of a checkpoint, all of them present."""
-    if not path.is_dir():
-        return [path]
-    index = path / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.is_file():
-        try:
-            names = sorted({os.fspath(name) for name in read_json(index)["weight_map"].values()})
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(f"{index}: not an index of safetensors files") from error
-    for name in names:
-        if Path(name).name != name or not (path / name).is_file():
-            raise UserError(f"{path}: {name} is missing; a Hugging Face folder needs safetensors")
-    return [path / name for name in names]
-
-
-def _geometry(source: Path, layers: Any, width: Any, heads: Any) -> Geometry:
-    numbers = {"layers": layers, "width": width, "heads": heads}
-    for what, number in numbers.items():
-        if type(number) is not int or number < 1:
-            raise UserError(f"{source}: number of {what} is {number!r}, not a whole number above 0")
-    if width % (2 * heads):
-        raise UserError(
-            f"{source}: width {width} does not split into {heads} heads of even width; "
-            "its settings do not fit its weights"
-        )
-    return Geometry(layers, width, heads)
-
-
-def _one_line(error: Exception) -> str:
-    """Return the first words of a message that may be empty or fill a screen."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+    """Return the files that hold the weights of a checkpoint."""
+    return hugging_face.weight_files(path) if path.is_dir() else [path]
 
 
 def _check_archive(path: Path) -> None:

@@ -52,3 +52,8 @@ def quote_path(path: object) -> str:
 def quote(text: str, width: int = 60) -> str:
     """Return `text` for one line of a message: in quotes, escaped, and cut to `width`."""
     return repr(text if len(text) <= width else text[: width - 1] + "…")
+
+
+def first_line(error: Exception) -> str:
+    """Return the first words of a message that may be empty or fill a screen."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,26 @@ class Geometry:
         matrices = 24 * self.width**2 * tokens.sum()
         attention = 4 * self.width * np.square(tokens).sum()
         return float(self.layers * (matrices + attention))
+
+
+def checked_geometry(source: Path, layers: Any, width: Any, heads: Any) -> Geometry:
+    """Return the size that a checkpoint states.
+
+    Raises
+    ------
+    UserError
+        If no model can have it.
+    """
+    numbers = {"layers": layers, "width": width, "heads": heads}
+    for what, number in numbers.items():
+        if type(number) is not int or number < 1:
+            raise UserError(f"{source}: number of {what} is {number!r}, not a whole number above 0")
+    if width % (2 * heads):
+        raise UserError(
+            f"{source}: width {width} does not split into {heads} heads of even width; "
+            "its settings do not fit its weights"
+        )
+    return Geometry(layers, width, heads)
 
 
 TINY = "esm2_tiny_random"  # made locally, untrained

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from packedesm.checkpoints import write_random_checkpoint
 from packedesm.layout import Layout
 from packedesm.sharding import write_shards
+from tests.unit.checkpoint_files import SMALL
 
 POLICY = {"max_length": 1022, "long_sequences": "truncate", "window_overlap": 256}
 
@@ -25,6 +27,14 @@ def shard(tmp_path: Path):
         return layout
 
     return write
+
+
+@pytest.fixture
+def small(tmp_path) -> Path:
+    """A checkpoint of two layers in fair-esm's layout."""
+    path = tmp_path / "small.pt"
+    write_random_checkpoint(path, SMALL, seed=5)
+    return path
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,85 @@
+"""Checkpoints in Hugging Face's layout: what the .pt files hold, or one line."""
+
+import numpy as np
+import pytest
+import torch
+
+from packedesm.checkpoints import load_state, prepare
+from packedesm.errors import UserError
+from packedesm.files import file_digest
+from packedesm.reference import Reference
+from tests.unit.checkpoint_files import write_huggingface_folder
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_hugging_face_folder_gives_the_tensors_of_the_file(tmp_path, small, shards):
+    geometry, state = load_state(small)
+    folder = tmp_path / "hf"
+    write_huggingface_folder(folder, geometry, state, shards=shards)
+    found_geometry, found = load_state(folder)
+    assert found_geometry == geometry
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+def test_reference_and_model_agree_on_a_hugging_face_folder(tmp_path, small):
+    folder = tmp_path / "hf"
+    write_huggingface_folder(folder, *load_state(small))
+    expected = Reference(small).residues("MKVLA")
+    np.testing.assert_array_equal(Reference(folder).residues("MKVLA"), expected)
+
+
+def test_prepare_records_a_hugging_face_folder(tmp_path, small):
+    folder = tmp_path / "hf"
+    write_huggingface_folder(folder, *load_state(small))
+    record = prepare(str(folder), "auto", tmp_path / "checkpoint.json")
+    assert record["format"] == "huggingface"
+    assert record["sha256"] == file_digest(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model_type": "bert"}, "model_type is 'bert'"),
+        ({"position_embedding_type": "absolute"}, "position_embedding_type"),
+        ({"num_hidden_layers": None}, "number of layers is None"),
+        ({"emb_layer_norm_before": True}, "emb_layer_norm_before"),
+    ],
+)
+def test_a_hugging_face_folder_of_another_model_is_refused(tmp_path, small, settings, message):
+    folder = tmp_path / "hf"
+    write_huggingface_folder(folder, *load_state(small), **settings)
+    with pytest.raises(UserError, match=message):
+        load_state(folder)
+
+
+def test_a_hugging_face_folder_without_safetensors_is_refused(tmp_path, small):
+    folder = tmp_path / "hf"
+    write_huggingface_folder(folder, *load_state(small))
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"model\.safetensors is missing"):
+        load_state(folder)
+
+
+def test_a_truncated_safetensors_file_is_one_line(tmp_path, small):
+    folder = tmp_path / "hf"
+    write_huggingface_folder(folder, *load_state(small))
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model\.safetensors: cannot be read") as caught:
+        load_state(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "index"), [("[]", None), ("null", None), (None, '{"weight_map": {"a": 5}}')]
+)
+def test_damaged_settings_of_a_hugging_face_folder_are_one_line(tmp_path, small, config, index):
+    folder = tmp_path / "hf"
+    write_huggingface_folder(folder, *load_state(small))
+    if config:
+        (folder / "config.json").write_text(config)
+    if index:
+        (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(UserError):
+        prepare(str(folder), "auto", tmp_path / "checkpoint.json")
