@@ -8,61 +8,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
 from packedesm.faidx import read_faidx
-from packedesm.files import read_json, write_json, write_text
+from packedesm.files import read_json, write_json
 from packedesm.layout import Layout
 from packedesm.packing import padded_tokens
 from packedesm.segments import segment_tokens
 from packedesm.store import embedded_as
+from packedesm.tables import read_packs, write_tables
 
-PACKING_COLUMNS = (
-    "shard",
-    "records",
-    "packs",
-    "tokens",
-    "token_budget",
-    "fill",
-    "padded_tokens_arrival",
-    "padded_tokens_sorted",
-    "padding_avoided_arrival",
-    "padding_avoided_sorted",
-)
-THROUGHPUT_COLUMNS = (
-    "shard",
-    "device",
-    "records",
-    "residues",
-    "tokens",
-    "seconds",
-    "sequences_per_second",
-    "residues_per_second",
-    "tokens_per_second",
-    "tflops",
-    "matmul_ceiling_tflops",
-    "mfu",
-    "forward_share",
-    "wait_share",
-    "setup_seconds",
-    "gpu_utilisation_percent",
-    "energy_j",
-    "restarts",
-)
 DISTURBANCES = ("restarts", "recomputed_packs", "discarded_parts", "split_packs")
-PACK_TYPES = {
-    "pack": pa.int64(),
-    "records": pa.int64(),
-    "residues": pa.int64(),
-    "tokens": pa.int64(),
-    "fill": pa.float64(),
-    "wait_seconds": pa.float64(),
-    "forward_seconds": pa.float64(),
-    "finished_seconds": pa.float64(),
-    "pieces": pa.int64(),
-    "float32_records": pa.int64(),
-}
 
 
 def write_metrics(layout: Layout, shards: int | Iterable[int]) -> dict[str, Any]:
@@ -108,8 +64,7 @@ def write_metrics(layout: Layout, shards: int | Iterable[int]) -> dict[str, Any]
         },
         "runs": [_run_summary(run) for run in runs],
     }
-    _write_table(layout.packing, PACKING_COLUMNS, [*packing, metrics["packing"]["all"]])
-    _write_table(layout.throughput, THROUGHPUT_COLUMNS, [*throughput, metrics["throughput"]["all"]])
+    write_tables(layout, metrics)
     write_json(layout.metrics, metrics)
     return metrics
 
@@ -128,17 +83,6 @@ def length_counts(index: Path) -> np.ndarray:
         found[: len(counts)] += counts
         counts = found
     return counts
-
-
-def read_packs(path: Path) -> dict[str, np.ndarray]:
-    """Read packs.tsv as one array per column, packs in the order in which they finished."""
-    options = csv.ConvertOptions(column_types=PACK_TYPES)
-    table = csv.read_csv(
-        path, parse_options=csv.ParseOptions(delimiter="\t"), convert_options=options
-    )
-    columns = {name: table[name].to_numpy() for name in PACK_TYPES}
-    order = np.argsort(columns["finished_seconds"], kind="stable")
-    return {name: column[order] for name, column in columns.items()}
 
 
 def _packing(layout: Layout, run: dict, sharding: dict) -> dict[str, Any]:
@@ -389,15 +333,3 @@ def _sum(values: Iterable[float | None]) -> float | None:
     """Add up, or None if any is unknown: a sum of some would pass for the whole."""
     values = list(values)
     return None if any(value is None for value in values) else sum(values)
-
-
-def _write_table(path: Path, columns: tuple[str, ...], rows: list[dict]) -> None:
-    lines = ["\t".join(columns)]
-    lines += ["\t".join(_cell(row[column]) for column in columns) for row in rows]
-    write_text(path, "\n".join(lines) + "\n")
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -13,7 +13,8 @@ from packedesm import plots
 from packedesm.errors import printable
 from packedesm.files import read_json, write_text
 from packedesm.layout import Layout
-from packedesm.metrics import length_counts, read_packs
+from packedesm.metrics import length_counts
+from packedesm.tables import read_packs
 
 FLAGS = {
     "upper_cased": "Lower-case letters were read as upper case.",
