@@ -1,9 +1,9 @@
 # make run    set up .venv and run the workflow on the shipped example
 # make test   set up .venv and run every test that can run on this machine
 # make bench  compare with every other way to get ESM-2 vectors, in an environment of its own
+# make bench-micro  time packer, tokeniser, sharding, collation, store and merge
 # make check  linters and formatters
 # make lock   pin the newest versions that pyproject.toml admits
-# make bench-micro  time packer, tokeniser, sharding, collation, store and merge
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 BENCH := benchmarks/.venv
 KERNELS := setup.py src/packedesm/cpu_kernels.cpp
 
-.PHONY: run test bench bench-wheels check lock clean
+.PHONY: run test bench bench-micro bench-wheels check lock clean
 
 run: $(READY)
 	$(BIN)/snakemake --cores all --quiet rules
@@ -25,6 +25,9 @@ test: $(READY)
 bench: $(BENCH)/.ready
 	$(BENCH)/bin/python -m benchmarks.compare
 	$(BENCH)/bin/python -m benchmarks.table
+
+bench-micro: $(READY)
+	$(BIN)/python -m benchmarks.micro
 
 # Contenders whose needs clash have folders of their own. One that cannot be installed becomes a
 # row that says so.
@@ -70,7 +73,3 @@ lock:
 
 clean:
 	rm -rf $(VENV) .snakemake results
-
-.PHONY: bench-micro
-bench-micro: $(READY)
-	$(BIN)/python -m benchmarks.micro
