@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import requests
 from filelock import FileLock
-from tqdm import tqdm
 
 from packedesm.errors import UserError
 from packedesm.models import checkpoint_folder
+from packedesm.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +155,7 @@ def _transfer(url: str, part: Path) -> None:
             length = answer.headers.get("Content-Length")
             total = start + int(length) if length else None
             with part.open("ab" if resumed else "wb") as handle:
-                _copy(answer, handle, part.name, start, total)
+                _copy(answer, handle, part.stem, start, total)
     except requests.RequestException as error:
         raise _Dropped(f"broke off after {_size(part)} bytes ({_reason(error)})") from error
     # urllib3 before 2 takes a body that ends too early for a whole one.
@@ -175,21 +174,12 @@ def _check_status(url: str, answer: requests.Response) -> None:
 
 
 def _copy(answer: requests.Response, handle, name: str, start: int, total: int | None) -> None:
-    """Write the body of `answer`, with a bar on a terminal and log lines elsewhere."""
-    terminal = sys.stderr.isatty()
-    reported = time.monotonic()
-    with tqdm(
-        desc=name, initial=start, total=total, unit="B", unit_scale=True, disable=not terminal
-    ) as bar:
-        done = start
+    """Write the body of `answer`, and tell how far it is."""
+    doing = f"downloading {name}"
+    with Progress(doing, total, "bytes", interval=LOG_SECONDS, before=start) as progress:
         for block in answer.iter_content(BLOCK):
             handle.write(block)
-            done += len(block)
-            bar.update(len(block))
-            if not terminal and time.monotonic() - reported >= LOG_SECONDS:
-                reported = time.monotonic()
-                of_total = f" of {total / 1e6:.0f}" if total else ""
-                log.info("%s: %.0f%s MB", name, done / 1e6, of_total)
+            progress.add(len(block))
 
 
 def _reason(error: Exception) -> str:

@@ -17,9 +17,9 @@ class Progress:
     Parameters
     ----------
     doing
-        What the job does, in one word, such as ``embedding``.
+        What the job does, such as ``embedding``.
     total
-        How much there is to do.
+        How much there is to do; None if nobody knows.
     unit
         What is counted, such as ``residues``.
     interval
@@ -29,7 +29,7 @@ class Progress:
     """
 
     def __init__(
-        self, doing: str, total: int, unit: str, interval: float = 5.0, before: int = 0
+        self, doing: str, total: int | None, unit: str, interval: float = 5.0, before: int = 0
     ) -> None:
         self._doing = doing
         self._unit = unit
@@ -64,6 +64,9 @@ class Progress:
         state = self._bar.format_dict
         done, total, seconds = state["n"], state["total"], state["elapsed"]
         rate = (done - self._before) / seconds if seconds > 0 else 0.0
+        if total is None:
+            logger.info("%s: %d %s, %.0f %s/s", self._doing, done, self._unit, rate, self._unit)
+            return
         left = tqdm.format_interval((total - done) / rate) if rate > 0 else "?"
         logger.info(
             "%s: %d of %d %s (%.1f%%), %.0f %s/s, %s left",

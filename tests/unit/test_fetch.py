@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import logging
 import re
 import threading
 from pathlib import Path
@@ -108,6 +109,16 @@ def test_a_later_call_goes_on_from_what_an_earlier_one_left(server, path):
     get(server, path)
     assert_only_the_file(path)
     assert server.requests == [("/model.pt", "bytes=4000000-")]
+
+
+@pytest.mark.parametrize("tells_length", [True, False])
+def test_a_download_tells_how_far_it_is(server, path, caplog, tells_length):
+    caplog.set_level(logging.INFO, "packedesm.progress")
+    server.tells_length = tells_length
+    path.with_name("model.pt.part").write_bytes(CONTENT[:4_000_000])
+    get(server, path)
+    of_total = f" of {len(CONTENT)} bytes (100.0%)" if tells_length else " bytes"
+    assert caplog.messages[-1].startswith(f"downloading model.pt: {len(CONTENT)}{of_total}, ")
 
 
 def test_a_complete_part_is_only_checked(server, path):

@@ -29,3 +29,10 @@ def test_nothing_to_do_is_said_without_a_rate(lines):
     with Progress("embedding", 0, "residues"):
         pass
     assert lines()[-1].startswith("embedding: 0 of 0 residues")
+
+
+def test_without_a_total_what_is_done_is_told(lines):
+    with Progress("downloading", None, "bytes", before=5) as progress:
+        progress.add(1000)
+    assert lines()[-1].startswith("downloading: 1005 bytes, ")
+    assert lines()[-1].endswith(" bytes/s")
