@@ -93,6 +93,9 @@ class AsyncDataLoader(DataLoader):
         # DataLoader's own timeout does not see a worker that stops while it hands over a tensor.
         while True:
             timer = threading.Timer(self._patience, self.kill)
+            # The exception that a second lost worker raises can come before it is cancelled: a
+            # thread of another kind would then hold up the end of the process.
+            timer.daemon = True
             timer.start()
             try:
                 batch = next(iterator)

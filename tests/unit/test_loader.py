@@ -83,11 +83,12 @@ class StoppingDataset(FailingDataset):
     number = signal.SIGSTOP
 
 
-@pytest.mark.parametrize("kind", [FailingDataset, StoppingDataset])
-def test_a_worker_that_dies_or_hangs_is_an_error_that_is_told_from_others(shard, kind):
+# A worker needs some seconds until it has imported torch: less patience would not see it hang.
+@pytest.mark.parametrize(("kind", "patience"), [(FailingDataset, 300), (StoppingDataset, 15)])
+def test_a_worker_that_dies_or_hangs_is_an_error_that_is_told_from_others(shard, kind, patience):
     dataset = kind(shard(*SEQUENCES).shard_fasta(0), **POLICY)
     loader = create_async_dataloader(
-        dataset, [[5], [0], [6]], workers=1, pin_memory=False, seed=1, patience=30
+        dataset, [[5], [0], [6]], workers=1, pin_memory=False, seed=1, patience=patience
     )
     with pytest.raises(RuntimeError) as caught:
         list(loader)
