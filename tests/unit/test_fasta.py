@@ -1,19 +1,15 @@
+"""What a FASTA file says, record by record, and what is refused."""
+
 import gzip
-import struct
-import tracemalloc
 import zlib
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from packedesm.errors import UserError
 from packedesm.fasta import read_blocks, read_records
-
-BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+from tests.bgzip import END, bgzip
 
 
 @pytest.fixture
@@ -33,20 +29,6 @@ def refusal(read, content: bytes) -> str:
     assert "\n" not in message
     assert "in.fasta" in message
     return message
-
-
-def bgzip(content: bytes, block: int = 300) -> bytes:
-    """Blocked gzip by hand, as in the SAM specification, with its end marker."""
-    members = []
-    for start in range(0, len(content), block):
-        part = content[start : start + block]
-        compressor = zlib.compressobj(wbits=-15)
-        data = compressor.compress(part) + compressor.flush()
-        header = b"\x1f\x8b\x08\x04" + bytes(5) + b"\xff\x06\x00BC\x02\x00"
-        size = len(header) + 2 + len(data) + 8
-        tail = struct.pack("<II", zlib.crc32(part), len(part))
-        members.append(header + struct.pack("<H", size - 1) + data + tail)
-    return b"".join(members) + BGZF_END
 
 
 def textbook(content: str):
@@ -278,7 +260,7 @@ def test_corrupt_gzip_is_refused(read):
 
 def test_bgzip_cut_between_two_blocks_is_refused(read):
     data = bgzip(CONTENT)
-    cut = data[: -len(BGZF_END)]
+    cut = data[: -len(END)]
     assert gzip.decompress(cut) == CONTENT  # no fault for gzip
     assert "truncated bgzip" in refusal(read, cut)
 
@@ -286,7 +268,7 @@ def test_bgzip_cut_between_two_blocks_is_refused(read):
 def test_a_bgzip_header_on_less_than_an_end_marker_is_refused(read):
     body = zlib.compress(b"", 1, wbits=-15) + bytes(8)
     data = b"\x1f\x8b\x08\x04" + bytes(6) + b"\x02\x00BC" + body
-    assert len(data) < len(BGZF_END)
+    assert len(data) < len(END)
     assert gzip.decompress(data) == b""
     assert "bgzip" in refusal(read, data)
 
@@ -321,119 +303,3 @@ def test_control_characters_and_long_ids_do_not_spoil_the_message(read):
     message = refusal(read, b">a\x1b[31m\x07" + b"x" * 500 + b"\nMK1\n")
     assert message.isprintable()
     assert len(message) < 300
-
-
-def test_records_longer_than_a_block_are_whole(tmp_path):
-    path = tmp_path / "in.fasta"
-    sequence = b"ACDEFGHIKLMNPQRSTVWY" * 200
-    path.write_bytes(b">a\n" + sequence + b"\n>b\nMK\n>c\n" + sequence)
-    records = [record for block in read_blocks(path, 64) for record in block]
-    assert [(record.id, record.sequence) for record in records] == [
-        ("a", sequence),
-        ("b", b"MK"),
-        ("c", sequence),
-    ]
-
-
-def test_memory_does_not_grow_with_the_file(tmp_path):
-    path = tmp_path / "in.fasta"
-    record = b">r some protein of some organism\n" + b"ACDEFGHIKLMNPQRSTVWY\n" * 20
-    path.write_bytes(record * 40_000)
-    assert path.stat().st_size > 18_000_000
-    tracemalloc.start()
-    try:
-        count = sum(len(block) for block in read_blocks(path, 1 << 16))
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert count == 40_000
-    assert peak < 2_000_000
-
-
-names = st.text(
-    st.characters(codec="utf-8", exclude_characters=" \t\r\n\x00"), min_size=1, max_size=12
-)
-descriptions = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=20)
-sequences = st.binary(max_size=60).map(
-    lambda data: bytes(b"ACDEFGHIKLMNPQRSTVWYXBUZO"[byte % 25] for byte in data)
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    records=st.lists(st.tuples(names, descriptions, sequences), min_size=1, max_size=8),
-    width=st.integers(1, 70),
-    end=st.sampled_from([b"\n", b"\r\n", b"\r"]),
-    final=st.booleans(),
-    blank=st.booleans(),
-    block_size=st.integers(1, 200),
-    compress=st.booleans(),
-)
-def test_what_is_written_is_what_is_read(
-    tmp_path_factory, records, width, end, final, blank, block_size, compress
-):
-    lines = []
-    for name, description, sequence in records:
-        lines.append(b">" + name.encode() + b" " + description.encode())
-        lines += [sequence[i : i + width] for i in range(0, len(sequence), width)]
-        lines += [b""] * blank
-    content = end.join(lines) + end * final
-    path = tmp_path_factory.mktemp("round") / "in.fasta"
-    path.write_bytes(gzip.compress(content) if compress else content)
-    found = [record for block in read_blocks(path, block_size) for record in block]
-    assert [tuple(record) for record in found] == [(*record, ()) for record in records]
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_block_size_never_changes_the_records_of_a_messy_file(tmp_path, seed):
-    rng = np.random.default_rng(seed)
-    parts = [b"\n", b"\r\n", b" \n", b"mk*\n", b"AJC\n", b"MKV\r\n", b"  AC\t\n", b"*\n"]
-    content = b"".join(
-        b">r%d \xe9 x\n" % i + b"".join(rng.choice(parts, rng.integers(0, 5))) for i in range(30)
-    )
-    path = tmp_path / "in.fasta"
-    path.write_bytes(content)
-    whole = list(read_records(path))
-    assert len(whole) == 30
-    for block_size in (1, 2, 3, 13, 64, 257):
-        blocks = read_blocks(path, block_size)
-        assert [record for block in blocks for record in block] == whole
-
-
-odd_headers = st.sampled_from(
-    [b"a", b"a b", b"a\tb c", b"a b\tc", b"\xe9 x", b"\xc3\xa9", b"a>b >"]
-)
-odd_bodies = st.sampled_from(
-    [b"", b"\n", b"MKVL\n", b"MK\nVL\n", b"mk\n", b" MK \nJ\n", b"M*K*\n", b"MK\n\n \n"]
-)
-faults = st.sampled_from([b">\nMK\n", b"> x\nMK\n", b">a\nM1\n", b">a\nM K\n", b">a\rb\nMK\n"])
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(odd_headers, odd_bodies), min_size=1, max_size=9), st.none() | faults)
-def test_records_read_together_are_those_read_one_by_one(tmp_path_factory, records, fault):
-    texts = [b">" + header + b"\n" + body for header, body in records]
-    path = tmp_path_factory.mktemp("together") / "in.fasta"
-    alone = []
-    for text in texts:
-        path.write_bytes(text)
-        alone += read_records(path)
-    path.write_bytes(b"".join(texts))
-    assert list(read_records(path)) == alone
-    if fault:
-        path.write_bytes(b"".join([*texts, fault, *texts, b">\n0\n"]))
-        line = b"".join(texts).count(b"\n") + 1
-        with pytest.raises(UserError, match=rf"record {len(texts) + 1} '.*' \(line {line}\): "):
-            list(read_records(path))
-
-
-@pytest.mark.parametrize("compress", [bytes, gzip.compress])
-@pytest.mark.parametrize("block_size", [1, 1000, 1 << 20])
-def test_reading_is_reported_in_bytes_of_the_file(tmp_path, compress, block_size):
-    path = tmp_path / "in.fasta"
-    path.write_bytes(compress(b">a\nMKV\n" * 500))
-    amounts = []
-    for _ in read_blocks(path, block_size, amounts.append):
-        pass
-    assert sum(amounts) == path.stat().st_size
-    assert all(amount >= 0 for amount in amounts)

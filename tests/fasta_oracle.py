@@ -1,0 +1,141 @@
+"""What a FASTA file holds, read the plain way: the oracle of the fuzz tests.
+
+It reads whole files line by line and knows nothing of the streaming reader. It says what the
+records are, or only that there is no sure reading.
+"""
+
+import gzip
+import hashlib
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+
+from tests import bgzip
+
+
+class Refused(Exception):
+    """The input has no sure reading, or an option forbids it."""
+
+
+@dataclass(frozen=True)
+class Options:
+    shards: int
+    max_length: int
+    long_sequences: str
+    empty_sequences: str
+    deduplicate: bool
+
+    def keywords(self) -> dict:
+        keys = ("max_length", "long_sequences", "empty_sequences", "deduplicate")
+        return {"width": 64, "window_overlap": 1} | {key: getattr(self, key) for key in keys}
+
+
+def content_of(data: bytes) -> bytes:
+    """Decompress a file that is gzip by its first bytes; cut or damaged data is refused."""
+    if not data.startswith(b"\x1f\x8b"):
+        return data
+    try:
+        content = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error, struct.error) as error:
+        raise Refused from error
+    blocked = data[3:4] == b"\x04" and data[12:14] == b"BC"
+    if blocked and not data.endswith(bgzip.END):
+        raise Refused
+    return content
+
+
+def lines_of(content: bytes) -> list[bytes]:
+    """Split where the first line end says that lines end; a CR or LF left over is refused."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff", b">\0", b"\0>")):  # UTF-16
+        raise Refused
+    text = content.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r")
+    first = re.search(rb"\r*\n|\r", text)
+    if first and first[0] == b"\r":
+        lines, other = text.split(b"\r"), b"\n"
+    else:
+        lines, other = [line.rstrip(b"\r") for line in text.split(b"\n")], b"\r"
+    if any(other in line for line in lines):
+        raise Refused
+    return lines
+
+
+def records_of(lines: list[bytes]) -> list[tuple[str, str, bytes, list[str]]]:
+    """Return id, description, sequence and flags of every record, empty ones included."""
+    records: list[tuple[bytes, list[bytes]]] = []
+    for line in lines:
+        if line.startswith(b">"):
+            records.append((line[1:], []))
+        elif records:
+            records[-1][1].append(line.strip(b" \t"))
+        elif line.strip(b" \t"):
+            raise Refused
+    if not records:
+        raise Refused
+    return [record_of(header, b"".join(parts)) for header, parts in records]
+
+
+def record_of(header: bytes, letters: bytes) -> tuple[str, str, bytes, list[str]]:
+    flags = []
+    try:
+        text = header.decode("utf-8")
+    except UnicodeDecodeError:
+        text = header.decode("latin-1")
+        flags.append("header_latin1")
+    identifier, _, description = re.fullmatch("([^ \t]*)([ \t]?)(.*)", text, re.DOTALL).groups()
+    if not identifier:
+        raise Refused
+    sequence = []
+    if any(b"a"[0] <= letter <= b"z"[0] for letter in letters):
+        flags.append("upper_cased")
+    letters = letters.upper()
+    if letters[-1:] == b"*":
+        flags.append("stop_removed")
+        letters = letters[:-1]
+    for letter in letters.decode("latin-1"):
+        if letter not in "ABCDEFGHIJKLMNOPQRSTUVWXYZ*":
+            raise Refused
+        sequence.append("X" if letter in "J*" else letter)
+    flags += ["stop_replaced"] * (b"*" in letters) + ["j_replaced"] * (b"J" in letters)
+    return identifier, description, "".join(sequence).encode(), flags
+
+
+def expected(files: list[bytes], options: Options) -> list[dict]:
+    """Return the rows of the index, and each row's sequence."""
+    rows: list[dict] = []
+    first_row: dict[bytes, int] = {}
+    sequence_of: dict[str, bytes] = {}
+    for data in files:
+        for identifier, description, sequence, flags in records_of(lines_of(content_of(data))):
+            if not sequence:
+                if options.empty_sequences == "error":
+                    raise Refused
+                continue
+            long = len(sequence) > options.max_length
+            if long and options.long_sequences == "error":
+                raise Refused
+            if sequence_of.setdefault(identifier, sequence) != sequence:
+                raise Refused
+            if long and options.long_sequences in ("truncate", "window"):
+                flags = [
+                    *flags,
+                    {"truncate": "truncated", "window": "windowed"}[options.long_sequences],
+                ]
+            cut = long and options.long_sequences == "truncate"
+            first = first_row.setdefault(sequence, len(rows))
+            rows.append(
+                {
+                    "row": len(rows),
+                    "id": identifier,
+                    "description": description,
+                    "length": len(sequence),
+                    "embedded_length": options.max_length if cut else len(sequence),
+                    "sha256": hashlib.sha256(sequence).hexdigest(),
+                    "duplicate_of": first if options.deduplicate and first < len(rows) else None,
+                    "flags": ",".join(flags),
+                    "sequence": sequence,
+                }
+            )
+    if not rows:
+        raise Refused
+    return rows
