@@ -1,6 +1,7 @@
 import os
 import signal
 import sys
+import threading
 
 import pytest
 import torch
@@ -96,3 +97,20 @@ def test_a_worker_that_dies_or_hangs_is_an_error_that_is_told_from_others(shard,
     assert not worker_lost(RuntimeError("something else"))
     loader.kill()
     assert not loader._workers[0].is_alive()
+
+
+def test_an_error_while_the_timer_is_cancelled_does_not_hold_up_the_end(shard, monkeypatch):
+    def cancel(_timer):
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    monkeypatch.setattr(threading.Timer, "cancel", cancel)
+    dataset = SequenceDataset(shard(*SEQUENCES).shard_fasta(0), **POLICY)
+    loader = create_async_dataloader(
+        dataset, [[5]], workers=1, pin_memory=False, seed=1, patience=15
+    )
+    with pytest.raises(RuntimeError, match="is killed"):
+        next(iter(loader))
+    loader.kill()
+    timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    assert timers
+    assert all(timer.daemon for timer in timers)  # Python ends without waiting for them
