@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from packedesm.checkpoints import write_random_checkpoint
 from packedesm.fasta import read_records
 from packedesm.models import Geometry
 from tests.slurm.cluster import Cluster, what_is_missing
-from tests.slurm.runs import MERGED, ONE_THREAD, SHARDS, start
+from tests.slurm.runs import MERGED, ONE_THREAD, SHARDS, Run, start
 from tests.workflow import write_config
 
 SWITCH = "PACKEDESM_TEST_SLURM"
@@ -67,8 +68,8 @@ def configure(tmp_path_factory, uniprot_500):
 
 
 @pytest.fixture(scope="session")
-def undisturbed(cluster, configure) -> Path:
-    """The folder of a run on this machine, without Slurm, that nothing happened to."""
-    folder = configure("undisturbed")
-    start(folder, "--cores", "2", *ONE_THREAD, MERGED).finish()
-    return folder
+def undisturbed(cluster, configure) -> Iterator[Run]:
+    """A run on this machine, without Slurm, that nothing happens to; it may still be at work."""
+    run = start(configure("undisturbed"), "--cores", "2", *ONE_THREAD, MERGED)
+    yield run
+    run.stop()

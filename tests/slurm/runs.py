@@ -4,16 +4,18 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 from packedesm.files import read_json
 from packedesm.layout import Layout
 from tests.slurm.cluster import output, wait_until
-from tests.workflow import BIN, ROOT
+from tests.workflow import ROOT
 
 SHARDS = 4
 SAMPLE = Layout("results/proteins")
 MERGED = str(SAMPLE.vectors("mean"))
+SNAKEMAKE = (sys.executable, str(Path(__file__).with_name("impatient.py")))
 # What a test may not wait for. The rest is the profile's.
 IMPATIENT = (
     "--slurm-init-seconds-before-status-checks=1",
@@ -38,10 +40,15 @@ class Run:
         try:
             status = self._process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self.stop()
             raise AssertionError(f"no end after {seconds:.0f} s:\n{self.printed()}") from None
         assert status == 0, self.printed()
         return self.printed()
+
+    def stop(self) -> None:
+        """Make sure that the process has ended; its jobs on a cluster are not cancelled."""
+        self._process.kill()
+        self._process.wait()
 
     def printed(self) -> str:
         """Return what the run has printed so far."""
@@ -93,19 +100,24 @@ def start(folder: Path, *arguments: str, environment: dict[str, str] | None = No
 
     `environment` is added to that of the process, and so to that of its jobs.
     """
+    here = ("--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder))
+    return start_in(ROOT, folder, *here, *arguments, environment=environment)
+
+
+def start_in(
+    checkout: Path, folder: Path, *arguments: str, environment: dict[str, str] | None = None
+) -> Run:
+    """Start the workflow of a checkout; what it prints goes to a file in `folder`."""
     log = folder / "printed.txt"
     variables = {k: v for k, v in os.environ.items() if k != "PACKEDESM_SHARDS"}
-    variables |= environment or {}
-    command = [BIN / "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder]
     with log.open("w") as stream:
         process = subprocess.Popen(
-            [*map(str, command), *arguments],
+            [*SNAKEMAKE, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            cwd=ROOT,
-            env={k: v for k, v in os.environ.items() if k != "PACKEDESM_SHARDS"}
-            | (environment or {}),
+            cwd=checkout,
+            env=variables | (environment or {}),
         )
     return Run(folder, process, log)
 
@@ -120,7 +132,8 @@ def job_field(job: str, field: str) -> str:
     )
 
 
-def assert_same_bits(run: Run, undisturbed: Path) -> None:
+def assert_same_bits(run: Run, undisturbed: Run) -> None:
     """Compare arrays and index, byte for byte, with those of the undisturbed run."""
+    undisturbed.finish()
     for path in (SAMPLE.vectors("mean"), SAMPLE.index):
-        assert (run.folder / path).read_bytes() == (undisturbed / path).read_bytes(), path
+        assert (run.folder / path).read_bytes() == (undisturbed.folder / path).read_bytes(), path

@@ -1,23 +1,21 @@
 """The promise: ``snakemake --profile slurm`` in a checkout, and the result is the local run's."""
 
 import shutil
-import subprocess
-
-import pytest
+from pathlib import Path
 
 import packedesm
 from packedesm.files import read_json
 from packedesm.layout import Layout
-from tests.slurm.runs import IMPATIENT
-from tests.workflow import BIN, ROOT
+from packedesm.models import TINY
+from tests.slurm.runs import ONE_THREAD, SLURM, Run, start_in
+from tests.workflow import ROOT
 
 OURS = ("Snakefile", "config.yaml", "slurm", "profiles", "rules", "scripts", "report", "envs")
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    """A checkout without results."""
-    folder = tmp_path_factory.mktemp("checkout")
+def make_checkout(folder: Path) -> Path:
+    """Copy what a checkout holds, without results."""
+    folder.mkdir()
     for name in (*OURS, "examples"):
         if (ROOT / name).is_dir() and not (ROOT / name).is_symlink():
             shutil.copytree(ROOT / name, folder / name)
@@ -26,29 +24,19 @@ def checkout(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def run_in(checkout):
-    """Return a function that runs Snakemake in the checkout and returns the folder of results."""
-
-    def run(name, *arguments):
-        config = ("--config", "shards=4", "checkpoints=checkpoints", f"results={name}")
-        done = subprocess.run(
-            [str(BIN / "snakemake"), *arguments, *config],
-            cwd=checkout,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return Layout(checkout / name / "uniprot_500")
-
-    return run
+def start_example(checkout: Path, *arguments: str) -> Run:
+    """Start the workflow as a user does, in the checkout and with most of its configuration."""
+    config = ("--config", "shards=4", "checkpoints=checkpoints", f"model={TINY}")
+    return start_in(checkout, checkout, *arguments, *ONE_THREAD, *config)
 
 
-def test_the_slurm_profile_gives_the_same_bytes_as_a_local_run(cluster, run_in):
+def test_the_slurm_profile_gives_the_same_bytes_as_a_local_run(cluster, tmp_path):
     gpu = ("--set-resources", "embed:gpu_model=h200")
-    slurm = run_in("slurm-results", "--profile", "slurm", *IMPATIENT, *gpu)
-    local = run_in("local-results", "--cores", "2")
+    on_slurm = start_example(make_checkout(tmp_path / "slurm"), *SLURM, *gpu)
+    here = start_example(make_checkout(tmp_path / "local"), "--cores", "2")
+    here.finish()
+    on_slurm.finish(600)
+    slurm, local = (Layout(run.folder / "results" / "uniprot_500") for run in (on_slurm, here))
     for name in ("mean.npy", "index.parquet"):
         assert (slurm.root / name).read_bytes() == (local.root / name).read_bytes()
     assert len(packedesm.open(slurm.root)) == 500

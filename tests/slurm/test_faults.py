@@ -26,7 +26,7 @@ MEMORY = "embed:mem_mb=1500+100*attempt"
 
 
 @pytest.fixture(scope="module")
-def disturbed(cluster, configure):
+def disturbed(cluster, configure, undisturbed):
     """A run in which something else happens to each of the four shards, at the same time."""
     folder = configure("disturbed")
     leak = {"PACKEDESM_TEST_LEAK": str(Layout(folder / SAMPLE.root).shard_state(KILLED))}
