@@ -15,6 +15,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -99,6 +100,7 @@ class Cluster:
     def stop(self) -> None:
         """Cancel every job, stop every daemon, newest first, and take the configuration away.
 
+        A step that ended while the controller was away tries for minutes to tell it: it is killed.
         Whatever asks Slurm where there is a configuration and no controller waits for seconds:
         Snakemake does so at every start.
         """
@@ -107,6 +109,8 @@ class Cluster:
                 self.cancel_jobs()
         finally:
             self._stop_daemons()
+            for process in self._step_processes():
+                os.kill(process, signal.SIGKILL)
             for path, content in self._before.items():
                 if content is None:
                     path.unlink()
@@ -132,6 +136,19 @@ class Cluster:
                 process.kill()
                 process.wait()
         self._daemons.clear()
+
+    def _step_processes(self) -> set[int]:
+        """Return the processes of job steps, known by the sockets that they hold in our folder."""
+        lines = Path("/proc/net/unix").read_text().splitlines()
+        paths = {fields[6]: fields[7] for fields in map(str.split, lines) if len(fields) == 8}
+        ours = [inode for inode, path in paths.items() if path.startswith(f"{self.state}/")]
+        held = {f"socket:[{inode}]" for inode in ours}
+        found = set()
+        for path in Path("/proc").glob("[0-9]*/fd/*"):
+            with suppress(OSError):  # it has just ended
+                if str(path.readlink()) in held:
+                    found.add(int(path.parts[2]))
+        return found
 
     def _spawn(self, name: str, *command: str) -> None:
         """Start a daemon that the kernel ends when this process dies."""
