@@ -1,5 +1,6 @@
 """Start embedding jobs as processes, watch how far they are, and see what they leave."""
 
+import gzip
 import signal
 import subprocess
 import sys
@@ -14,6 +15,13 @@ from packedesm.models import TINY
 from packedesm.parts import SUFFIX, Part
 from packedesm.sharding import write_shards
 from tests.workflow import ROOT
+
+
+def first_records(source: Path, count: int, path: Path) -> Path:
+    """Write the first records of a gzip-compressed FASTA file to `path`."""
+    records = gzip.decompress(source.read_bytes()).decode().split("\n>")[:count]
+    path.write_text("\n>".join(records) + "\n")
+    return path
 
 
 class Sample:
@@ -68,18 +76,18 @@ class Sample:
     def stop_after(self, packs: int, **config) -> None:
         """Run a job until it has finished so many packs, and stop it."""
         process = self.start(**config)
-        self.wait_for_packs(process, len(self.journals()) + 1, packs)
+        self.wait_for_packs(process, len(self.attempts()) + 1, packs)
         process.terminate()
         process.communicate(timeout=60)
         assert process.returncode == 128 + signal.SIGTERM
 
+    def attempts(self) -> list[Path]:
+        """Return the journals of the attempts so far, the newest last."""
+        return sorted(self.state.glob("attempt-*"))
+
     def journals(self) -> dict[str, list[int]]:
         """Return the packs that each attempt has finished."""
-        lines = {path.name: path.read_text().split("\n") for path in self.state.glob("attempt-*")}
-        return {
-            name: [int(line.split()[1]) for line in text if line.startswith("pack ")]
-            for name, text in lines.items()
-        }
+        return {path.name: finished_packs(path) for path in self.attempts()}
 
     def committed(self) -> set[int]:
         """Return the packs in the parts that are there, each of which must be whole."""
@@ -89,15 +97,21 @@ class Sample:
     def wait_while_starting(self, attempts: int, seconds: float) -> None:
         """Wait so many seconds, but not beyond the beginning of a further attempt."""
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and len(self.journals()) <= attempts:
+        while time.monotonic() < deadline and len(self.attempts()) <= attempts:
             time.sleep(0.01)
 
     def wait_for_packs(self, process, attempts: int, packs: int) -> None:
         """Wait until the newest of `attempts` has finished so many packs, or `process` ended."""
         deadline = time.monotonic() + 120
         while process.poll() is None:
-            journals = self.journals()
-            if len(journals) >= attempts and len(journals[max(journals)]) >= packs:
+            journals = self.attempts()
+            if len(journals) >= attempts and len(finished_packs(journals[-1])) >= packs:
                 return
             assert time.monotonic() < deadline, "the job makes no progress"
             time.sleep(0.002)
+
+
+def finished_packs(journal: Path) -> list[int]:
+    """Return the packs that an attempt has finished."""
+    lines = journal.read_text().split("\n")
+    return [int(line.split()[1]) for line in lines if line.startswith("pack ")]

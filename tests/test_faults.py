@@ -3,7 +3,6 @@
 docs/faults.md lists them, each with the test that shows it.
 """
 
-import gzip
 import os
 import signal
 import subprocess
@@ -22,7 +21,7 @@ from packedesm.published import finished
 from packedesm.report import write_report
 from packedesm.store import merge_shards
 from packedesm.verify import verify
-from tests.jobs import Sample
+from tests.jobs import Sample, first_records
 
 pytestmark = pytest.mark.slow
 
@@ -32,10 +31,7 @@ BUDGET = 1024
 @pytest.fixture(scope="module")
 def fasta(tmp_path_factory, uniprot_500) -> Path:
     """The first 120 records of the example."""
-    records = gzip.decompress(uniprot_500.read_bytes()).decode().split("\n>")[:120]
-    path = tmp_path_factory.mktemp("input") / "some.fasta"
-    path.write_text("\n>".join(records) + "\n")
-    return path
+    return first_records(uniprot_500, 120, tmp_path_factory.mktemp("input") / "some.fasta")
 
 
 def make_sample(root: Path, fasta: Path, **config) -> Sample:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from packedesm.files import file_digest, read_json
 from packedesm.layout import Layout
 from packedesm.models import DEMO, TINY
 from packedesm.store import merge_shards
-from tests.jobs import Sample
+from tests.jobs import Sample, first_records
 from tests.workflow import BIN, snakemake, write_config
 
 pytestmark = pytest.mark.slow
@@ -43,21 +44,44 @@ def published(sample) -> dict[str, str]:
     return digests(sample.layout)
 
 
-@pytest.fixture(scope="module")
-def quiet(tmp_path_factory, uniprot_500):
-    """What a job that nothing disturbs publishes."""
-    sample = Sample(tmp_path_factory.mktemp("quiet"), uniprot_500, model=DEMO, token_budget=BUDGET)
+def make_sample(root: Path, fasta: Path, **config) -> Sample:
+    return Sample(root, fasta, model=DEMO, token_budget=BUDGET, **config)
+
+
+def undisturbed(root: Path, fasta: Path, packs: int) -> dict[str, str]:
+    """Return what a job of more than so many packs publishes if nothing disturbs it."""
+    sample = make_sample(root, fasta)
     sample.run()
     run = read_json(sample.layout.shard_run(0))
-    assert run["packs"] > 200
+    assert run["packs"] > packs
     assert (run["restarts"], run["recomputed_packs"]) == (0, 0)
     return published(sample)
 
 
+@pytest.fixture(scope="module")
+def quiet_500(tmp_path_factory, uniprot_500):
+    return undisturbed(tmp_path_factory.mktemp("quiet_500"), uniprot_500, 200)
+
+
 @pytest.fixture
-def sample(tmp_path, uniprot_500):
-    options = {"token_budget": BUDGET, "commit_packs": COMMIT_PACKS}
-    return Sample(tmp_path, uniprot_500, model=DEMO, **options)
+def sample_500(tmp_path, uniprot_500):
+    return make_sample(tmp_path, uniprot_500, commit_packs=COMMIT_PACKS)
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory, uniprot_500):
+    """The first 250 records of the example: for jobs that are disturbed once or twice."""
+    return first_records(uniprot_500, 250, tmp_path_factory.mktemp("input") / "half.fasta")
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory, half):
+    return undisturbed(tmp_path_factory.mktemp("quiet"), half, 100)
+
+
+@pytest.fixture
+def sample(tmp_path, half):
+    return make_sample(tmp_path, half, commit_packs=COMMIT_PACKS)
 
 
 def check_published(sample, quiet):
@@ -72,8 +96,8 @@ def check_published(sample, quiet):
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda n: n.name)
-def test_twenty_kills_in_one_run_change_no_bit(sample, quiet, number, seed, tell):
-    chance = random.Random(f"{number}-{seed}")
+def test_twenty_kills_in_one_run_change_no_bit(sample_500, quiet_500, number, seed, tell):
+    sample, chance = sample_500, random.Random(f"{number}-{seed}")
     recomputed = []
     for _ in range(KILLS):
         before = sample.journals()
@@ -97,7 +121,7 @@ def test_twenty_kills_in_one_run_change_no_bit(sample, quiet, number, seed, tell
             assert recomputed[-1] == 0
     assert max(recomputed) <= COMMIT_PACKS
     sample.run()
-    run = check_published(sample, quiet)
+    run = check_published(sample, quiet_500)
     tell(f"{number.name}, seed {seed}: {KILLS} kills, packs to recompute per kill {recomputed}")
     assert run["recomputed_packs"] == sum(recomputed)
     assert 0 < run["restarts"] <= KILLS
@@ -169,11 +193,11 @@ def test_times_of_all_attempts_add_up(sample, quiet):
     assert run["seconds"]["total"] > run["seconds"]["embedding"] + run["seconds"]["setup"]
 
 
-def test_a_workflow_whose_job_is_killed_ends_as_if_nothing_had_been(tmp_path, quiet, uniprot_500):
+def test_a_workflow_whose_job_is_killed_ends_as_if_nothing_had_been(tmp_path, quiet, half):
     config = {"token_budget": BUDGET, "commit_packs": COMMIT_PACKS, "shards": 1}
     config |= {"model": DEMO, "verify": {"sequences": 4}}
-    write_config(tmp_path, fasta=str(uniprot_500), **config)
-    layout = Layout(tmp_path / "results" / "uniprot_500")
+    write_config(tmp_path, fasta=str(half), **config)
+    layout = Layout(tmp_path / "results" / "half")
     with ThreadPoolExecutor(1) as background:
         workflow = background.submit(snakemake, tmp_path, "--retries", "3")
         for attempt in (1, 2):
