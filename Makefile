@@ -12,14 +12,19 @@ READY := $(VENV)/.ready
 BENCH := benchmarks/.venv
 KERNELS := setup.py src/packedesm/cpu_kernels.cpp
 
-.PHONY: run test bench bench-micro bench-wheels check lock clean
+.PHONY: run test test-most test-slurm bench bench-micro bench-wheels check lock clean
 
 run: $(READY)
 	$(BIN)/snakemake --cores all --quiet rules
 	@cat docs/after-run.txt
 
-test: $(READY)
+# With --jobs=2 side by side: the tests on Slurm mostly wait.
+test: test-most test-slurm
+
+test-most: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not slurm"
+
+test-slurm: $(READY)
 	$(BIN)/python -m pytest -m slurm
 
 bench: $(BENCH)/.ready
