@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
-
-import pandas as pd
 
 from packedesm.config import EMBED_OPTIONS, pick
 from packedesm.dataset import SequenceDataset
-from packedesm.files import atomic_path, file_digest, read_json, write_json
+from packedesm.files import file_digest, read_json, write_json
 from packedesm.hardware import device_kind
 from packedesm.layout import Layout
 from packedesm.resume import ShardState, now
 from packedesm.runner import PackStatistics
 from packedesm.sharding import check_written
 from packedesm.store import shard_writer
+from packedesm.tables import write_table
 from packedesm.versions import versions
 
 
@@ -37,7 +36,8 @@ def publish(
             float32 += dataset.rows[pack.float32_rows].tolist()
         state.check_owner()
     statistics = list(state.statistics().values())
-    _write_packs(layout, shard, statistics)
+    columns = [field.name for field in fields(PackStatistics)]
+    write_table(layout.shard_packs(shard), columns, map(asdict, statistics))
     history = state.history()
     record = record | {
         "fingerprint": state.fingerprint,
@@ -88,10 +88,3 @@ def _seconds(statistics: list[PackStatistics], setup: float, total: float) -> di
         "waiting": sum(pack.wait_seconds for pack in statistics),
         "total": total,
     }
-
-
-def _write_packs(layout: Layout, shard: int, statistics: list[PackStatistics]) -> None:
-    columns = list(PackStatistics.__dataclass_fields__)
-    table = pd.DataFrame([asdict(pack) for pack in statistics], columns=columns)
-    with atomic_path(layout.shard_packs(shard)) as temporary:
-        table.to_csv(temporary, sep="\t", index=False, float_format="%.6g")

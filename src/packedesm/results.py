@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from packedesm.errors import UserError
 from packedesm.files import read_json
 from packedesm.layout import Layout
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Results:
@@ -35,6 +38,8 @@ class Results:
     @cached_property
     def index(self) -> pd.DataFrame:
         """One line per record, in input order: ``row``, ``id``, ``length``, ``flags`` …"""
+        import pandas as pd  # here: every job and command imports this file, and few need a table
+
         return pd.read_parquet(self._layout.index)
 
     @property

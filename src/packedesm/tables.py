@@ -1,5 +1,6 @@
-"""The TSV tables of a run: packs.tsv read, packing.tsv and throughput.tsv written."""
+"""The TSV tables of a run: packs.tsv, packing.tsv and throughput.tsv."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,14 @@ def write_tables(layout: Layout, metrics: dict[str, Any]) -> None:
         ("throughput", layout.throughput, THROUGHPUT_COLUMNS),
     ):
         rows = [*metrics[name]["shards"], metrics[name]["all"]]
-        lines = ["\t".join(columns)]
-        lines += ["\t".join(_cell(row[column]) for column in columns) for row in rows]
-        write_text(path, "\n".join(lines) + "\n")
+        write_table(path, columns, rows)
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write `columns` of `rows` under their names; what is None becomes an empty cell."""
+    lines = ["\t".join(columns)]
+    lines += ["\t".join(_cell(row[column]) for column in columns) for row in rows]
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def read_packs(path: Path) -> dict[str, np.ndarray]:
