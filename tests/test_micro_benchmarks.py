@@ -26,10 +26,16 @@ def figures(content):
         content = content.values()
     if isinstance(content, int | float):
         return [content]
-    return [figure for part in content for figure in figures(part)]
+    return [figure for part in content if not isinstance(part, str) for figure in figures(part)]
 
 
 def test_every_figure_is_there_and_positive(result):
+    assert [(row["head_dim"], row["dtype"]) for row in result["attention"]] == [
+        (head_dim, dtype) for head_dim in (16, 24, 32, 64) for dtype in ("float32", "bfloat16")
+    ]
+    for row in result["attention"]:
+        assert row["packedesm"].keys() == row["sdpa"].keys() > SPREAD
+        assert row["sdpa_over_packedesm"] > 0
     for row in result["packer"]:
         assert row["packedesm"].keys() == row["next_fit"].keys() == SPREAD
     assert result["packer"][0]["textbook"].keys() == SPREAD

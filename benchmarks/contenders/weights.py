@@ -1,10 +1,10 @@
-"""fair-esm's weights by Hugging Face's names: the way back from `packedesm.checkpoints`."""
+"""fair-esm's weights by Hugging Face's names: the way back from `packedesm.hugging_face`."""
 
 from typing import Any
 
 import torch
 
-from packedesm.checkpoints import (
+from packedesm.hugging_face import (
     HUGGING_FACE_LAYER_NAMES,
     HUGGING_FACE_NAMES,
     HUGGING_FACE_SETTINGS,

@@ -16,9 +16,6 @@ from packedesm import hugging_face
 from packedesm.errors import UserError, first_line
 from packedesm.fetch import DIGESTS, digests, fetch
 from packedesm.files import atomic_path, write_json
-from packedesm.hugging_face import HUGGING_FACE_LAYER_NAMES as HUGGING_FACE_LAYER_NAMES
-from packedesm.hugging_face import HUGGING_FACE_NAMES as HUGGING_FACE_NAMES
-from packedesm.hugging_face import HUGGING_FACE_SETTINGS as HUGGING_FACE_SETTINGS
 from packedesm.model import ROTARY_BASE, check_tensors, tensor_shapes
 from packedesm.models import DEMO, MODELS, TINY, VOCABULARY, Geometry, checked_geometry, locate
 

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from packedesm.files import read_json
@@ -105,14 +106,18 @@ def start(folder: Path, *arguments: str, environment: dict[str, str] | None = No
 
 
 def start_in(
-    checkout: Path, folder: Path, *arguments: str, environment: dict[str, str] | None = None
+    checkout: Path,
+    folder: Path,
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    program: Sequence[str] = SNAKEMAKE,
 ) -> Run:
     """Start the workflow of a checkout; what it prints goes to a file in `folder`."""
     log = folder / "printed.txt"
     variables = {k: v for k, v in os.environ.items() if k != "PACKEDESM_SHARDS"}
     with log.open("w") as stream:
         process = subprocess.Popen(
-            [*SNAKEMAKE, *arguments],
+            [*program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,

@@ -6,9 +6,8 @@ from pathlib import Path
 import packedesm
 from packedesm.files import read_json
 from packedesm.layout import Layout
-from packedesm.models import TINY
-from tests.slurm.runs import ONE_THREAD, SLURM, Run, start_in
-from tests.workflow import ROOT
+from tests.slurm.runs import SLURM, Run, start_in
+from tests.workflow import BIN, ROOT
 
 OURS = ("Snakefile", "config.yaml", "slurm", "profiles", "rules", "scripts", "report", "envs")
 
@@ -25,9 +24,9 @@ def make_checkout(folder: Path) -> Path:
 
 
 def start_example(checkout: Path, *arguments: str) -> Run:
-    """Start the workflow as a user does, in the checkout and with most of its configuration."""
-    config = ("--config", "shards=4", "checkpoints=checkpoints", f"model={TINY}")
-    return start_in(checkout, checkout, *arguments, *ONE_THREAD, *config)
+    """Start the workflow as a user does, in the checkout and with its configuration."""
+    config = ("--config", "shards=4", "checkpoints=checkpoints")
+    return start_in(checkout, checkout, *arguments, *config, program=[str(BIN / "snakemake")])
 
 
 def test_the_slurm_profile_gives_the_same_bytes_as_a_local_run(cluster, tmp_path):
