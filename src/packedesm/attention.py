@@ -34,6 +34,7 @@ def varlen_attention(
     *,
     backend: str = "sdpa",
     lengths: Sequence[int] | None = None,
+    phases: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return softmax(q kᵀ / √head_dim) v, computed within each sequence of the pack.
 
@@ -52,12 +53,20 @@ def varlen_attention(
     lengths
         Sequence lengths on the host. Only ``sdpa`` reads them; without them it copies
         `cu_seqlens` from the device, which waits for it.
+    phases
+        For backends in `TURNING` only, complex64 (total_tokens, 1, 1, head_dim / 2): what rotary
+        embedding shall turn each pair of neighbours in `q` and `k` by. Without them it has been
+        done.
 
     Returns
     -------
     torch.Tensor
         Shape (total_tokens, heads, head_dim), dtype of `q`.
     """
+    if phases is not None:
+        if backend not in TURNING:
+            raise ValueError(f"attention {backend} takes q and k that have been turned")
+        return BACKENDS[backend](q, k, v, cu_seqlens, max_seqlen, lengths, phases)
     return BACKENDS[backend](q, k, v, cu_seqlens, max_seqlen, lengths)
 
 
@@ -101,8 +110,8 @@ def _sdpa(q, k, v, cu_seqlens, max_seqlen, lengths):
     return torch.cat(attended)
 
 
-def _varlen_cpu(q, k, v, cu_seqlens, max_seqlen, lengths):
-    return cpu_kernels.attend(q, k, v, cu_seqlens)
+def _varlen_cpu(q, k, v, cu_seqlens, max_seqlen, lengths, phases=None):
+    return cpu_kernels.attend(q, k, v, cu_seqlens, phases)
 
 
 def _torch_varlen(q, k, v, cu_seqlens, max_seqlen, lengths):
@@ -131,6 +140,8 @@ BACKENDS: dict[str, Callable[..., torch.Tensor]] = {
     "flash_attn": _flash_attn,
     "fa3": _fa3,
 }
+
+TURNING = {"varlen_cpu"}  # can do the rotary embedding of q and k on the way
 
 # Fastest first. torch's own kernel before flash_attn's: both are FlashAttention-2, and torch's
 # was built with the torch that is running.

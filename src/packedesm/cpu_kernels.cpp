@@ -1,5 +1,5 @@
 // What torch is slow at on an x86-64 CPU, for AVX-512 or AVX2: attention within each protein of a
-// pack, and rotary embedding in bfloat16.
+// pack, after rotary embedding where q and k do not have it yet.
 //
 // Attention is softmax(q k^T / sqrt(head_dim)) v, keys in blocks with a running maximum, so that
 // scores stay in the first-level cache (online softmax: Milakov & Gimelshein 2018,
@@ -34,6 +34,7 @@ constexpr int BLOCK = 4;
 #endif
 constexpr int MOST = 2 * LANES;        // queries of a tile
 constexpr int KEYS = 128;              // keys of a block
+constexpr int SWAP = 0b10110001;       // of the two numbers of each pair
 static_assert(KEYS % BLOCK == 0 && BLOCK % 4 == 0);
 constexpr int QUERIES_PER_TASK = 512;  // a long protein is shared by several threads
 
@@ -75,6 +76,12 @@ struct Float32 {
   static constexpr int PER_WORD = 1;
 
   static Vector multiply_add(Vector sum, const float* word, Vector x) { return sum + *word * x; }
+  // Four numbers of q or k, each pair of neighbours turned by its phase (cosine, sine).
+  static __m128 turn(__m128 x, const float* phases) {
+    const __m128 phase = _mm_loadu_ps(phases);
+    return _mm_fmaddsub_ps(x, _mm_moveldup_ps(phase),
+                           _mm_mul_ps(_mm_permute_ps(x, SWAP), _mm_movehdup_ps(phase)));
+  }
   static void store_weights(float* to, const Vector (&p)[1]) { store(to, p[0]); }
   static void store_four(float* to, __m128 x) { _mm_storeu_ps(to, x); }
   static void pack_values(float* to, const float* v, int64_t, int, int head_dim) {
@@ -91,6 +98,13 @@ struct BFloat16 {
     int32_t pair;
     std::memcpy(&pair, word, 4);
     return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)x);
+  }
+  // Eight numbers, computed in float32.
+  static __m128 turn(__m128 x, const float* phases) {
+    const __m256 phase = _mm256_loadu_ps(phases), pairs = _mm256_cvtpbh_ps((__m128bh)x);
+    return (__m128)_mm256_cvtneps_pbh(_mm256_fmaddsub_ps(
+        pairs, _mm256_moveldup_ps(phase),
+        _mm256_mul_ps(_mm256_permute_ps(pairs, SWAP), _mm256_movehdup_ps(phase))));
   }
   static void store_weights(float* to, const Vector (&p)[2]) {
     // Both rounded, first one's numbers below the other's; then each query's two beside each other.
@@ -117,15 +131,24 @@ struct BFloat16 {
 };
 #endif
 
-// One head of one protein. Rows of q, k, v are `stride` numbers apart.
+// One head of one protein. Rows of q, k, v are `stride` numbers apart, of phases head_dim. Without
+// phases, q and k have been turned.
 template <class Kind>
 struct Head {
   const typename Kind::Number *q, *k, *v;
   int64_t q_stride, k_stride, v_stride;
+  const float* phases;
   typename Kind::Number* out;
   int64_t out_stride;
   int length;
 };
+
+// Four words of a row of q or k, turned.
+template <class Kind>
+inline __m128 load_turned(const typename Kind::Number* row, const float* phases, int word) {
+  const __m128 x = _mm_loadu_ps(reinterpret_cast<const float*>(row) + word);
+  return phases ? Kind::turn(x, phases + word * Kind::PER_WORD) : x;
+}
 
 // Keys and values of one head, row by row without gaps, padded with zeros to whole blocks.
 template <class Kind, int D>
@@ -140,8 +163,12 @@ class Packed {
     const auto address = reinterpret_cast<uintptr_t>(memory_.data());
     keys_ = memory_.data() + (-address / sizeof(float)) % LANES;
     values_ = keys_ + words;
-    for (int i = 0; i < head.length; ++i)
-      std::memcpy(keys_ + i * KEY_WORDS, head.k + i * head.k_stride, D * sizeof(*head.k));
+    for (int i = 0; i < head.length; ++i) {
+      const float* phases = head.phases ? head.phases + i * D : nullptr;
+      for (int w = 0; w < KEY_WORDS; w += 4)
+        _mm_storeu_ps(keys_ + i * KEY_WORDS + w,
+                      load_turned<Kind>(head.k + i * head.k_stride, phases, w));
+    }
     for (int i = 0; i < head.length; i += Kind::PER_WORD)
       Kind::pack_values(values_ + i / Kind::PER_WORD * D, head.v + i * head.v_stride,
                         head.v_stride, head.length - i, D);
@@ -183,13 +210,13 @@ class Tile {
   // Turn rows of words into vectors of queries; the last query stands in for missing ones.
   void load_queries(const Head<Kind>& head, int first, int count) {
     for (int i = 0; i < WIDTH; i += 4) {
-      const float* rows[4];
-      for (int r = 0; r < 4; ++r)
-        rows[r] = reinterpret_cast<const float*>(
-            head.q + (first + std::min(i + r, count - 1)) * head.q_stride);
       for (int w = 0; w < WORDS; w += 4) {
         __m128 x[4];
-        for (int r = 0; r < 4; ++r) x[r] = _mm_loadu_ps(rows[r] + w);
+        for (int r = 0; r < 4; ++r) {
+          const int row = first + std::min(i + r, count - 1);
+          const float* phases = head.phases ? head.phases + row * D : nullptr;
+          x[r] = load_turned<Kind>(head.q + row * head.q_stride, phases, w);
+        }
         _MM_TRANSPOSE4_PS(x[0], x[1], x[2], x[3]);
         for (int r = 0; r < 4; ++r) _mm_store_ps(queries_ + (w + r) * WIDTH + i, x[r]);
       }
@@ -304,8 +331,8 @@ void attend_head(const Head<Kind>& head, int first, int last) {
 template <class Kind, int D>
 void attend_pack(const typename Kind::Number* q, const typename Kind::Number* k,
                  const typename Kind::Number* v, int64_t q_stride, int64_t k_stride,
-                 int64_t v_stride, const int32_t* cu_seqlens, int sequences, int heads,
-                 typename Kind::Number* out, int threads) {
+                 int64_t v_stride, const float* phases, const int32_t* cu_seqlens, int sequences,
+                 int heads, typename Kind::Number* out, int threads) {
   struct Task {
     int sequence, head, first;
   };
@@ -327,6 +354,7 @@ void attend_pack(const typename Kind::Number* q, const typename Kind::Number* k,
                              q_stride,
                              k_stride,
                              v_stride,
+                             phases ? phases + row * D : nullptr,
                              out + row * out_stride + column,
                              out_stride,
                              length};
@@ -347,26 +375,6 @@ int attend(int head_dim, Arguments... arguments) {
   }
 }
 
-#ifdef __AVX512BF16__
-// Turn each pair of neighbours in `numbers` of each row by the row's phases (cosine and sine of each
-// pair of a head), computed in float32.
-void rotate(uint16_t* x, int64_t stride, const float* phases, int64_t rows, int numbers,
-            int head_dim, int threads) {
-#pragma omp parallel for num_threads(threads)
-  for (int64_t row = 0; row < rows; ++row) {
-    for (int i = 0; i < numbers; i += 8) {
-      __m128i* at = reinterpret_cast<__m128i*>(x + row * stride + i);
-      const __m256 pairs = _mm256_cvtpbh_ps((__m128bh)_mm_loadu_si128(at));
-      const __m256 phase = _mm256_loadu_ps(phases + row * head_dim + i % head_dim);
-      const __m256 swapped = _mm256_permute_ps(pairs, 0b10110001);
-      const __m256 turned = _mm256_fmaddsub_ps(
-          pairs, _mm256_moveldup_ps(phase), _mm256_mul_ps(swapped, _mm256_movehdup_ps(phase)));
-      _mm_storeu_si128(at, (__m128i)_mm256_cvtneps_pbh(turned));
-    }
-  }
-}
-#endif
-
 }  // namespace
 
 extern "C" {
@@ -374,26 +382,21 @@ extern "C" {
 const char* source_digest() { return SOURCE_DIGEST; }
 
 int attend_float32(int head_dim, const float* q, const float* k, const float* v, int64_t q_stride,
-                   int64_t k_stride, int64_t v_stride, const int32_t* cu_seqlens, int sequences,
-                   int heads, float* out, int threads) {
-  return attend<Float32>(head_dim, q, k, v, q_stride, k_stride, v_stride, cu_seqlens, sequences,
-                         heads, out, threads);
+                   int64_t k_stride, int64_t v_stride, const float* phases,
+                   const int32_t* cu_seqlens, int sequences, int heads, float* out, int threads) {
+  return attend<Float32>(head_dim, q, k, v, q_stride, k_stride, v_stride, phases, cu_seqlens,
+                         sequences, heads, out, threads);
 }
 
 #ifdef __AVX512BF16__
 int has_bfloat16() { return __builtin_cpu_supports("avx512bf16") != 0; }
 
-void rotate_bfloat16(uint16_t* x, int64_t stride, const float* phases, int64_t rows, int numbers,
-                     int head_dim, int threads) {
-  rotate(x, stride, phases, rows, numbers, head_dim, threads);
-}
-
 int attend_bfloat16(int head_dim, const uint16_t* q, const uint16_t* k, const uint16_t* v,
-                    int64_t q_stride, int64_t k_stride, int64_t v_stride,
+                    int64_t q_stride, int64_t k_stride, int64_t v_stride, const float* phases,
                     const int32_t* cu_seqlens, int sequences, int heads, uint16_t* out,
                     int threads) {
-  return attend<BFloat16>(head_dim, q, k, v, q_stride, k_stride, v_stride, cu_seqlens, sequences,
-                          heads, out, threads);
+  return attend<BFloat16>(head_dim, q, k, v, q_stride, k_stride, v_stride, phases, cu_seqlens,
+                          sequences, heads, out, threads);
 }
 #else
 int has_bfloat16() { return 0; }

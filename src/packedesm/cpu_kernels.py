@@ -22,24 +22,33 @@ _ATTEND = [
     c_int,  # head_dim
     *[c_void_p] * 3,  # q, k, v
     *[c_int64] * 3,  # numbers from row to row of each
-    *(c_void_p, c_int, c_int),  # cu_seqlens, sequences, heads
+    *(c_void_p, c_void_p, c_int, c_int),  # phases, cu_seqlens, sequences, heads
     *(c_void_p, c_int),  # out, threads
 ]
-_ROTATE = [c_void_p, c_int64, c_void_p, c_int64, *[c_int] * 3]
 
 
 def attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    phases: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return softmax(q kᵀ / √head_dim) v of each sequence; see `packedesm.attention`.
 
-    Sums are float32; in bfloat16, weights are rounded.
+    Sums are float32; in bfloat16, turned q and k and weights are rounded.
+
+    Parameters
+    ----------
+    phases
+        complex64 (total_tokens, 1, 1, head_dim / 2): each pair of neighbours in q and k is turned
+        by its token's phase first.
 
     Raises
     ------
     ValueError
-        If q, k and v do not match, `cu_seqlens` are not the bounds of sequences in a pack of this
-        many tokens, or a gradient is asked for: there is none.
+        If q, k, v and phases do not match, `cu_seqlens` are not the bounds of sequences in a pack
+        of this many tokens, or a gradient is asked for: there is none.
     """
     tokens, heads, head_dim = q.shape
     if {(x.shape, x.dtype, x.device) for x in (k, v)} != {(q.shape, q.dtype, q.device)}:
@@ -51,13 +60,18 @@ def attend(
         raise ValueError(f"cu_seqlens must be int32 from 0 to the {tokens} tokens of the pack")
     if bool((bounds.diff() < 0).any()):
         raise ValueError("cu_seqlens must not fall")
+    if phases is not None:
+        if phases.shape != (tokens, 1, 1, head_dim // 2) or phases.dtype != torch.complex64:
+            raise ValueError(f"phases must be complex64 ({tokens}, 1, 1, {head_dim // 2})")
+        phases = phases.contiguous()
     q, k, v = (_heads_adjoin(x) for x in (q, k, v))
     out = torch.empty(tokens, heads, head_dim, dtype=q.dtype)
     _attend(q.dtype)(
         head_dim,
         *(x.data_ptr() for x in (q, k, v)),
         *(x.stride(0) for x in (q, k, v)),
-        *(bounds.data_ptr(), len(bounds) - 1, heads),
+        *(None if phases is None else phases.data_ptr(), bounds.data_ptr()),
+        *(len(bounds) - 1, heads),
         *(out.data_ptr(), torch.get_num_threads()),
     )
     return out
@@ -75,44 +89,9 @@ def obstacle(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | N
     if function is None:
         known = "float32 and bfloat16" if _library().has_bfloat16() else "float32"
         return f"on this CPU it computes in {known}, not {str(dtype).removeprefix('torch.')}"
-    if function(head_dim, *[None] * 3, *[0] * 3, None, 0, 0, None, 1):  # of an empty pack
+    if function(head_dim, *[None] * 3, *[0] * 3, None, None, 0, 0, None, 1):  # of an empty pack
         return f"it has no kernel for heads of {head_dim} numbers"
     return None
-
-
-def can_rotate(x: torch.Tensor) -> bool:
-    """Tell whether `rotate` takes `x` (T, 2, H, Dh)."""
-    return (
-        x.dtype == torch.bfloat16
-        and x.device.type == "cpu"
-        and x.shape[-1] % 8 == 0
-        and x.stride()[1:] == (x.shape[2] * x.shape[3], x.shape[3], 1)
-        and not (torch.is_grad_enabled() and x.requires_grad)
-        and _library() is not None
-        and bool(_library().has_bfloat16())
-    )
-
-
-def rotate(x: torch.Tensor, phases: torch.Tensor) -> torch.Tensor:
-    """Turn each pair of neighbours in `x` by its phase, in place, and return `x`.
-
-    Parameters
-    ----------
-    x
-        bfloat16 (T, 2, H, Dh); `can_rotate` tells what else it must be.
-    phases
-        complex64 (T, 1, 1, Dh / 2).
-    """
-    tokens, parts, heads, head_dim = x.shape
-    if phases.shape != (tokens, 1, 1, head_dim // 2) or phases.dtype != torch.complex64:
-        raise ValueError(f"phases must be complex64 ({tokens}, 1, 1, {head_dim // 2})")
-    phases = phases.contiguous()
-    numbers = parts * heads * head_dim
-    _library().rotate_bfloat16(
-        *(x.data_ptr(), x.stride(0), phases.data_ptr(), tokens, numbers, head_dim),
-        torch.get_num_threads(),
-    )
-    return x
 
 
 @cache
@@ -130,7 +109,6 @@ def _library() -> ctypes.CDLL | None:
     library.attend_float32.argtypes = _ATTEND
     if library.has_bfloat16():
         library.attend_bfloat16.argtypes = _ATTEND
-        library.rotate_bfloat16.argtypes = _ROTATE
     return library
 
 

@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from packedesm import cpu_kernels
-from packedesm.attention import varlen_attention
+from packedesm.attention import TURNING, varlen_attention
 from packedesm.errors import UserError
 from packedesm.linear import linear, linear_add, linear_gelu
 from packedesm.models import VOCABULARY, Geometry
@@ -160,6 +159,8 @@ class PackedESM2(nn.Module):
         phases = self._phases(positions)
         if self.compiled:
             phases = torch.view_as_real(phases)
+        elif attention in TURNING:
+            attend, phases = partial(attend, phases=phases), None
         x = self._embed(input_ids, cu_seqlens)
         for layer in self.layers:
             x = self._finish(layer, x, attend(*self._project(layer, x, phases)))
@@ -202,10 +203,15 @@ class _Layer(nn.Module):
 
 
 def _project(
-    layer: _Layer, x: torch.Tensor, phases: torch.Tensor
+    layer: _Layer, x: torch.Tensor, phases: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the rotated q, k, and v, (T, H, Dh) each: a layer up to its attention."""
+    """Return q, k, and v, (T, H, Dh) each: a layer up to its attention.
+
+    q and k are turned by `phases`, if the attention is not to do it.
+    """
     qkv = linear(layer.attention_norm(x), layer.qkv).unflatten(1, (3, layer.heads, -1))
+    if phases is None:
+        return qkv.unbind(1)
     q, k = _rotate(qkv[:, :2], phases).unbind(1)
     return q, k, qkv[:, 2]
 
@@ -222,7 +228,7 @@ def _finish(layer: _Layer, x: torch.Tensor, attended: torch.Tensor) -> torch.Ten
 def _rotate(qk: torch.Tensor, phases: torch.Tensor) -> torch.Tensor:
     """Turn each pair of neighbours in `qk` (T, 2, H, Dh) by its phase, in float32.
 
-    `qk` may be overwritten unless gradients need it.
+    float32 input may be overwritten unless gradients need it.
 
     Parameters
     ----------
@@ -234,8 +240,6 @@ def _rotate(qk: torch.Tensor, phases: torch.Tensor) -> torch.Tensor:
         (a, b), (cos, sin) = qk.float().unflatten(-1, (-1, 2)).unbind(-1), phases.unbind(-1)
         turned = torch.stack((a * cos - b * sin, a * sin + b * cos), -1)
         return turned.flatten(-2).to(qk.dtype)
-    if cpu_kernels.can_rotate(qk):
-        return cpu_kernels.rotate(qk, phases)
     pairs = torch.view_as_complex(qk.float().unflatten(-1, (-1, 2)))
     turned = pairs * phases if pairs.requires_grad else pairs.mul_(phases)
     return torch.view_as_real(turned).flatten(-2).to(qk.dtype)

@@ -161,37 +161,40 @@ def test_a_cpu_or_an_installation_without_it_is_named(kind, monkeypatch):
     name, reason = select_backend("auto", CPU, torch.float32, 64)
     assert name == "sdpa"
     assert "not compiled" in reason
-    assert not cpu_kernels.can_rotate(torch.randn(5, 2, 2, 16).bfloat16())
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     assert "AVX2" in select_backend("auto", CPU, torch.float32, 64).reason
 
 
+def turned(x, phases):
+    """Rotary embedding in float64, rounded to what `x` is."""
+    pairs = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * phases.squeeze(1)).flatten(-2).to(x.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
-def test_rotary_in_bfloat16_is_complex_multiplication_rounded_once(head_dim):
-    bfloat16_or_skip()
-    qkv = torch.randn(50, 3, 4, head_dim).bfloat16()
-    phases = torch.polar(torch.ones(50, 1, 1, head_dim // 2), torch.rand(50, 1, 1, head_dim // 2))
-    qk, before = qkv[:, :2], qkv.clone()
-    pairs = torch.view_as_complex(qk.double().unflatten(-1, (-1, 2)))
-    expected = torch.view_as_real(pairs * phases).flatten(-2)
-    assert cpu_kernels.can_rotate(qk)
-    found = cpu_kernels.rotate(qk, phases)
-    assert found.data_ptr() == qkv.data_ptr()
-    assert torch.equal(qkv[:, 2], before[:, 2])
-    # Half a unit in the last place of bfloat16, and a little for the products in float32.
-    assert ((found.double() - expected).abs() <= 2**-8 * 1.001 * expected.abs() + 1e-6).all()
+def test_rotary_embedding_on_the_way_is_complex_multiplication(kind, head_dim, dtype):
+    if cpu_kernels.obstacle(CPU, dtype, head_dim):
+        pytest.skip(f"the kernel for {kind} does not compute in {dtype} here")
+    q, k, v, cu_seqlens = packed(LENGTHS, heads=3, head_dim=head_dim, dtype=dtype)
+    angles = torch.rand(len(q), 1, 1, head_dim // 2) * 100
+    phases = torch.polar(torch.ones_like(angles), angles)
+    found = cpu_kernels.attend(q, k, v, cu_seqlens, phases)
+    expected = textbook(turned(q, phases), turned(k, phases), v, LENGTHS)
+    assert relative_l2(found, expected) <= (1e-6 if dtype == torch.float32 else 2**-8)
 
 
-def test_rotary_leaves_alone_what_it_cannot_turn():
-    bfloat16_or_skip()
-    qk = torch.randn(5, 3, 2, 16).bfloat16()[:, :2]
-    assert cpu_kernels.can_rotate(qk)
-    assert not cpu_kernels.can_rotate(qk.float())
-    assert not cpu_kernels.can_rotate(qk[..., :12])
-    assert not cpu_kernels.can_rotate(qk.transpose(1, 2))
-    assert not cpu_kernels.can_rotate(qk.requires_grad_())
+def test_phases_of_another_shape_are_refused():
+    q, k, v, cu_seqlens = packed([10])
     with pytest.raises(ValueError, match="phases"):
-        cpu_kernels.rotate(qk.detach(), torch.ones(4, 1, 1, 8, dtype=torch.complex64))
+        cpu_kernels.attend(q, k, v, cu_seqlens, torch.ones(9, 1, 1, 8, dtype=torch.complex64))
+
+
+def test_a_backend_that_does_not_turn_takes_no_phases():
+    q, k, v, cu_seqlens = packed([10])
+    phases = torch.ones(10, 1, 1, 8, dtype=torch.complex64)
+    with pytest.raises(ValueError, match="sdpa"):
+        varlen_attention(q, k, v, cu_seqlens, 10, backend="sdpa", phases=phases)
 
 
 def test_a_kernel_of_other_sources_is_not_called(kind, monkeypatch, tmp_path):
