@@ -1,7 +1,7 @@
 # make run    set up .venv and run the workflow on the shipped example
 # make test   set up .venv and run every test that can run on this machine
 # make bench  compare with every other way to get ESM-2 vectors, in an environment of its own
-# make bench-micro  time packer, tokeniser, sharding, collation, store and merge
+# make bench-micro  time attention, packer, tokeniser, sharding, collation, store and merge
 # make check  linters and formatters
 # make lock   pin the newest versions that pyproject.toml admits
 

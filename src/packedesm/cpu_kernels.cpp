@@ -21,6 +21,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <vector>
 
 namespace {
@@ -150,7 +151,7 @@ inline __m128 load_turned(const typename Kind::Number* row, const float* phases,
   return phases ? Kind::turn(x, phases + word * Kind::PER_WORD) : x;
 }
 
-// Keys and values of one head, row by row without gaps, padded with zeros to whole blocks.
+// Keys and values of one head, row by row without gaps, keys padded with zeros to whole blocks.
 template <class Kind, int D>
 class Packed {
  public:
@@ -159,10 +160,11 @@ class Packed {
   explicit Packed(const Head<Kind>& head) {
     const size_t padded = (head.length + BLOCK - 1) / BLOCK * BLOCK;
     const size_t words = padded * KEY_WORDS;
-    memory_.assign(2 * words + LANES, 0.0f);
-    const auto address = reinterpret_cast<uintptr_t>(memory_.data());
-    keys_ = memory_.data() + (-address / sizeof(float)) % LANES;
+    memory_.reset(new float[2 * words + LANES]);
+    const auto address = reinterpret_cast<uintptr_t>(memory_.get());
+    keys_ = memory_.get() + (-address / sizeof(float)) % LANES;
     values_ = keys_ + words;
+    std::fill(keys_ + head.length * KEY_WORDS, values_, 0.0f);
     for (int i = 0; i < head.length; ++i) {
       const float* phases = head.phases ? head.phases + i * D : nullptr;
       for (int w = 0; w < KEY_WORDS; w += 4)
@@ -177,7 +179,7 @@ class Packed {
   const float* value(int i) const { return values_ + i / Kind::PER_WORD * D; }
 
  private:
-  std::vector<float> memory_;
+  std::unique_ptr<float[]> memory_;
   float *keys_, *values_;
 };
 
@@ -222,20 +224,28 @@ class Tile {
     }
   }
 
-  // Scalar products of BLOCK keys with the queries.
-  [[gnu::noinline]] void score(const float* key, float* scores) const {
-    Vector sum[BLOCK][VECTORS] = {};
+  // Sums of BLOCK rows of words, each word times a vector of queries. ROW words lie between rows,
+  // WORD between the words of a row, NEXT numbers between the vectors.
+  template <int ROW, int WORD, int NEXT>
+  [[gnu::always_inline]] static void multiply(const float* words, const float* vectors, int count,
+                                              Vector (&sum)[BLOCK][VECTORS]) {
 #pragma GCC unroll 2
-    for (int w = 0; w < WORDS; ++w) {
-      Vector query[VECTORS];
+    for (int n = 0; n < count; ++n, words += WORD, vectors += NEXT) {
+      Vector x[VECTORS];
 #pragma GCC unroll 2
-      for (int j = 0; j < VECTORS; ++j) query[j] = load(queries_ + w * WIDTH + j * LANES);
+      for (int j = 0; j < VECTORS; ++j) x[j] = load(vectors + j * LANES);
 #pragma GCC unroll 8
       for (int i = 0; i < BLOCK; ++i)
 #pragma GCC unroll 2
         for (int j = 0; j < VECTORS; ++j)
-          sum[i][j] = Kind::multiply_add(sum[i][j], key + i * WORDS + w, query[j]);
+          sum[i][j] = Kind::multiply_add(sum[i][j], words + i * ROW, x[j]);
     }
+  }
+
+  // Scalar products of BLOCK keys with the queries.
+  [[gnu::noinline]] void score(const float* key, float* scores) const {
+    Vector sum[BLOCK][VECTORS] = {};
+    multiply<WORDS, 1, WIDTH>(key, queries_, WORDS, sum);
 #pragma GCC unroll 8
     for (int i = 0; i < BLOCK; ++i)
 #pragma GCC unroll 2
@@ -271,16 +281,8 @@ class Tile {
   // first: rounding errors then grow with the number of blocks, not of keys.
   [[gnu::noinline]] void weigh(const float* value, int keys, float* sums) const {
     Vector sum[BLOCK][VECTORS] = {};
-    for (int i = 0; i < keys; i += PER_WORD, value += D) {
-      Vector weight[VECTORS];
-#pragma GCC unroll 2
-      for (int j = 0; j < VECTORS; ++j) weight[j] = load(scores_ + i * WIDTH + j * LANES);
-#pragma GCC unroll 8
-      for (int d = 0; d < BLOCK; ++d)
-#pragma GCC unroll 2
-        for (int j = 0; j < VECTORS; ++j)
-          sum[d][j] = Kind::multiply_add(sum[d][j], value + d, weight[j]);
-    }
+    const int words = (keys + PER_WORD - 1) / PER_WORD;
+    multiply<1, D, PER_WORD * WIDTH>(value, scores_, words, sum);
 #pragma GCC unroll 8
     for (int d = 0; d < BLOCK; ++d)
 #pragma GCC unroll 2
