@@ -17,7 +17,7 @@ from benchmarks.limits import SIZES, Sizes
 from benchmarks.worker import Answer, Failed, Worker
 from packedesm.models import Geometry
 
-WARM_UP = (3, 50)  # records and residues: enough to load libraries and to compile
+WARM_UP = (3, 50)  # records and residues: enough to load libraries
 COMPARED = 64  # records whose vectors are compared with the reference
 
 

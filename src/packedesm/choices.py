@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from packedesm.attention import select_backend
-from packedesm.compilation import select_compilation
 from packedesm.model import PackedESM2
 from packedesm.models import Geometry
 from packedesm.tuning import fastest_budget
@@ -20,13 +19,8 @@ _CPU_BUDGET = 4096
 _VECTORS_PER_TOKEN = 24
 
 
-def choose(
-    options: Mapping[str, Any], geometry: Geometry, device: torch.device, flops: float
-) -> dict[str, Any]:
-    """Settle what the options leave to ``auto``, but for the token budget: that needs the model.
-
-    `flops` is the arithmetic of the whole job.
-    """
+def choose(options: Mapping[str, Any], geometry: Geometry, device: torch.device) -> dict[str, Any]:
+    """Settle what the options leave to ``auto``, but for the token budget: that needs the model."""
     dtype = resolve_dtype(options["dtype"], device)
     selection = select_backend(
         options["attention"], device, getattr(torch, dtype), geometry.head_dim
@@ -36,7 +30,6 @@ def choose(
         "output_dtype": resolve_output_dtype(options["output_dtype"], dtype),
         "outputs": list(options["outputs"]),
         "attention": {"backend": selection.name, "reason": selection.reason},
-        "compile": select_compilation(options["compile"], device, flops)._asdict(),
     }
 
 

@@ -23,7 +23,7 @@ LENGTH_OPTIONS = ("max_length", "long_sequences", "window_overlap")
 SHARD_OPTIONS = (*LENGTH_OPTIONS, "empty_sequences", "deduplicate")
 EMBED_OPTIONS = (
     *LENGTH_OPTIONS,
-    *("dtype", "attention", "compile", "token_budget", "outputs", "output_dtype"),
+    *("dtype", "attention", "token_budget", "outputs", "output_dtype"),
 )
 # How an embedding job works; these change no vector, so a change runs nothing again.
 JOB_OPTIONS = ("workers", "seed", "commit_seconds", "commit_packs")

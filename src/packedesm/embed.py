@@ -114,13 +114,11 @@ def _embed(
     """Embed what earlier attempts have not, and return what belongs into ``run.json`` about it."""
     geometry, tensors = load_state(checkpoint["path"])
     flops = geometry.flops(segment_tokens(dataset.lengths, *dataset.policy))
-    choice = choose(options, geometry, device, flops)
+    choice = choose(options, geometry, device)
     dtype = getattr(torch, choice["dtype"])
     with _weights_fit(checkpoint, choice["dtype"]):
         model = PackedESM2.from_fair_esm(tensors, geometry, dtype, device=device)
     del tensors
-    if choice["compile"]["used"]:
-        model.compile_layers()
     choice["token_budget"] = token_budget(options, model, choice["attention"]["backend"])
     # One that was measured at the moment would give every attempt its own.
     remembered = ["token_budget"] if options["token_budget"] == "auto" else []
@@ -255,7 +253,6 @@ def _settle(
         **dict(zip(LENGTH_OPTIONS, dataset.policy, strict=True)),
         **{key: choice[key] for key in ("dtype", "output_dtype", "outputs", "token_budget")},
         "attention": choice["attention"]["backend"],
-        "compile": choice["compile"]["used"],
         "device": device.type,
         **{key: installed[key] for key in ("packedesm", "torch")},
     }
@@ -277,10 +274,9 @@ def record_name(layout: Layout, dataset: SequenceDataset, item: int) -> str:
 
 
 def _say(dataset: SequenceDataset, packs, choice: dict[str, Any], device: torch.device) -> None:
-    backend, compiled = choice["attention"], choice["compile"]
+    backend = choice["attention"]
     logger.info("%s on %s, files in %s", choice["dtype"], device, choice["output_dtype"])
     logger.info("attention backend %s: %s", backend["backend"], backend["reason"])
-    logger.info("layers %scompiled: %s", "" if compiled["used"] else "not ", compiled["reason"])
     logger.info(
         "%d records in %d packs of at most %d tokens, fill %.1f%%",
         *(len(dataset), len(packs), choice["token_budget"], 100 * packs.fill),

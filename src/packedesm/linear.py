@@ -4,7 +4,7 @@ torch hands float32 products on a CPU to MKL, which uses AVX-512 on Intel's proc
 which torch uses for half precision, uses it on AMD's too: with the matrices of the 35M and 150M
 models, 1.7 to 2.6 times as fast (two cores of an AMD EPYC with AVX-512). It also takes the addition
 of a bias, GELU or a residual into the product. It is called through the operators that
-`torch.compile` itself emits.
+`torch.compile` emits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# A constant: `torch.compile` does not look into these functions.
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and (
     torch.backends.cpu.get_cpu_capability() == "AVX512"
 )
@@ -48,9 +47,9 @@ def linear_add(x: torch.Tensor, layer: nn.Linear, residual: torch.Tensor) -> tor
 def _by_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Tell whether oneDNN shall multiply.
 
-    It has no gradients here, and a compiler plans products of its own.
+    It has no gradients here.
     """
-    if torch.compiler.is_compiling() or x.device.type != "cpu":
+    if x.device.type != "cpu":
         return False
     differentiated = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     return HAS_ONEDNN and x.dtype in (torch.float32, torch.bfloat16) and not differentiated

@@ -248,7 +248,6 @@ def _run_summary(run: dict) -> dict[str, Any]:
         "dtype",
         "output_dtype",
         "attention",
-        "compile",
         *DISTURBANCES,
         "seconds",
         "versions",

@@ -57,7 +57,6 @@ class PackedESM2(nn.Module):
         # Kept as bits: a cast of the module to half precision would round a float buffer, and
         # the phases of a long protein would then be off by radians.
         self.register_buffer("frequency_bits", frequency_bits)
-        self._project, self._finish, self.compiled = _project, _finish, False
         self.requires_grad_(False)
 
     @classmethod
@@ -91,17 +90,6 @@ class PackedESM2(nn.Module):
         model = cls(geometry)
         model.load_state_dict(weights, assign=True)
         return model.requires_grad_(False).eval()
-
-    def compile_layers(self) -> None:
-        """Let `torch.compile` fuse what stands between the matrix products and the attention.
-
-        Compiled is what comes before and after the attention of a layer, once for all layers and
-        all numbers of tokens, when the first pack comes. The attention itself stays outside: it
-        has kernels of its own, and ``sdpa`` walks over lengths on the host.
-        """
-        self._project = torch.compile(_project, dynamic=True, fullgraph=True)
-        self._finish = torch.compile(_finish, dynamic=True, fullgraph=True)
-        self.compiled = True
 
     def fair_esm_state(self) -> dict[str, torch.Tensor]:
         """Return the weights by fair-esm's names, without prefix; undoes `from_fair_esm`."""
@@ -157,13 +145,11 @@ class PackedESM2(nn.Module):
             lengths=lengths,
         )
         phases = self._phases(positions)
-        if self.compiled:
-            phases = torch.view_as_real(phases)
-        elif attention in TURNING:
+        if attention in TURNING:
             attend, phases = partial(attend, phases=phases), None
         x = self._embed(input_ids, cu_seqlens)
         for layer in self.layers:
-            x = self._finish(layer, x, attend(*self._project(layer, x, phases)))
+            x = _finish(layer, x, attend(*_project(layer, x, phases)))
         return self.final_norm(x)
 
     def _embed(self, input_ids: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
@@ -233,13 +219,8 @@ def _rotate(qk: torch.Tensor, phases: torch.Tensor) -> torch.Tensor:
     Parameters
     ----------
     phases
-        complex64 (T, 1, 1, Dh / 2), or the same as float32 (T, 1, 1, Dh / 2, 2), which the compiler
-        fuses with its neighbours; it leaves complex numbers alone.
+        complex64 (T, 1, 1, Dh / 2).
     """
-    if not phases.is_complex():
-        (a, b), (cos, sin) = qk.float().unflatten(-1, (-1, 2)).unbind(-1), phases.unbind(-1)
-        turned = torch.stack((a * cos - b * sin, a * sin + b * cos), -1)
-        return turned.flatten(-2).to(qk.dtype)
     pairs = torch.view_as_complex(qk.float().unflatten(-1, (-1, 2)))
     turned = pairs * phases if pairs.requires_grad else pairs.mul_(phases)
     return torch.view_as_real(turned).flatten(-2).to(qk.dtype)

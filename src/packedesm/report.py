@@ -130,7 +130,6 @@ def _run_facts(metrics: dict) -> dict[str, list[str]]:
         "dtypes": _distinct(metrics, lambda run: run["dtype"]),
         "output_dtypes": _distinct(metrics, lambda run: run["output_dtype"]),
         "attention": _distinct(metrics, _attention),
-        "compile": _distinct(metrics, _compilation),
         "gpu_reasons": _distinct(metrics, lambda run: run["gpu"]["reason"]),
     }
 
@@ -143,10 +142,6 @@ def _device(run: dict) -> str:
 
 def _attention(run: dict) -> str:
     return f"{run['attention']['backend']} ({run['attention']['reason']})"
-
-
-def _compilation(run: dict) -> str:
-    return f"{'yes' if run['compile']['used'] else 'no'} ({run['compile']['reason']})"
 
 
 def _distinct(metrics: dict, value: Callable[[dict], Any]) -> list[Any]:

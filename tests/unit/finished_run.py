@@ -74,7 +74,6 @@ def _write_job(layout: Layout, shard: int, policy: dict, model: dict, run: dict)
         "output_dtype": "float32",
         "outputs": ["mean"],
         "attention": {"backend": "sdpa", "reason": "named in the configuration"},
-        "compile": {"used": False, "reason": "switched off in the configuration"},
         "token_budget": BUDGET,
         "packs": len(packs),
         "fill": packs.fill,

@@ -47,20 +47,8 @@ class Pair:
         self.reference = Reference(path)
         self.geometry, self.state = load_state(path)
 
-    def ours(self, dtype, compiled=False):
-        model = PackedESM2.from_fair_esm(self.state, self.geometry, dtype)
-        if compiled:
-            model.compile_layers()
-        return model
-
-
-@pytest.fixture(
-    params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["eager", "compiled"]
-)
-def compiled(request):
-    """Return whether the layers are compiled."""
-    torch._dynamo.reset()
-    return request.param
+    def ours(self, dtype):
+        return PackedESM2.from_fair_esm(self.state, self.geometry, dtype)
 
 
 @pytest.fixture(scope="module")
@@ -121,14 +109,14 @@ def tiny_expected(tiny, sequences):
 
 
 @pytest.mark.slow
-def test_every_example_record_in_float32(tiny, sequences, tiny_expected, compiled):
-    found = embed_in_packs(tiny.ours(torch.float32, compiled), sequences)
+def test_every_example_record_in_float32(tiny, sequences, tiny_expected):
+    found = embed_in_packs(tiny.ours(torch.float32), sequences)
     assert_residues_equal(found, tiny_expected)
 
 
 @pytest.mark.slow
-def test_every_example_record_in_bfloat16(tiny, sequences, tiny_expected, compiled):
-    found = embed_in_packs(tiny.ours(torch.bfloat16, compiled), sequences)
+def test_every_example_record_in_bfloat16(tiny, sequences, tiny_expected):
+    found = embed_in_packs(tiny.ours(torch.bfloat16), sequences)
     assert_pooled_close(found, tiny_expected)
 
 
@@ -148,24 +136,24 @@ def forty(sequences, eight_million):
 
 
 @pytest.mark.slow
-def test_forty_records_at_the_true_8m_geometry_in_float32(eight_million, forty, compiled):
+def test_forty_records_at_the_true_8m_geometry_in_float32(eight_million, forty):
     chosen, expected = forty
-    found = embed_in_packs(eight_million.ours(torch.float32, compiled), chosen, 8)
+    found = embed_in_packs(eight_million.ours(torch.float32), chosen, 8)
     assert_residues_equal(found, expected)
 
 
 @pytest.mark.slow
-def test_forty_records_at_the_true_8m_geometry_in_bfloat16(eight_million, forty, compiled):
+def test_forty_records_at_the_true_8m_geometry_in_bfloat16(eight_million, forty):
     chosen, expected = forty
-    found = embed_in_packs(eight_million.ours(torch.bfloat16, compiled), chosen, 8)
+    found = embed_in_packs(eight_million.ours(torch.bfloat16), chosen, 8)
     assert_pooled_close(found, expected)
 
 
-def test_forty_example_records_with_the_tiny_model(tiny, sequences, compiled):
+def test_forty_example_records_with_the_tiny_model(tiny, sequences):
     """The fast cousin of the tests over all records."""
     some = sequences[::13]
     expected = [tiny.reference.residues(sequence) for sequence in some]
-    single, half = (tiny.ours(dtype, compiled) for dtype in (torch.float32, torch.bfloat16))
+    single, half = (tiny.ours(dtype) for dtype in (torch.float32, torch.bfloat16))
     assert_residues_equal(embed_in_packs(single, some, 13), expected)
     assert_pooled_close(embed_in_packs(half, some, 13), expected)
 
@@ -175,8 +163,8 @@ def protein(length, seed=0):
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 1021, 1022, 1023])
-def test_extreme_lengths_alone_and_in_a_pack(tiny, length, compiled):
-    model, sequence = tiny.ours(torch.float32, compiled), protein(length)
+def test_extreme_lengths_alone_and_in_a_pack(tiny, length):
+    model, sequence = tiny.ours(torch.float32), protein(length)
     expected = [tiny.reference.residues(sequence)]
     assert_residues_equal(embed(model, [sequence]), expected)
     assert_residues_equal(embed(model, [protein(40), sequence, protein(7)])[1:2], expected)
@@ -191,7 +179,7 @@ def test_a_protein_first_last_and_anywhere_in_a_pack(tiny, place):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_masked_residues_rescale_their_own_protein_only(tiny, dtype, compiled):
+def test_masked_residues_rescale_their_own_protein_only(tiny, dtype):
     pack = [
         protein(60),
         "<mask>" + protein(30) + "<mask><mask>" + protein(9) + "<mask>",
@@ -200,7 +188,7 @@ def test_masked_residues_rescale_their_own_protein_only(tiny, dtype, compiled):
         "<mask>" * 20 + "M",
     ]
     expected = [tiny.reference.residues(each) for each in pack]
-    found = embed(tiny.ours(dtype, compiled), pack)
+    found = embed(tiny.ours(dtype), pack)
     if dtype == torch.float32:
         assert_residues_equal(found, expected)
     else:
@@ -215,11 +203,11 @@ def test_every_letter_of_the_alphabet(tiny):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("place", range(4))
-def test_replacing_one_protein_leaves_the_others_bitwise_unchanged(tiny, dtype, place, compiled):
+def test_replacing_one_protein_leaves_the_others_bitwise_unchanged(tiny, dtype, place):
     pack = [protein(n) for n in (33, 300, 33, 33)]
     replaced = pack.copy()
     replaced[place] = "W" * len(pack[place])
-    model = tiny.ours(dtype, compiled)
+    model = tiny.ours(dtype)
     before, after = embed(model, pack), embed(model, replaced)
     for i in range(len(pack)):
         assert np.array_equal(before[i], after[i]) == (i != place)
