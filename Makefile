@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH := benchmarks/.venv
-KERNELS := setup.py src/packedesm/cpu_kernels.cpp
+KERNELS := setup.py src/packedesm/esm2/kernels.cpp
 
 .PHONY: run test test-most test-slurm bench bench-micro bench-wheels check lock clean
 

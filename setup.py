@@ -17,16 +17,16 @@ INSTRUCTIONS = {
 }
 # No -ffast-math: a NaN must stay one.
 FLAGS = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fopenmp", "-g0"]
-SOURCE = "src/packedesm/cpu_kernels.cpp"
+SOURCE = "src/packedesm/esm2/kernels.cpp"
 DIGEST = hashlib.sha256(Path(SOURCE).read_bytes()).hexdigest()
 HERE = sys.platform == "linux" and platform.machine() == "x86_64"
 
 setup(
     ext_modules=[
         Extension(
-            f"packedesm._kernels_{cpu}",
+            f"packedesm.esm2._kernels_{cpu}",
             [SOURCE],
-            define_macros=[("SOURCE_DIGEST", f'"{DIGEST}"')],  # see cpu_kernels.py
+            define_macros=[("SOURCE_DIGEST", f'"{DIGEST}"')],  # see esm2/kernels.py
             extra_compile_args=[*FLAGS, *instructions],
             extra_link_args=["-fopenmp"],
             optional=True,

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from benchmarks.timing import timed
-from packedesm.attention import select_backend, varlen_attention
-from packedesm.fasta import Record
+from packedesm.esm2.attention import select_backend, varlen_attention
+from packedesm.sequences.fasta import Record
 
 SEED = 1
 TOKENS = 4096  # of a pack, as on a CPU

@@ -30,9 +30,9 @@ from benchmarks.comparison import Comparison
 from benchmarks.contenders import BASE, entries
 from benchmarks.preparation import FOLDER
 from benchmarks.sample import draw
+from packedesm.device.hardware import describe
+from packedesm.esm2.registry import MODELS
 from packedesm.files import write_json
-from packedesm.hardware import describe
-from packedesm.models import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 1

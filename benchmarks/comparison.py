@@ -15,7 +15,7 @@ from benchmarks.contenders import Entry
 from benchmarks.contenders.base import Task
 from benchmarks.limits import SIZES, Sizes
 from benchmarks.worker import Answer, Failed, Worker
-from packedesm.models import Geometry
+from packedesm.esm2.registry import Geometry
 
 WARM_UP = (3, 50)  # records and residues: enough to load libraries
 COMPARED = 64  # records whose vectors are compared with the reference

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from packedesm.hardware import time_repeats
-from packedesm.models import Geometry
+from packedesm.device.hardware import time_repeats
+from packedesm.esm2.registry import Geometry
 
 
 @dataclass(frozen=True)

@@ -30,16 +30,17 @@ import torch
 
 from benchmarks.attention import measure_attention
 from benchmarks.timing import timed
-from packedesm import hardware, tokens
-from packedesm.collator import VarlenCollator
-from packedesm.dataset import SequenceDataset
-from packedesm.fasta import Record, read_records
+from packedesm import alphabet
+from packedesm.device import hardware
+from packedesm.embedding.runner import FinishedPack
 from packedesm.files import file_digest, fsync, write_json
-from packedesm.layout import Layout
-from packedesm.packing import FirstFitDecreasingPacker, plan_packs
-from packedesm.runner import FinishedPack
-from packedesm.sharding import write_shards
-from packedesm.store import merge_shards, shard_writer
+from packedesm.packing.collator import VarlenCollator
+from packedesm.packing.dataset import SequenceDataset
+from packedesm.packing.packer import FirstFitDecreasingPacker, plan_packs
+from packedesm.paths import Layout
+from packedesm.results.merge import merge_shards, shard_writer
+from packedesm.sequences.fasta import Record, read_records
+from packedesm.sequences.shards import write_shards
 from packedesm.versions import versions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -189,7 +190,7 @@ def measure_tokeniser(
     few = [sequence.decode() for sequence in sequences[: sizes["fair_esm_records"]]]
     result = timed(
         repeats,
-        packedesm=lambda: [tokens.encode(sequence) for sequence in sequences],
+        packedesm=lambda: [alphabet.encode(sequence) for sequence in sequences],
         fair_esm=lambda: [alphabet.encode(text) for text in few],
     )
     for name, texts in {"packedesm": sequences, "fair_esm": few}.items():
@@ -234,7 +235,7 @@ def write_fasta(records: list[Record], path: Path, megabytes: float) -> int:
         while written < megabytes * 1e6:
             for record in records:
                 # The first letters count the copies, so that none repeats another.
-                mark = bytes(tokens.RESIDUES[copy // 20**place % 20] for place in range(3))
+                mark = bytes(alphabet.RESIDUES[copy // 20**place % 20] for place in range(3))
                 sequence = mark + record.sequence[3:]
                 lines = [sequence[i : i + 60] for i in range(0, len(sequence), 60)]
                 header = f">{record.id}_{copy} {record.description}".encode()
@@ -304,7 +305,7 @@ def measure_store(
 
 
 def _distinct(row: int) -> str:
-    return "".join(chr(tokens.RESIDUES[row // 20**place % 20]) for place in range(8))
+    return "".join(chr(alphabet.RESIDUES[row // 20**place % 20]) for place in range(8))
 
 
 def _write_stores(layout: Layout, vectors: np.ndarray) -> None:

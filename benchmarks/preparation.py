@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.contenders.base import Task
-from packedesm.checkpoints import write_random_checkpoint
-from packedesm.models import MODELS, Geometry
+from packedesm.esm2.checkpoints import write_random_checkpoint
+from packedesm.esm2.registry import MODELS, Geometry
 
 SEED = 1
 FOLDER = Path(__file__).parent / ".scratch"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from packedesm.fasta import read_records
+from packedesm.sequences.fasta import read_records
 
 
 def draw(fasta: Path, count: int, max_length: int, seed: int) -> list[str]:

@@ -4,12 +4,12 @@ import re
 from snakemake.exceptions import WorkflowError
 
 from packedesm.config import EMBED_OPTIONS, SHARD_OPTIONS, pick, resolve, samples
-from packedesm.devices import shard_count, visible_gpus
+from packedesm.device.gpus import shard_count, visible_gpus
 from packedesm.errors import UserError
 from packedesm.files import read_json
-from packedesm.layout import Layout
-from packedesm.models import locate
-from packedesm.resources import (
+from packedesm.paths import Layout
+from packedesm.esm2.registry import locate
+from packedesm.cluster import (
     embed_minutes,
     model_megabytes,
     transfer_minutes,

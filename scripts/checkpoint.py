@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from packedesm.checkpoints import prepare
-from packedesm.joblog import job_log
+from packedesm.esm2.checkpoints import prepare
+from packedesm.log import job_log
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):

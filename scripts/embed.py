@@ -1,10 +1,10 @@
 """Embed one shard on one device."""
 
 from packedesm.config import JOB_OPTIONS, pick
-from packedesm.embed import embed_shard
+from packedesm.embedding.job import embed_shard
 from packedesm.files import read_json
-from packedesm.joblog import job_log
-from packedesm.layout import Layout
+from packedesm.log import job_log
+from packedesm.paths import Layout
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):

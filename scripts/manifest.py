@@ -1,8 +1,8 @@
 """Check the results and write the manifest."""
 
-from packedesm.joblog import job_log
-from packedesm.layout import Layout
-from packedesm.manifest import write_manifest
+from packedesm.log import job_log
+from packedesm.paths import Layout
+from packedesm.results.manifest import write_manifest
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):

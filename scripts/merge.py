@@ -1,8 +1,8 @@
 """Concatenate the shards' arrays in input order."""
 
-from packedesm.joblog import job_log
-from packedesm.layout import Layout
-from packedesm.store import merge_shards
+from packedesm.log import job_log
+from packedesm.paths import Layout
+from packedesm.results.merge import merge_shards
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):

@@ -1,8 +1,8 @@
 """Add up what the shards' jobs recorded."""
 
-from packedesm.joblog import job_log
-from packedesm.layout import Layout
-from packedesm.metrics import write_metrics
+from packedesm.log import job_log
+from packedesm.paths import Layout
+from packedesm.report.metrics import write_metrics
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):

@@ -1,8 +1,8 @@
 """Write the report."""
 
-from packedesm.joblog import job_log
-from packedesm.layout import Layout
-from packedesm.report import write_report
+from packedesm.log import job_log
+from packedesm.paths import Layout
+from packedesm.report.page import write_report
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):

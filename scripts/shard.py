@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from packedesm.files import read_json
-from packedesm.joblog import job_log
-from packedesm.layout import Layout
-from packedesm.sharding import write_shards
+from packedesm.log import job_log
+from packedesm.paths import Layout
+from packedesm.sequences.shards import write_shards
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):

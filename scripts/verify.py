@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from packedesm.joblog import job_log
-from packedesm.layout import Layout
-from packedesm.verify import verify
+from packedesm.log import job_log
+from packedesm.paths import Layout
+from packedesm.report.verify import verify
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):

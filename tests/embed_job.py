@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from packedesm import loader
-from packedesm.embed import embed_shard
+from packedesm.embedding.job import embed_shard
+from packedesm.esm2.model import PackedESM2
 from packedesm.files import read_json
-from packedesm.joblog import job_log
-from packedesm.layout import Layout
-from packedesm.model import PackedESM2
+from packedesm.log import job_log
+from packedesm.packing import dataloader
+from packedesm.paths import Layout
 
 
 def inject(memory: int | None = None, nan: int | None = None, patience: float | None = None):
@@ -33,7 +33,7 @@ def inject(memory: int | None = None, nan: int | None = None, patience: float | 
 
     PackedESM2.forward_packed = faulty
     if patience is not None:
-        loader.create_async_dataloader.__kwdefaults__["patience"] = patience
+        dataloader.create_async_dataloader.__kwdefaults__["patience"] = patience
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import gzip
 
 from hypothesis import strategies as st
 
-from packedesm.fasta import BLOCK_SIZE
+from packedesm.sequences.fasta import BLOCK_SIZE
 from tests import bgzip
 from tests.fasta_oracle import Options
 

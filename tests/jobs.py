@@ -7,13 +7,13 @@ import sys
 import time
 from pathlib import Path
 
-from packedesm.checkpoints import prepare
 from packedesm.config import EMBED_OPTIONS, JOB_OPTIONS, SHARD_OPTIONS, pick, resolve
+from packedesm.embedding.commits import SUFFIX, Part
+from packedesm.esm2.checkpoints import prepare
+from packedesm.esm2.registry import TINY
 from packedesm.files import write_json
-from packedesm.layout import Layout
-from packedesm.models import TINY
-from packedesm.parts import SUFFIX, Part
-from packedesm.sharding import write_shards
+from packedesm.paths import Layout
+from packedesm.sequences.shards import write_shards
 from tests.workflow import ROOT
 
 

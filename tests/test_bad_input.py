@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from packedesm.cli import main
-from packedesm.layout import Layout
+from packedesm.paths import Layout
 from tests.workflow import snakemake, write_config
 
 GOOD = ">first\nMKV\n>second\nACDEFGHIK\n"

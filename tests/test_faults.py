@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from packedesm.embedding.output import finished
 from packedesm.errors import Fault
 from packedesm.files import read_json
-from packedesm.manifest import write_manifest
-from packedesm.metrics import write_metrics
-from packedesm.published import finished
-from packedesm.report import write_report
-from packedesm.store import merge_shards
-from packedesm.verify import verify
+from packedesm.report.metrics import write_metrics
+from packedesm.report.page import write_report
+from packedesm.report.verify import verify
+from packedesm.results.manifest import write_manifest
+from packedesm.results.merge import merge_shards
 from tests.jobs import Sample, first_records
 
 pytestmark = pytest.mark.slow

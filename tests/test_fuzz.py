@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from packedesm.errors import UserError
-from packedesm.fasta import read_blocks
-from packedesm.layout import Layout
-from packedesm.sharding import write_shards
+from packedesm.paths import Layout
+from packedesm.sequences.fasta import read_blocks
+from packedesm.sequences.shards import write_shards
 from tests.fasta_inputs import all_options, inputs
 from tests.fasta_oracle import Options, Refused, content_of, expected, lines_of, records_of
 

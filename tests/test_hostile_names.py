@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 import packedesm
-from packedesm.checkpoints import write_random_checkpoint
 from packedesm.cli import main
+from packedesm.esm2.checkpoints import write_random_checkpoint
+from packedesm.esm2.registry import Geometry
 from packedesm.files import read_json
-from packedesm.models import Geometry
 from tests.workflow import snakemake, write_config
 
 SHELL = 'it\'s "quoted" $(touch pwned) `touch pwned` ;touch pwned; %j \\ *?[!a] # ~ é 🧬'

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from packedesm.esm2.registry import DEMO, TINY
 from packedesm.files import file_digest, read_json
-from packedesm.layout import Layout
-from packedesm.models import DEMO, TINY
-from packedesm.store import merge_shards
+from packedesm.paths import Layout
+from packedesm.results.merge import merge_shards
 from tests.jobs import Sample, first_records
 from tests.workflow import BIN, snakemake, write_config
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 import packedesm
-from packedesm.fasta import read_records
 from packedesm.files import read_json
-from packedesm.layout import Layout
+from packedesm.paths import Layout
+from packedesm.sequences.fasta import read_records
 from tests.workflow import ROOT, jobs_run, snakemake, write_config
 
 pytestmark = pytest.mark.slow

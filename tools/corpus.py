@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from packedesm.fasta import read_records
+from packedesm.sequences.fasta import read_records
 
 IDENTITY = 0.3
 COVERAGE = 0.5  # of the target (coverage mode 1)

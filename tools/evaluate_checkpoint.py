@@ -14,11 +14,11 @@ from neighbours import agreement, chance, compositions, family, mean_vectors, qu
 from perplexity import Counts, hidden_residue_losses, perplexities
 from training import initial_weights
 
-from packedesm.checkpoints import load_archive, load_state
+from packedesm.esm2.checkpoints import load_archive, load_state
+from packedesm.esm2.heads import LanguageModelHead
+from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.registry import DEMO, locate
 from packedesm.files import file_digest, write_json, write_text
-from packedesm.lm_head import LanguageModelHead
-from packedesm.model import PackedESM2
-from packedesm.models import DEMO, locate
 
 MARKED = re.compile(r"(<!-- results -->\n).*(<!-- end of results -->)", re.DOTALL)
 

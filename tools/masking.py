@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from packedesm.collator import PackedBatch
-from packedesm.tokens import MASK, encode
+from packedesm.alphabet import MASK, encode
+from packedesm.packing.collator import PackedBatch
 
 CHOSEN = 0.15  # of the residues are asked for; of these
 MASKED = 0.8  # are hidden,

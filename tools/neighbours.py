@@ -10,9 +10,9 @@ import torch
 from masking import STANDARD
 from packs import LONGEST, packs
 
-from packedesm.model import PackedESM2
-from packedesm.pooling import pool
-from packedesm.tokens import encode
+from packedesm.alphabet import encode
+from packedesm.embedding.pooling import pool
+from packedesm.esm2.model import PackedESM2
 
 _ASIDE = re.compile(r"\([^()]*\)|\[[^\[\]]*\]")
 _HEDGE = re.compile(r"^(putative|probable|predicted|possible)\s+")

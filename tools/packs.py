@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from packedesm.collator import PackedBatch, VarlenCollator
-from packedesm.dataset import Protein
-from packedesm.packing import plan_packs
+from packedesm.packing.collator import PackedBatch, VarlenCollator
+from packedesm.packing.dataset import Protein
+from packedesm.packing.packer import plan_packs
 
 LONGEST = 1022  # residues that are seen, the default of `max_length`
 TOKEN_BUDGET = 8192

@@ -11,10 +11,10 @@ from masking import STANDARD, mask
 from packs import packs
 from training import predict
 
-from packedesm.lm_head import LanguageModelHead
-from packedesm.model import PackedESM2
-from packedesm.models import VOCABULARY
-from packedesm.tokens import CLS, encode
+from packedesm.alphabet import CLS, encode
+from packedesm.esm2.heads import LanguageModelHead
+from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.registry import VOCABULARY
 
 RESAMPLES = 1000
 

@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from masking import mask
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from packedesm.checkpoints import published_frequencies, write_fair_esm
-from packedesm.collator import PackedBatch, VarlenCollator
-from packedesm.dataset import Protein
+from packedesm.esm2.checkpoints import published_frequencies, write_fair_esm
+from packedesm.esm2.heads import LanguageModelHead
+from packedesm.esm2.model import PackedESM2, tensor_shapes
+from packedesm.esm2.registry import Geometry
 from packedesm.files import atomic_path
-from packedesm.lm_head import LanguageModelHead
-from packedesm.model import PackedESM2, tensor_shapes
-from packedesm.models import Geometry
-from packedesm.packing import plan_packs
+from packedesm.packing.collator import PackedBatch, VarlenCollator
+from packedesm.packing.dataset import Protein
+from packedesm.packing.packer import plan_packs
 
 LOG_EVERY = 50  # steps
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from packedesm import tokens
+from packedesm import alphabet
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,12 @@ def padded_plan(lengths: Sequence[int], budget: int, length_sorted: bool) -> lis
 def padded_batch(sequences: Sequence[str], items: list[int]) -> PaddedBatch:
     """Tokenise some of the sequences and pad them."""
     lengths = torch.tensor([len(sequences[item]) for item in items])
-    ids = np.full((len(items), int(lengths.max()) + 2), tokens.PAD, np.int64)
-    ids[:, 0] = tokens.CLS
+    ids = np.full((len(items), int(lengths.max()) + 2), alphabet.PAD, np.int64)
+    ids[:, 0] = alphabet.CLS
     for row, item in zip(ids, items, strict=True):
         end = len(sequences[item]) + 1
-        row[1:end] = tokens.encode(sequences[item].encode("ascii"))
-        row[end] = tokens.EOS
+        row[1:end] = alphabet.encode(sequences[item].encode("ascii"))
+        row[end] = alphabet.EOS
     return PaddedBatch(items, torch.from_numpy(ids), lengths)
 
 

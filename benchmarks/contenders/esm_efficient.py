@@ -17,9 +17,9 @@ private_packages("esm-efficient")
 
 from esme.esm import ESM2  # noqa: E402
 
-from packedesm import tokens  # noqa: E402
-from packedesm.checkpoints import load_state  # noqa: E402
-from packedesm.packing import plan_packs  # noqa: E402
+from packedesm import alphabet  # noqa: E402
+from packedesm.esm2.checkpoints import load_state  # noqa: E402
+from packedesm.packing.packer import plan_packs  # noqa: E402
 
 _NAMES = {
     "self_attn_layer_norm": "self_attn.norm",
@@ -70,7 +70,7 @@ class EsmEfficient(Contender):
 
     def _pack(self, sequences: list[str]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
         ids = [
-            [tokens.CLS, *tokens.encode(sequence.encode("ascii")).tolist(), tokens.EOS]
+            [alphabet.CLS, *alphabet.encode(sequence.encode("ascii")).tolist(), alphabet.EOS]
             for sequence in sequences
         ]
         lengths = [len(one) for one in ids]

@@ -9,8 +9,8 @@ import transformers
 
 from benchmarks.contenders.base import PaddedContender, Task
 from benchmarks.contenders.weights import hugging_face_settings, hugging_face_state
-from packedesm.checkpoints import load_state
-from packedesm.tokens import PAD
+from packedesm.alphabet import PAD
+from packedesm.esm2.checkpoints import load_state
 
 
 def load(task: Task, dtype: str) -> HuggingFace:

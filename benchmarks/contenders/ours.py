@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from benchmarks.contenders.base import Contender, Task
-from packedesm.attention import select_backend
-from packedesm.checkpoints import load_state
-from packedesm.collator import VarlenCollator
-from packedesm.dataset import Protein
-from packedesm.model import PackedESM2
-from packedesm.packing import plan_packs
-from packedesm.runner import AsyncInferenceRunner, FinishedPack
+from packedesm.embedding.runner import AsyncInferenceRunner, FinishedPack
+from packedesm.esm2.attention import select_backend
+from packedesm.esm2.checkpoints import load_state
+from packedesm.esm2.model import PackedESM2
+from packedesm.packing.collator import VarlenCollator
+from packedesm.packing.dataset import Protein
+from packedesm.packing.packer import plan_packs
 
 
 def load(task: Task, dtype: str, attention: str) -> Forward:

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.contenders.base import Contender, Task
-from packedesm.checkpoints import prepare
 from packedesm.config import JOB_OPTIONS, SHARD_OPTIONS, pick, resolve
-from packedesm.embed import embed_shard
-from packedesm.layout import Layout
-from packedesm.sharding import write_shards
-from packedesm.store import merge_shards
+from packedesm.embedding.job import embed_shard
+from packedesm.esm2.checkpoints import prepare
+from packedesm.paths import Layout
+from packedesm.results.merge import merge_shards
+from packedesm.sequences.shards import write_shards
 
 
 def load(task: Task, dtype: str) -> Pipeline:

@@ -1,16 +1,16 @@
-"""fair-esm's weights by Hugging Face's names: the way back from `packedesm.hugging_face`."""
+"""fair-esm's weights by Hugging Face's names: the way back from `packedesm.esm2.hugging_face`."""
 
 from typing import Any
 
 import torch
 
-from packedesm.hugging_face import (
+from packedesm.alphabet import MASK, PAD
+from packedesm.esm2.hugging_face import (
     HUGGING_FACE_LAYER_NAMES,
     HUGGING_FACE_NAMES,
     HUGGING_FACE_SETTINGS,
 )
-from packedesm.models import Geometry
-from packedesm.tokens import MASK, PAD
+from packedesm.esm2.registry import Geometry
 
 
 def hugging_face_settings(geometry: Geometry) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 
 from packedesm import config as configuration
 from packedesm.errors import Fault, UserError, printable
-from packedesm.joblog import LineFormatter
-from packedesm.layout import Layout
-from packedesm.models import MODELS
+from packedesm.esm2.registry import MODELS
+from packedesm.log import LineFormatter
+from packedesm.paths import Layout
 
 # Options of the workflow that the command replaces by its own arguments.
 _NOT_OPTIONS = ("fasta", "results")
@@ -153,7 +153,7 @@ def _cores() -> int:
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    from packedesm.fetch import fetch
+    from packedesm.esm2.download import fetch
 
     configuration.check_path("--checkpoints", options.checkpoints)
     print(fetch(options.model, options.checkpoints))

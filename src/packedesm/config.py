@@ -16,7 +16,7 @@ import jsonschema
 import yaml
 
 from packedesm.errors import UserError, is_hidden, quote, quote_path
-from packedesm.segments import check_window
+from packedesm.sequences.windows import check_window
 
 # Which keys decide what: the workflow runs a step again when one of its own keys changes.
 LENGTH_OPTIONS = ("max_length", "long_sequences", "window_overlap")

@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from packedesm.checkpoints import prepare
 from packedesm.config import JOB_OPTIONS, SHARD_OPTIONS, pick
-from packedesm.embed import embed_shard
-from packedesm.layout import Layout
-from packedesm.manifest import write_manifest
-from packedesm.metrics import write_metrics
-from packedesm.published import finished
-from packedesm.report import write_report
-from packedesm.sharding import write_shards
-from packedesm.store import merge_shards
-from packedesm.verify import verify
+from packedesm.embedding.job import embed_shard
+from packedesm.embedding.output import finished
+from packedesm.esm2.checkpoints import prepare
+from packedesm.paths import Layout
+from packedesm.report.metrics import write_metrics
+from packedesm.report.page import write_report
+from packedesm.report.verify import verify
+from packedesm.results.manifest import write_manifest
+from packedesm.results.merge import merge_shards
+from packedesm.sequences.shards import write_shards
 
 logger = logging.getLogger(__name__)
 

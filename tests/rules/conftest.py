@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from packedesm.layout import Layout
+from packedesm.paths import Layout
 from tests.workflow import snakemake, write_config
 
 OUTPUTS = ["mean", "residue"]

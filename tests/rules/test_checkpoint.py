@@ -1,10 +1,10 @@
 import hashlib
 from pathlib import Path
 
-from packedesm.checkpoints import write_random_checkpoint
+from packedesm.esm2.checkpoints import write_random_checkpoint
+from packedesm.esm2.registry import MODELS
 from packedesm.files import read_json
-from packedesm.layout import Layout
-from packedesm.models import MODELS
+from packedesm.paths import Layout
 from tests.workflow import snakemake, write_config
 
 RECORD = "results/.work/checkpoint.json"

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 
 from packedesm.files import read_json
-from packedesm.layout import Layout
+from packedesm.paths import Layout
 
 FOLDER = "results/uniprot_500/.work/embeddings/1"
 

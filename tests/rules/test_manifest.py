@@ -4,7 +4,7 @@ import numpy as np
 
 import packedesm
 from packedesm.files import read_json, write_json
-from packedesm.layout import Layout
+from packedesm.paths import Layout
 from tests.workflow import snakemake
 
 MANIFEST = "results/uniprot_500/manifest.json"

@@ -3,8 +3,8 @@ import hashlib
 import pandas as pd
 from pyfaidx import Fasta
 
-from packedesm.fasta import read_records
 from packedesm.files import read_json
+from packedesm.sequences.fasta import read_records
 
 WORK = "results/uniprot_500/.work"
 

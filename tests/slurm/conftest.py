@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from packedesm.checkpoints import write_random_checkpoint
-from packedesm.fasta import read_records
-from packedesm.models import Geometry
+from packedesm.esm2.checkpoints import write_random_checkpoint
+from packedesm.esm2.registry import Geometry
+from packedesm.sequences.fasta import read_records
 from tests.slurm.cluster import Cluster, what_is_missing
 from tests.slurm.runs import MERGED, ONE_THREAD, SHARDS, Run, start
 from tests.workflow import write_config

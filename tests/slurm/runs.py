@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from packedesm.files import read_json
-from packedesm.layout import Layout
+from packedesm.paths import Layout
 from tests.slurm.cluster import output, wait_until
 from tests.workflow import ROOT
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import packedesm
 from packedesm.files import read_json
-from packedesm.layout import Layout
+from packedesm.paths import Layout
 from tests.slurm.runs import SLURM, Run, start_in
 from tests.workflow import BIN, ROOT
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from packedesm.layout import Layout
+from packedesm.paths import Layout
 from tests.slurm.cluster import output, succeeds, wait_until
 from tests.slurm.runs import (
     MERGED,

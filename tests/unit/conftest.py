@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from packedesm.checkpoints import write_random_checkpoint
-from packedesm.layout import Layout
-from packedesm.sharding import write_shards
+from packedesm.esm2.checkpoints import write_random_checkpoint
+from packedesm.paths import Layout
+from packedesm.sequences.shards import write_shards
 from tests.unit.checkpoint_files import SMALL
 
 POLICY = {"max_length": 1022, "long_sequences": "truncate", "window_overlap": 256}

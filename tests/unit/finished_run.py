@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from packedesm.dataset import SequenceDataset
 from packedesm.files import write_json, write_text
-from packedesm.layout import Layout
-from packedesm.packing import plan_packs
-from packedesm.sharding import write_shards
+from packedesm.packing.dataset import SequenceDataset
+from packedesm.packing.packer import plan_packs
+from packedesm.paths import Layout
+from packedesm.sequences.shards import write_shards
 
 OPTIONS = {
     "max_length": 60,

@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
-from packedesm.attention import BACKENDS, Selection, select_backend, varlen_attention
 from packedesm.errors import UserError
+from packedesm.esm2.attention import BACKENDS, Selection, select_backend, varlen_attention
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)

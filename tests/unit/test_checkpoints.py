@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from packedesm.checkpoints import (
+from packedesm.errors import UserError
+from packedesm.esm2.checkpoints import (
     TINY,
     load_state,
     prepare,
     read_geometry,
     write_random_checkpoint,
 )
-from packedesm.errors import UserError
-from packedesm.fetch import DIGESTS
+from packedesm.esm2.download import DIGESTS
+from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.registry import MODELS, Geometry, locate
 from packedesm.files import file_digest
-from packedesm.model import PackedESM2
-from packedesm.models import MODELS, Geometry, locate
-from packedesm.reference import Reference
+from packedesm.report.reference import Reference
 from tests.unit.checkpoint_files import SMALL
 
 

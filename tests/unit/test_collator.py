@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from packedesm.collator import VarlenCollator
-from packedesm.dataset import Protein
+from packedesm.packing.collator import VarlenCollator
+from packedesm.packing.dataset import Protein
 
 ALPHABET = esm.data.Alphabet.from_architecture("ESM-1b")
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from packedesm import cpu_kernels
-from packedesm.attention import select_backend, varlen_attention
 from packedesm.errors import UserError
+from packedesm.esm2 import kernels
+from packedesm.esm2.attention import select_backend, varlen_attention
 from tests.unit.test_attention import packed, textbook
 
 CPU = torch.device("cpu")
@@ -23,9 +23,9 @@ def kind(request, monkeypatch):
     if request.param not in HAS:
         pytest.skip(f"this CPU cannot run {request.param}")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: request.param)
-    cpu_kernels._library.cache_clear()
+    kernels._library.cache_clear()
     yield request.param
-    cpu_kernels._library.cache_clear()
+    kernels._library.cache_clear()
 
 
 def attend(q, k, v, lengths):
@@ -38,7 +38,7 @@ def relative_l2(found, expected):
 
 
 def bfloat16_or_skip():
-    if cpu_kernels.obstacle(CPU, torch.bfloat16, 16):
+    if kernels.obstacle(CPU, torch.bfloat16, 16):
         pytest.skip("this CPU has no AVX512-BF16")
 
 
@@ -129,19 +129,19 @@ def test_views_into_one_projection_give_what_copies_give(dtype):
 def test_bounds_that_do_not_fit_the_pack_are_refused(bounds):
     q, k, v, _ = packed([10])
     with pytest.raises(ValueError, match="cu_seqlens"):
-        cpu_kernels.attend(q, k, v, torch.tensor(bounds, dtype=torch.int32))
+        kernels.attend(q, k, v, torch.tensor(bounds, dtype=torch.int32))
 
 
 def test_keys_of_another_shape_are_refused():
     q, k, v, cu_seqlens = packed([10])
     with pytest.raises(ValueError, match="shape"):
-        cpu_kernels.attend(q, k[:9], v, cu_seqlens)
+        kernels.attend(q, k[:9], v, cu_seqlens)
 
 
 def test_gradients_are_refused():
     q, k, v, cu_seqlens = packed([10])
     with pytest.raises(ValueError, match="no gradients"):
-        cpu_kernels.attend(q.requires_grad_(), k, v, cu_seqlens)
+        kernels.attend(q.requires_grad_(), k, v, cu_seqlens)
 
 
 def test_what_it_cannot_do_is_named(kind):
@@ -156,7 +156,7 @@ def test_what_it_cannot_do_is_named(kind):
 
 
 def test_a_cpu_or_an_installation_without_it_is_named(kind, monkeypatch):
-    monkeypatch.setattr(cpu_kernels, "_LIBRARIES", {kind: "packedesm._not_compiled"})
+    monkeypatch.setattr(kernels, "_LIBRARIES", {kind: "packedesm.esm2._not_compiled"})
     name, reason = select_backend("auto", CPU, torch.float32, 64)
     assert name == "sdpa"
     assert "not compiled" in reason
@@ -173,12 +173,12 @@ def turned(x, phases):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_rotary_embedding_on_the_way_is_complex_multiplication(kind, head_dim, dtype):
-    if cpu_kernels.obstacle(CPU, dtype, head_dim):
+    if kernels.obstacle(CPU, dtype, head_dim):
         pytest.skip(f"the kernel for {kind} does not compute in {dtype} here")
     q, k, v, cu_seqlens = packed(LENGTHS, heads=3, head_dim=head_dim, dtype=dtype)
     angles = torch.rand(len(q), 1, 1, head_dim // 2) * 100
     phases = torch.polar(torch.ones_like(angles), angles)
-    found = cpu_kernels.attend(q, k, v, cu_seqlens, phases)
+    found = kernels.attend(q, k, v, cu_seqlens, phases)
     expected = textbook(turned(q, phases), turned(k, phases), v, LENGTHS)
     assert relative_l2(found, expected) <= (1e-6 if dtype == torch.float32 else 2**-8)
 
@@ -186,7 +186,7 @@ def test_rotary_embedding_on_the_way_is_complex_multiplication(kind, head_dim, d
 def test_phases_of_another_shape_are_refused():
     q, k, v, cu_seqlens = packed([10])
     with pytest.raises(ValueError, match="phases"):
-        cpu_kernels.attend(q, k, v, cu_seqlens, torch.ones(9, 1, 1, 8, dtype=torch.complex64))
+        kernels.attend(q, k, v, cu_seqlens, torch.ones(9, 1, 1, 8, dtype=torch.complex64))
 
 
 def test_a_backend_that_does_not_turn_takes_no_phases():
@@ -198,10 +198,10 @@ def test_a_backend_that_does_not_turn_takes_no_phases():
 
 def test_a_kernel_of_other_sources_is_not_called(kind, monkeypatch, tmp_path):
     """After an update of the checkout, before it was installed again."""
-    source = tmp_path / "cpu_kernels.cpp"
-    source.write_bytes(cpu_kernels._SOURCE.read_bytes())
-    monkeypatch.setattr(cpu_kernels, "_SOURCE", source)
-    assert cpu_kernels.obstacle(CPU, torch.float32, 64) is None
-    cpu_kernels._library.cache_clear()
+    source = tmp_path / "kernels.cpp"
+    source.write_bytes(kernels._SOURCE.read_bytes())
+    monkeypatch.setattr(kernels, "_SOURCE", source)
+    assert kernels.obstacle(CPU, torch.float32, 64) is None
+    kernels._library.cache_clear()
     source.write_text(source.read_text() + "// another line")
-    assert "other sources" in cpu_kernels.obstacle(CPU, torch.float32, 64)
+    assert "other sources" in kernels.obstacle(CPU, torch.float32, 64)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from pyfaidx import Fasta
 
-from packedesm.dataset import SequenceDataset
-from packedesm.layout import Layout
-from packedesm.sharding import write_shards
+from packedesm.packing.dataset import SequenceDataset
+from packedesm.paths import Layout
+from packedesm.sequences.shards import write_shards
 from tests.unit.conftest import POLICY
 
 

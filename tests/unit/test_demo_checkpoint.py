@@ -7,12 +7,12 @@ import torch
 from packs import packs
 from perplexity import Counts, hidden_residue_losses
 
-from packedesm.checkpoints import load_archive, load_state, prepare
-from packedesm.fasta import read_records
-from packedesm.lm_head import LanguageModelHead
-from packedesm.model import PackedESM2
-from packedesm.models import DEMO, MODELS, locate
-from packedesm.reference import Reference
+from packedesm.esm2.checkpoints import load_archive, load_state, prepare
+from packedesm.esm2.heads import LanguageModelHead
+from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.registry import DEMO, MODELS, locate
+from packedesm.report.reference import Reference
+from packedesm.sequences.fasta import read_records
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

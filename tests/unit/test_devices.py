@@ -8,14 +8,14 @@ import time
 
 import pytest
 
-from packedesm.devices import Gpu, lease, select, shard_count, visible_gpus
+from packedesm.device.gpus import Gpu, lease, select, shard_count, visible_gpus
 
 GPUS = [Gpu(f"GPU-{letter}0000000", "made up", 1 << 30) for letter in "abc"]
 
 HOLDER = """
     import sys, time
     from pathlib import Path
-    from packedesm.devices import Gpu, lease
+    from packedesm.device.gpus import Gpu, lease
     gpus = [Gpu(uuid, "made up", 1 << 30) for uuid in sys.argv[3].split(",")]
     with lease(gpus, Path(sys.argv[1]), poll_seconds=0.05) as gpu:
         print(gpu.uuid, time.monotonic(), flush=True)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from packedesm.attention import BACKENDS, select_backend
-from packedesm.checkpoints import load_archive, load_state, write_random_checkpoint
 from packedesm.errors import UserError
-from packedesm.model import PackedESM2
-from packedesm.models import MODELS, Geometry
-from packedesm.reference import Reference
+from packedesm.esm2.attention import BACKENDS, select_backend
+from packedesm.esm2.checkpoints import load_archive, load_state, write_random_checkpoint
+from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.registry import MODELS, Geometry
+from packedesm.report.reference import Reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

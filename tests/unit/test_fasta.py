@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from packedesm.errors import UserError
-from packedesm.fasta import read_blocks, read_records
+from packedesm.sequences.fasta import read_blocks, read_records
 from tests.bgzip import END, bgzip
 
 

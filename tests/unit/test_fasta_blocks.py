@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from packedesm.errors import UserError
-from packedesm.fasta import read_blocks, read_records
+from packedesm.sequences.fasta import read_blocks, read_records
 
 
 def test_records_longer_than_a_block_are_whole(tmp_path):

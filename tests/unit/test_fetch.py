@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from packedesm import fetch as fetching
 from packedesm.errors import UserError
-from packedesm.fetch import ATTEMPTS, BLOCK, DIGESTS, download, fetch
+from packedesm.esm2 import download as fetching
+from packedesm.esm2.download import ATTEMPTS, BLOCK, DIGESTS, download, fetch
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB: several blocks
 EXPECTED = {

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from packedesm.hardware import measure_matmul_ceiling
-from packedesm.linear import linear
+from packedesm.device.hardware import measure_matmul_ceiling
+from packedesm.esm2.linear import linear
 
 # Counts the pages that the system hands out, zeroed, for tensors of 80 MB that come and go.
 FAULTS = """
 import resource, torch
-from packedesm.hardware import keep_freed_memory
+from packedesm.device.hardware import keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):

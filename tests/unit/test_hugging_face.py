@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from packedesm.checkpoints import load_state, prepare
 from packedesm.errors import UserError
+from packedesm.esm2.checkpoints import load_state, prepare
 from packedesm.files import file_digest
-from packedesm.reference import Reference
+from packedesm.report.reference import Reference
 from tests.unit.checkpoint_files import write_huggingface_folder
 
 

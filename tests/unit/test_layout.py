@@ -1,6 +1,6 @@
 import pytest
 
-from packedesm.layout import Layout
+from packedesm.paths import Layout
 
 SAMPLE = Layout("results/a.b")
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from packedesm.linear import HAS_ONEDNN, linear, linear_add, linear_gelu
+from packedesm.esm2.linear import HAS_ONEDNN, linear, linear_add, linear_gelu
 
 # Of the relative L2 distance: the rounding of sums of 48 terms, and of the result alone.
 BARS = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 1e-3}

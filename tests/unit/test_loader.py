@@ -6,9 +6,9 @@ import threading
 import pytest
 import torch
 
-from packedesm.dataset import SequenceDataset
-from packedesm.loader import create_async_dataloader, worker_lost
-from packedesm.packing import plan_packs
+from packedesm.packing.dataloader import create_async_dataloader, worker_lost
+from packedesm.packing.dataset import SequenceDataset
+from packedesm.packing.packer import plan_packs
 from tests.unit.conftest import POLICY
 
 SEQUENCES = ["MKV" * n for n in range(1, 30)]

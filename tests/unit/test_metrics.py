@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from packedesm.files import read_json, write_json
-from packedesm.layout import Layout
-from packedesm.metrics import length_counts, write_metrics
+from packedesm.paths import Layout
+from packedesm.report.metrics import length_counts, write_metrics
 from tests.unit.finished_run import write_run
 
 # Residues 40, 50, 8, 28 and a repeat of the third: 42, 52, 10 and 30 tokens in four unique records.

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from packedesm.checkpoints import load_state, write_random_checkpoint
 from packedesm.errors import UserError
-from packedesm.model import PackedESM2, tensor_shapes
-from packedesm.models import MODELS, Geometry
+from packedesm.esm2.checkpoints import load_state, write_random_checkpoint
+from packedesm.esm2.model import PackedESM2, tensor_shapes
+from packedesm.esm2.registry import MODELS, Geometry
 
 SMALL = Geometry(layers=2, width=32, heads=4)
 MASK = 32

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from packedesm.errors import UserError
-from packedesm.models import MODELS, checkpoint_folder, locate
+from packedesm.esm2.registry import MODELS, checkpoint_folder, locate
 
 
 @pytest.mark.parametrize("variables", [{}, {"TORCH_HOME": "/a"}, {"XDG_CACHE_HOME": "/b"}])

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import packedesm
-from packedesm.checkpoints import load_archive, load_state, prepare, read_geometry
 from packedesm.cli import main
 from packedesm.errors import UserError
-from packedesm.reference import Reference
+from packedesm.esm2.checkpoints import load_archive, load_state, prepare, read_geometry
+from packedesm.report.reference import Reference
 from tests.unit.checkpoint_files import write_huggingface_folder
 
 

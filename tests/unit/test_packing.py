@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from packedesm.fasta import read_records
-from packedesm.packing import FirstFitDecreasingPacker, Packs, padded_tokens, plan_packs
+from packedesm.packing.packer import FirstFitDecreasingPacker, Packs, padded_tokens, plan_packs
+from packedesm.sequences.fasta import read_records
 
 
 def textbook(lengths, budget):

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from packedesm.collator import VarlenCollator
-from packedesm.dataset import Protein
-from packedesm.pooling import pool
+from packedesm.embedding.pooling import pool
+from packedesm.packing.collator import VarlenCollator
+from packedesm.packing.dataset import Protein
 
 OUTPUTS = ["mean", "cls", "max", "residue"]
 

@@ -5,10 +5,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from packedesm import plots
 from packedesm.files import read_json, write_json
-from packedesm.metrics import write_metrics
-from packedesm.report import write_report
+from packedesm.report import plots
+from packedesm.report.metrics import write_metrics
+from packedesm.report.page import write_report
 from tests.unit.finished_run import off, write_run
 
 FASTA = f">a one\n{'M' + 'A' * 39}\n>b\n{'M' + 'C' * 79}\n>c\n{'M' * 8}\n>d\n{'M' * 8}\n"

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from packedesm.checkpoints import load_state, write_random_checkpoint
-from packedesm.dataset import SequenceDataset
+from packedesm.embedding.fallback import Rescue, not_finite, out_of_memory
+from packedesm.embedding.runner import AsyncInferenceRunner
 from packedesm.errors import Fault
-from packedesm.loader import create_async_dataloader
-from packedesm.model import PackedESM2
-from packedesm.models import Geometry
-from packedesm.packing import plan_packs
-from packedesm.rescue import Rescue, not_finite, out_of_memory
-from packedesm.runner import AsyncInferenceRunner
+from packedesm.esm2.checkpoints import load_state, write_random_checkpoint
+from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.registry import Geometry
+from packedesm.packing.dataloader import create_async_dataloader
+from packedesm.packing.dataset import SequenceDataset
+from packedesm.packing.packer import plan_packs
 from tests.unit.conftest import POLICY
 
 CPU = torch.device("cpu")
@@ -152,7 +152,7 @@ def test_a_pack_with_nan_is_computed_in_float32_and_flagged(embed, dtype):
 
 def test_nan_in_float32_too_is_reported_by_name(embed, monkeypatch):
     monkeypatch.setattr(
-        "packedesm.rescue.pool",
+        "packedesm.embedding.fallback.pool",
         lambda hidden, batch, outputs, dtype: {o: torch.full((1, 1), torch.nan) for o in outputs},
     )
     message = r"record \d+: its vectors hold NaN or infinity, in float32 too"

@@ -1,13 +1,13 @@
 import pytest
 
-from packedesm.models import MODELS
-from packedesm.resources import (
+from packedesm.cluster import (
     embed_minutes,
     model_megabytes,
     transfer_minutes,
     verify_minutes,
 )
-from packedesm.sharding import token_cost
+from packedesm.esm2.registry import MODELS
+from packedesm.sequences.shards import token_cost
 
 DAY = 24 * 60
 

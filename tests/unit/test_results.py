@@ -5,7 +5,7 @@ import pytest
 
 import packedesm
 from packedesm.files import write_json
-from packedesm.layout import Layout
+from packedesm.paths import Layout
 
 
 def test_a_folder_without_a_manifest_is_no_finished_run(tmp_path):
@@ -21,6 +21,6 @@ def test_an_output_that_was_not_made_is_named(tmp_path):
 
 def test_a_job_imports_torch_and_not_pandas_and_the_package_neither():
     code = "import sys, {}; print([name for name in ('pandas', 'torch') if name in sys.modules])"
-    for module, loaded in (("packedesm", []), ("packedesm.embed", ["torch"])):
+    for module, loaded in (("packedesm", []), ("packedesm.embedding.job", ["torch"])):
         command = [sys.executable, "-c", code.format(module)]
         assert subprocess.check_output(command, text=True).strip() == str(loaded)

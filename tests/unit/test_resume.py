@@ -7,11 +7,11 @@ import re
 import numpy as np
 import pytest
 
+from packedesm.embedding.commits import DamagedPart, Part
+from packedesm.embedding.resume import ShardState
+from packedesm.embedding.runner import FinishedPack, PackStatistics
 from packedesm.errors import Fault
 from packedesm.files import explained, read_json, write_json
-from packedesm.parts import DamagedPart, Part
-from packedesm.resume import ShardState
-from packedesm.runner import FinishedPack, PackStatistics
 
 PLAN = {"fasta_sha256": "a" * 64, "outputs": ["mean", "residue"], "token_budget": 64}
 

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from packedesm.checkpoints import load_state, write_random_checkpoint
-from packedesm.dataset import SequenceDataset
-from packedesm.loader import create_async_dataloader
-from packedesm.model import PackedESM2
-from packedesm.models import Geometry
-from packedesm.packing import plan_packs
-from packedesm.pooling import pool
-from packedesm.runner import IN_FLIGHT, AsyncInferenceRunner
+from packedesm.embedding.pooling import pool
+from packedesm.embedding.runner import IN_FLIGHT, AsyncInferenceRunner
+from packedesm.esm2.checkpoints import load_state, write_random_checkpoint
+from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.registry import Geometry
+from packedesm.packing.dataloader import create_async_dataloader
+from packedesm.packing.dataset import SequenceDataset
+from packedesm.packing.packer import plan_packs
 from tests.unit.conftest import POLICY
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from packedesm.errors import UserError
-from packedesm.segments import record_tokens, segment_counts, segments
+from packedesm.sequences.windows import record_tokens, segment_counts, segments
 
 CHOICES = ["truncate", "window", "full", "error"]
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from packedesm.errors import UserError
-from packedesm.fasta import BLOCK_SIZE
-from packedesm.layout import Layout
-from packedesm.segments import record_tokens
-from packedesm.sharding import cut, first_occurrences, token_cost, write_shards
+from packedesm.paths import Layout
+from packedesm.sequences.fasta import BLOCK_SIZE
+from packedesm.sequences.shards import cut, first_occurrences, token_cost, write_shards
+from packedesm.sequences.windows import record_tokens
 
 DEFAULTS = {
     "width": 320,
@@ -130,7 +130,7 @@ def test_the_index_has_the_types_that_readers_rely_on(write):
 
 
 def test_an_index_of_several_row_groups_is_whole_and_in_order(write, monkeypatch):
-    monkeypatch.setattr("packedesm.sharding._ROW_GROUP", 900)
+    monkeypatch.setattr("packedesm.sequences.shards._ROW_GROUP", 900)
     sequence = b"ACDEFGHIKLMNPQRSTVWY" * 100
     last = [b"W" * (i % 1000 + 1) for i in range(1500)]
     layout, _ = write(b"".join(b">p%d\n%s%s\n" % (i, sequence, w) for i, w in enumerate(last)))

@@ -2,13 +2,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from packedesm.dataset import SequenceDataset
+from packedesm.embedding.runner import FinishedPack
 from packedesm.errors import Fault
 from packedesm.files import file_digest, write_json
-from packedesm.layout import Layout
-from packedesm.runner import FinishedPack
-from packedesm.sharding import write_shards
-from packedesm.store import merge_shards, shard_writer
+from packedesm.packing.dataset import SequenceDataset
+from packedesm.paths import Layout
+from packedesm.results.merge import merge_shards, shard_writer
+from packedesm.sequences.shards import write_shards
 from tests.unit.conftest import POLICY
 
 WIDTH = 3
@@ -133,7 +133,7 @@ def test_a_shard_of_another_size_than_the_index_is_refused(sample):
 
 
 def test_a_merge_larger_than_one_chunk_keeps_the_order(sample, monkeypatch):
-    monkeypatch.setattr("packedesm.store._ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("packedesm.results.merge._ROWS_AT_ONCE", 2)
     sequences = ["A" * n for n in range(1, 12)]
     layout = sample(sequences, 3)
     for shard in range(3):

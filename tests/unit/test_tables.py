@@ -1,7 +1,7 @@
 """Tables of a run: what is written can be read by anyone, and what jobs wrote is read in order."""
 
-from packedesm.layout import Layout
-from packedesm.tables import (
+from packedesm.paths import Layout
+from packedesm.report.tables import (
     PACK_TYPES,
     PACKING_COLUMNS,
     THROUGHPUT_COLUMNS,

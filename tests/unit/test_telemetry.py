@@ -2,8 +2,8 @@ import time
 
 import pytest
 
-from packedesm.devices import visible_gpus
-from packedesm.telemetry import GPUMonitor
+from packedesm.device.gpu_monitor import GPUMonitor
+from packedesm.device.gpus import visible_gpus
 
 
 def test_a_cpu_job_records_why_there_is_nothing_to_see():

@@ -9,10 +9,10 @@ from neighbours import agreement, chance, family, nearest
 from perplexity import Counts, perplexities
 from training import Crops, Recipe, Trainer, train
 
-from packedesm.checkpoints import load_archive, load_state
-from packedesm.lm_head import LanguageModelHead
-from packedesm.model import PackedESM2
-from packedesm.tokens import CLS, EOS, MASK, encode
+from packedesm.alphabet import CLS, EOS, MASK, encode
+from packedesm.esm2.checkpoints import load_archive, load_state
+from packedesm.esm2.heads import LanguageModelHead
+from packedesm.esm2.model import PackedESM2
 
 TOY = Recipe(
     layers=2,

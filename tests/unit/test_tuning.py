@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from packedesm import tuning
-from packedesm.checkpoints import load_state, write_random_checkpoint
-from packedesm.model import PackedESM2
-from packedesm.models import Geometry
+from packedesm.device import token_budget as tuning
+from packedesm.esm2.checkpoints import load_state, write_random_checkpoint
+from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.registry import Geometry
 
 
 @pytest.fixture

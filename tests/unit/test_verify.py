@@ -6,12 +6,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from packedesm.checkpoints import write_random_checkpoint
+from packedesm.esm2.checkpoints import write_random_checkpoint
+from packedesm.esm2.registry import Geometry
 from packedesm.files import read_json, write_json
-from packedesm.layout import Layout
-from packedesm.models import Geometry
-from packedesm.reference import Reference
-from packedesm.verify import choose, compare, verify
+from packedesm.paths import Layout
+from packedesm.report.reference import Reference
+from packedesm.report.verify import choose, compare, verify
 from tests.unit.finished_run import write_run
 
 torch.set_num_threads(1)

@@ -1,0 +1,73 @@
+"""Time and memory to ask a cluster for, from what a job will have to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from packedesm.esm2.registry import Geometry
+
+# Starting Python, loading weights over a busy network, measuring the ceiling: rarely five minutes.
+_SETUP_MINUTES = 15
+# Twice the computed time: GPUs are shared, clocks vary, and a limit that is hit costs a queue.
+_MARGIN = 2
+# A CPU core in float32 reaches 0.02 to 0.1 TFLOP/s.
+_CPU_TFLOPS = 0.05
+# Python with torch and a CUDA context.
+_BASE_MB = 3000
+# The file's weights (2 or 4 bytes each) and a float32 copy of them, at the same time.
+_BYTES_PER_PARAMETER = 8
+
+
+def embed_minutes(
+    checkpoint: Mapping[str, Any], cost: float, attempt: int, *, tflops: float, max_minutes: int
+) -> int:
+    """Return the time limit of one embedding job, in minutes.
+
+    Parameters
+    ----------
+    checkpoint
+        The record that `packedesm.esm2.checkpoints.prepare` wrote.
+    cost
+        Of the shard, in tokens, as ``sharding.json`` has it: attention is counted as the number of
+        tokens whose matrix products take as many operations.
+    attempt
+        1 for the first; each further one is given twice the time.
+    tflops
+        Sustained 10^12 FLOP/s that the job is counted on to reach.
+    max_minutes
+        The most that may be asked for.
+    """
+    minutes = _model_minutes(checkpoint, cost, tflops)
+    return limited(_SETUP_MINUTES + _MARGIN * minutes, attempt, max_minutes)
+
+
+def verify_minutes(
+    checkpoint: Mapping[str, Any], tokens: float, attempt: int, *, max_minutes: int
+) -> int:
+    """Return the time limit, in minutes, of passing `tokens` through the reference on a CPU."""
+    minutes = _model_minutes(checkpoint, tokens, _CPU_TFLOPS)
+    return limited(_SETUP_MINUTES + _MARGIN * minutes, attempt, max_minutes)
+
+
+def transfer_minutes(megabytes: float, rate: float, attempt: int, *, max_minutes: int) -> int:
+    """Return the time limit, in minutes, of a job that handles files at `rate` MB/s."""
+    return limited(_SETUP_MINUTES + _MARGIN * megabytes / rate / 60, attempt, max_minutes)
+
+
+def model_megabytes(checkpoint: Mapping[str, Any], attempt: int) -> int:
+    """Return the main memory, in MB, of a job that holds the model; more for each attempt."""
+    weights = _BYTES_PER_PARAMETER * checkpoint["parameters"] / 1e6
+    return math.ceil((_BASE_MB + weights) * (1 + attempt) / 2)
+
+
+def limited(minutes: float, attempt: int, max_minutes: int) -> int:
+    """Return `minutes` doubled with each attempt after the first, up to `max_minutes`."""
+    return min(max_minutes, math.ceil(minutes * 2 ** (attempt - 1)))
+
+
+def _model_minutes(checkpoint: Mapping[str, Any], tokens: float, tflops: float) -> float:
+    geometry = Geometry(*(checkpoint[size] for size in ("layers", "width", "heads")))
+    # 24 width² FLOP per layer and token: `Geometry.flops` without attention, which the cost holds.
+    return 24 * geometry.layers * geometry.width**2 * tokens / (tflops * 1e12) / 60

@@ -1,0 +1,1 @@
+"""Packs to the vectors of a shard: one job, from claim to published arrays."""

@@ -1,0 +1,193 @@
+"""Finished packs in files that show themselves whether they are whole and where they belong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Container, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from packedesm.embedding.runner import FinishedPack, PackStatistics
+from packedesm.files import TEMPORARY, explained, fsync
+
+SUFFIX = ".part"
+_DIGEST = hashlib.sha256
+_TAIL = 8 + _DIGEST().digest_size  # the length of the description, and the digest
+
+
+class DamagedPart(Exception):
+    """A part is not whole; the message says in what way."""
+
+
+class PartWriter:
+    """Write packs to a part as they finish, and commit it every so often.
+
+    A part is, pack after pack, the arrays of a `FinishedPack` (``rows``, ``residues``,
+    ``float32_rows`` and one per output) in numpy's format; then a description in JSON, its length,
+    and the SHA-256 of everything before. Packs are written at once, so that no more than one is
+    held in memory and a commit has little left to flush.
+
+    Parameters
+    ----------
+    folder
+        Where parts are kept.
+    description
+        What stands in every part: its fingerprint, its attempt, the outputs.
+    may_commit
+        Called before a commit; raises if this process is no longer the one that may.
+    seconds, packs
+        A part is committed when it is this old, or holds this many packs.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        description: dict[str, Any],
+        may_commit: Callable[[], None],
+        *,
+        seconds: float,
+        packs: int,
+    ) -> None:
+        self.committed: list[Path] = []
+        self._folder = folder
+        self._description = description
+        self._may_commit = may_commit
+        self._seconds = seconds
+        self._packs = packs
+        self._file: _HashedFile | None = None
+        self._statistics: list[PackStatistics] = []
+        self._temporary = folder / f"{TEMPORARY}{description['attempt']}"
+        self._begun = time.monotonic()
+        self._lock = threading.RLock()  # packs come from one thread, the last commit from another
+
+    def add(self, pack: FinishedPack) -> None:
+        """Write one pack, and commit if it is time.
+
+        Raises
+        ------
+        Fault
+            If the disk is full, or another process has taken over.
+        """
+        with self._lock:
+            with explained(self._folder):
+                self._append(pack)
+            old = time.monotonic() - self._begun >= self._seconds
+            if old or len(self._statistics) >= self._packs:
+                self.commit()
+
+    def _append(self, pack: FinishedPack) -> None:
+        if self._file is None:
+            self._file = _HashedFile(self._temporary.open("wb"))
+            self._begun = time.monotonic()
+        arrays = [pack.vectors[output] for output in self._description["outputs"]]
+        for array in (pack.rows, pack.residues, pack.float32_rows, *arrays):
+            np.save(self._file, array, allow_pickle=False)
+        self._statistics.append(pack.statistics)
+
+    def commit(self) -> None:
+        """Make what was added since the last commit survive; Fault as `add`."""
+        with self._lock:
+            if self._file is not None:
+                with explained(self._folder):
+                    self._publish()
+                self._file, self._statistics = None, []
+
+    def _publish(self) -> None:
+        first, last = self._statistics[0].pack, self._statistics[-1].pack
+        path = self._folder / f"{first:08d}-{last:08d}-{self._description['attempt']}{SUFFIX}"
+        packs = [asdict(statistics) for statistics in self._statistics]
+        text = json.dumps(self._description | {"packs": packs}).encode()
+        self._file.write(text + len(text).to_bytes(8, "little"))
+        self._file.finish()
+        self._may_commit()
+        self._temporary.replace(path)
+        fsync(self._folder)
+        self.committed.append(path)
+
+    def abandon(self) -> None:
+        """Throw away what was not committed."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+                self._temporary.unlink(missing_ok=True)
+                self._file, self._statistics = None, []
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part that was whole when it was read."""
+
+    path: Path
+    description: dict[str, Any]
+    statistics: list[PackStatistics]
+
+    @classmethod
+    def read(cls, path: Path) -> Part:
+        """Check a part against its digest and return it; DamagedPart if it is not whole."""
+        with path.open("rb") as handle:
+            size = os.fstat(handle.fileno()).st_size
+            if size < _TAIL:
+                raise DamagedPart("it is cut short")
+            digest = _digest(handle, size - _DIGEST().digest_size)
+            if digest != handle.read():
+                raise DamagedPart("its digest is not that of its content")
+            handle.seek(size - _TAIL)
+            length = int.from_bytes(handle.read(8), "little")
+            handle.seek(size - _TAIL - length)
+            description = json.loads(handle.read(length))
+        statistics = [PackStatistics(**pack) for pack in description.pop("packs")]
+        return cls(path, description, statistics)
+
+    def packs(self, wanted: Container[int]) -> Iterator[FinishedPack]:
+        """Yield those packs whose numbers are `wanted`, as they were added."""
+        with self.path.open("rb") as handle:
+            for statistics in self.statistics:
+                rows, residues, float32_rows = (_load(handle) for _ in range(3))
+                vectors = {output: _load(handle) for output in self.description["outputs"]}
+                if statistics.pack in wanted:
+                    yield FinishedPack(statistics, rows, residues, vectors, float32_rows)
+
+
+class _HashedFile:
+    """A file that knows the digest of what was written to it."""
+
+    def __init__(self, handle: BinaryIO) -> None:
+        self._handle = handle
+        self._hash = _DIGEST()
+
+    def write(self, data: bytes) -> None:
+        self._hash.update(data)
+        self._handle.write(data)
+
+    def finish(self) -> None:
+        """Append the digest and wait until everything is on the disk."""
+        self._handle.write(self._hash.digest())
+        self._handle.flush()
+        os.fsync(self._handle.fileno())
+        self._handle.close()
+
+    def close(self) -> None:
+        """Close the file; what is left in the buffer does not matter any more."""
+        with suppress(OSError):
+            self._handle.close()
+
+
+def _digest(handle: BinaryIO, size: int) -> bytes:
+    """Return the digest of the next `size` bytes."""
+    digest = _DIGEST()
+    while size and (block := handle.read(min(size, 1 << 22))):
+        digest.update(block)
+        size -= len(block)
+    return digest.digest()
+
+
+def _load(handle: BinaryIO) -> np.ndarray:
+    return np.load(handle, allow_pickle=False)

@@ -1,0 +1,62 @@
+"""From one vector per token to what is kept of each protein."""
+
+import torch
+
+from packedesm.packing.collator import PackedBatch
+
+
+def pool(
+    hidden: torch.Tensor, batch: PackedBatch, outputs: list[str], dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Pool the token vectors of one pack, on the device they are on.
+
+    Sums are taken in float32, whatever `hidden` is, and only over residues: ``<cls>`` and
+    ``<eos>`` are left out of ``mean``, ``max`` and ``residue``. Where windows overlap, a residue's
+    vector is the mean over its windows, and ``cls`` the mean over the windows' ``<cls>``.
+
+    Parameters
+    ----------
+    hidden
+        (T, D) token vectors.
+    batch
+        The pack, on the same device.
+    outputs
+        Any of ``mean``, ``cls``, ``max``, ``residue``.
+    dtype
+        Number format of the result.
+
+    Returns
+    -------
+    dict
+        Per output an (R, D) tensor; for ``residue`` (P, D), the records back to back.
+    """
+    pooled = {}
+    if set(outputs) != {"cls"}:
+        residues = _residues(hidden, batch)
+    for output in outputs:
+        if output == "residue":
+            pooled[output] = residues.to(dtype)
+        elif output == "cls":
+            cls = hidden.index_select(0, batch.cu_seqlens[:-1]).float()
+            pooled[output] = _reduce(cls, "mean", batch.record_segments).to(dtype)
+        else:
+            pooled[output] = _reduce(residues, output, batch.record_residues).to(dtype)
+    return pooled
+
+
+def _residues(hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+    """Return the (P, D) residue vectors in float32, windows averaged."""
+    vectors = hidden.index_select(0, batch.residue_tokens).float()
+    if batch.residue_index is None:
+        return vectors
+    total = vectors.new_zeros(int(batch.residues.sum()), vectors.shape[1])
+    times = vectors.new_zeros(len(total), 1)
+    # index_put_ adds in a fixed order on every device; index_add_ does not on CUDA.
+    total.index_put_((batch.residue_index,), vectors, accumulate=True)
+    times.index_put_((batch.residue_index,), times.new_ones(len(vectors), 1), accumulate=True)
+    return total / times
+
+
+def _reduce(vectors: torch.Tensor, how: str, lengths: torch.Tensor) -> torch.Tensor:
+    # unsafe skips checks of `lengths` that would wait for the device.
+    return torch.segment_reduce(vectors, how, lengths=lengths, unsafe=True)

@@ -1,0 +1,283 @@
+"""Run packs through the model while the next are read and the last are written."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import count
+
+import numpy as np
+import torch
+
+from packedesm.embedding.fallback import Rescue, not_finite, out_of_memory
+from packedesm.embedding.pooling import pool
+from packedesm.esm2.model import PackedESM2
+from packedesm.packing.collator import PackedBatch
+
+IN_FLIGHT = 3  # one pack is copied in, one computed and one copied out and written
+
+
+@dataclass(frozen=True)
+class PackStatistics:
+    """What one pack was and took; a line of ``packs.tsv``."""
+
+    pack: int
+    records: int
+    residues: int
+    tokens: int
+    fill: float  # tokens over the token budget; a pack of one over-long record counts as full
+    wait_seconds: float  # until the loader handed this pack over
+    forward_seconds: float  # forward pass and pooling, on the device
+    finished_seconds: float  # from the start of the run until its vectors were there
+    pieces: int  # forward passes; more than one if the pack was split for want of memory
+    float32_records: int  # that were embedded in float32 instead of half precision
+
+
+@dataclass(frozen=True)
+class FinishedPack:
+    """The vectors of one pack, with the rows that they belong to."""
+
+    statistics: PackStatistics
+    rows: np.ndarray  # int64 (R,), the records' places in the shard
+    residues: np.ndarray  # int64 (R,), embedded residues of each record
+    vectors: dict[str, np.ndarray]  # per output (R, D), for residue (P, D)
+    float32_rows: np.ndarray  # int64, those of `rows` that half precision could not embed
+
+
+Sink = Callable[[FinishedPack], None]
+
+
+class AsyncInferenceRunner:
+    """Forward, pool and hand over one pack after another, with several in flight.
+
+    On a GPU, three CUDA streams copy in, compute and copy out side by side, ordered by events;
+    the host never waits for the device to launch the next pack. Vectors are handed to the sink in
+    a thread of its own, in the order of the packs, on a CPU too.
+
+    Parameters
+    ----------
+    model
+        The model.
+    device
+        Where the model is.
+    attention
+        Name of the attention backend.
+    outputs, output_dtype
+        What is kept of each protein, and in which number format, see `pooling.pool`.
+    token_budget
+        Tokens that a full pack holds, for the fill.
+    rescue
+        What helps a pack that does not fit into memory or whose vectors are not finite; without
+        it, that is an error.
+    """
+
+    def __init__(
+        self,
+        model: PackedESM2,
+        device: torch.device,
+        *,
+        attention: str,
+        outputs: list[str],
+        output_dtype: torch.dtype,
+        token_budget: int,
+        rescue: Rescue | None = None,
+    ) -> None:
+        self.model = model
+        self.attention = attention
+        self.outputs = outputs
+        self.output_dtype = output_dtype
+        self.token_budget = token_budget
+        self.rescue = rescue
+        self._device = device
+        self._lane = _CudaLane(device) if device.type == "cuda" else _CpuLane()
+
+    def run(
+        self,
+        batches: Iterable[PackedBatch],
+        sink: Sink,
+        *,
+        numbers: Iterable[int] | None = None,
+        seconds_before: float = 0.0,
+    ) -> None:
+        """Embed every pack of `batches`.
+
+        Parameters
+        ----------
+        batches
+            Packs on the host, best from `packedesm.packing.dataloader.create_async_dataloader`.
+        sink
+            Called with each finished pack, in order. Runs in another thread; what it raises is
+            raised here.
+        numbers
+            The packs' numbers in the plan, for their statistics; default: from 0.
+        seconds_before
+            What ``finished_seconds`` counts from: the time that earlier attempts took.
+        """
+        start = time.perf_counter() - seconds_before
+        waiting: deque[Future[None]] = deque()
+        with torch.inference_mode(), ThreadPoolExecutor(1, "writer") as writer:
+            source = iter(batches)
+            numbers = count() if numbers is None else iter(numbers)
+            while (timed := _timed_next(source)) is not None:
+                batch, wait = timed
+                if len(waiting) == IN_FLIGHT:
+                    waiting.popleft().result()
+                collect = self._launch(batch, waiting)
+                task = (next(numbers), batch, wait, collect, sink, start)
+                waiting.append(writer.submit(self._finish, *task))
+            for future in waiting:
+                future.result()
+
+    def _launch(self, batch: PackedBatch, waiting: Iterable[Future[None]]) -> Collect:
+        """Start a pack on the device, or embed it in pieces if it does not fit."""
+        tokens = sum(batch.lengths)
+        if self.rescue is None:
+            return self._lane.launch(batch, self._embed)
+        if self.rescue.fits(tokens):
+            try:
+                return self._lane.launch(batch, self._embed)
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+            # Only now, outside the handler: the exception's traceback held the tensors.
+            if len(batch.rows) > 1:
+                self.rescue.lower(tokens)
+        for future in waiting:
+            future.result()
+        embedded = self._in_pieces(batch)
+        return lambda: embedded
+
+    def _in_pieces(self, batch: PackedBatch) -> Embedded:
+        """Embed a pack by halves, down to single records, and wait for each."""
+        tokens = sum(batch.lengths)
+        if self.rescue.fits(tokens) or len(batch.rows) == 1:
+            self._free_memory()
+            try:
+                return self._lane.launch(batch, self._embed)()
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+            if len(batch.rows) == 1:
+                self._free_memory()
+                start = time.perf_counter()
+                vectors = self.rescue.alone(batch)
+                return Embedded(vectors, time.perf_counter() - start, 1, batch.rows)
+            self.rescue.lower(tokens)
+        return Embedded.join([self._in_pieces(half) for half in self.rescue.halves(batch)])
+
+    def _free_memory(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _embed(self, batch: PackedBatch) -> dict[str, torch.Tensor]:
+        hidden = self.model.forward_packed(**batch.inputs, attention=self.attention)
+        return pool(hidden, batch, self.outputs, self.output_dtype)
+
+    def _finish(self, pack, batch, wait, collect, sink, start) -> None:
+        embedded = collect()
+        vectors, float32_rows = embedded.numpy(), embedded.float32_rows
+        if self.rescue is not None and len(bad := not_finite(vectors, batch.residues)):
+            vectors = Embedded(self.rescue.in_float32(batch, bad)).numpy()
+            float32_rows = batch.rows
+        tokens = sum(batch.lengths)
+        statistics = PackStatistics(
+            pack=pack,
+            records=len(batch.rows),
+            residues=int(batch.residues.sum()),
+            tokens=tokens,
+            fill=tokens / max(self.token_budget, tokens),
+            wait_seconds=wait,
+            forward_seconds=embedded.seconds,
+            finished_seconds=time.perf_counter() - start,
+            pieces=embedded.pieces,
+            float32_records=len(float32_rows),
+        )
+        sink(FinishedPack(statistics, batch.rows, batch.residues, vectors, float32_rows))
+
+
+_NO_ROWS = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What came out of a pack's forward passes, on the host."""
+
+    vectors: dict[str, torch.Tensor]
+    seconds: float = 0.0
+    pieces: int = 1
+    float32_rows: np.ndarray = field(default_factory=lambda: _NO_ROWS)
+
+    def numpy(self) -> dict[str, np.ndarray]:
+        """Return the vectors as numpy arrays."""
+        return {output: tensor.numpy() for output, tensor in self.vectors.items()}
+
+    @classmethod
+    def join(cls, parts: list[Embedded]) -> Embedded:
+        """Return the parts of one pack as one, in their order."""
+        return cls(
+            {name: torch.cat([part.vectors[name] for part in parts]) for name in parts[0].vectors},
+            sum(part.seconds for part in parts),
+            sum(part.pieces for part in parts),
+            np.concatenate([part.float32_rows for part in parts]),
+        )
+
+
+Embed = Callable[[PackedBatch], dict[str, torch.Tensor]]
+Collect = Callable[[], Embedded]
+
+
+class _CpuLane:
+    """Compute in the calling thread."""
+
+    def launch(self, batch: PackedBatch, embed: Embed) -> Collect:
+        start = time.perf_counter()
+        vectors = embed(batch)
+        seconds = time.perf_counter() - start
+        return lambda: Embedded(vectors, seconds)
+
+
+class _CudaLane:
+    """Queue copy in, computation and copy out on three streams; `collect` waits for the last."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.copy_in = torch.cuda.Stream(device)
+        self.compute = torch.cuda.Stream(device)
+        self.copy_out = torch.cuda.Stream(device)
+        # The model's weights were written on the current stream.
+        self.compute.wait_stream(torch.cuda.current_stream(device))
+
+    def launch(self, batch: PackedBatch, embed: Embed) -> Collect:
+        with torch.cuda.stream(self.copy_in):
+            on_device = batch.to(self.device)
+        begin, end, done = (torch.cuda.Event(enable_timing=True) for _ in range(3))
+        with torch.cuda.stream(self.compute):
+            self.compute.wait_stream(self.copy_in)
+            on_device.record_stream(self.compute)
+            begin.record()
+            vectors = embed(on_device)
+            end.record()
+        with torch.cuda.stream(self.copy_out):
+            self.copy_out.wait_event(end)
+            host = {output: self._to_host(tensor) for output, tensor in vectors.items()}
+            done.record()
+
+        def collect() -> Embedded:
+            done.synchronize()
+            return Embedded(host, begin.elapsed_time(end) / 1000)
+
+        return collect
+
+    def _to_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        tensor.record_stream(self.copy_out)
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return host.copy_(tensor, non_blocking=True)
+
+
+def _timed_next(source) -> tuple[PackedBatch, float] | None:
+    start = time.perf_counter()
+    batch = next(source, None)
+    return None if batch is None else (batch, time.perf_counter() - start)

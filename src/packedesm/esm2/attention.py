@@ -1,0 +1,237 @@
+"""Attention within each protein of a pack: one function, several backends, chosen once."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from packedesm.errors import UserError
+from packedesm.esm2 import kernels
+
+HALF = (torch.float16, torch.bfloat16)
+FA3_HEAD_DIMS = (64, 96, 128, 192, 256)
+
+
+class Selection(NamedTuple):
+    """The backend that was chosen, and why, for log and report."""
+
+    name: str
+    reason: str
+
+
+def varlen_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_seqlen: int,
+    *,
+    backend: str = "sdpa",
+    lengths: Sequence[int] | None = None,
+    phases: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return softmax(q kᵀ / √head_dim) v, computed within each sequence of the pack.
+
+    The scale is applied here: `q` arrives unscaled.
+
+    Parameters
+    ----------
+    q, k, v
+        Shape (total_tokens, heads, head_dim), one dtype; the last dimension contiguous.
+    cu_seqlens
+        int32 (sequences + 1,), on the device of `q`: where each sequence begins, then the total.
+    max_seqlen
+        Length of the longest sequence.
+    backend
+        A name from `BACKENDS`; `select_backend` finds one that fits.
+    lengths
+        Sequence lengths on the host. Only ``sdpa`` reads them; without them it copies
+        `cu_seqlens` from the device, which waits for it.
+    phases
+        For backends in `TURNING` only, complex64 (total_tokens, 1, 1, head_dim / 2): what rotary
+        embedding shall turn each pair of neighbours in `q` and `k` by. Without them it has been
+        done.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (total_tokens, heads, head_dim), dtype of `q`.
+    """
+    if phases is not None:
+        if backend not in TURNING:
+            raise ValueError(f"attention {backend} takes q and k that have been turned")
+        return BACKENDS[backend](q, k, v, cu_seqlens, max_seqlen, lengths, phases)
+    return BACKENDS[backend](q, k, v, cu_seqlens, max_seqlen, lengths)
+
+
+def select_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> Selection:
+    """Return the backend `name`, or for ``auto`` the fastest that is installed and fits.
+
+    Raises
+    ------
+    UserError
+        If a named backend is missing or does not fit, or one that is installed does not import.
+    """
+    if name != "auto":
+        obstacle = _obstacle(name, device, dtype, head_dim)
+        if obstacle:
+            raise UserError(
+                f"attention backend {name!r} cannot be used: {obstacle}; choose auto or sdpa"
+            )
+        return Selection(name, "named in the configuration")
+    passed_over = []
+    for candidate in PREFERENCE.get(device.type, ("sdpa",)):
+        obstacle = _obstacle(candidate, device, dtype, head_dim)
+        if obstacle is None:
+            return Selection(candidate, "; ".join(["chosen automatically", *passed_over]))
+        passed_over.append(f"not {candidate}: {obstacle}")
+    raise AssertionError("sdpa always fits")
+
+
+def _sdpa(q, k, v, cu_seqlens, max_seqlen, lengths):
+    if lengths is None:
+        lengths = cu_seqlens.diff().tolist()
+    if sum(lengths) != len(q):
+        raise ValueError(f"lengths add up to {sum(lengths)}, but there are {len(q)} tokens")
+    # Neighbours of one length share a call; each part is one run of such neighbours.
+    runs = [(length, sum(1 for _ in group)) for length, group in groupby(lengths)]
+    tokens = [length * count for length, count in runs]
+    attended = []
+    for (length, count), *qkv in zip(runs, *(x.split(tokens) for x in (q, k, v)), strict=True):
+        # (count * length, H, Dh) -> (count, H, length, Dh), as views
+        heads = [x.unflatten(0, (count, length)).transpose(1, 2) for x in qkv]
+        attended.append(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(0, 1))
+    return torch.cat(attended)
+
+
+def _varlen_cpu(q, k, v, cu_seqlens, max_seqlen, lengths, phases=None):
+    return kernels.attend(q, k, v, cu_seqlens, phases)
+
+
+def _torch_varlen(q, k, v, cu_seqlens, max_seqlen, lengths):
+    from torch.nn.attention.varlen import varlen_attn
+
+    # torch 2.10 has no `scale`; its default is 1/√head_dim in every version.
+    return varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
+
+
+def _flash_attn(q, k, v, cu_seqlens, max_seqlen, lengths):
+    from flash_attn import flash_attn_varlen_func
+
+    return flash_attn_varlen_func(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
+
+
+def _fa3(q, k, v, cu_seqlens, max_seqlen, lengths):
+    from fa3_fwd_interface import flash_attn_varlen_func
+
+    return flash_attn_varlen_func(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
+
+
+BACKENDS: dict[str, Callable[..., torch.Tensor]] = {
+    "sdpa": _sdpa,
+    "varlen_cpu": _varlen_cpu,
+    "torch_varlen": _torch_varlen,
+    "flash_attn": _flash_attn,
+    "fa3": _fa3,
+}
+
+TURNING = {"varlen_cpu"}  # can do the rotary embedding of q and k on the way
+
+# Fastest first. torch's own kernel before flash_attn's: both are FlashAttention-2, and torch's
+# was built with the torch that is running.
+PREFERENCE = {
+    "cuda": ("fa3", "torch_varlen", "flash_attn", "sdpa"),
+    "cpu": ("varlen_cpu", "sdpa"),
+}
+
+
+class _Needs(NamedTuple):
+    module: str  # that holds the function
+    function: str
+    install: str  # what to tell a user who lacks it
+    capability: tuple[int, int]  # smallest CUDA compute capability
+    generations: tuple[int, ...] | None  # major capabilities that are supported; None is all
+    dtypes: tuple[torch.dtype, ...]
+    head_dims: Callable[[int], bool]
+
+
+_NEEDS = {
+    "torch_varlen": _Needs(
+        module="torch.nn.attention.varlen",
+        function="varlen_attn",
+        install="install torch 2.10 or newer",
+        capability=(8, 0),
+        generations=None,
+        dtypes=HALF,
+        head_dims=lambda head_dim: head_dim % 8 == 0 and head_dim <= 256,
+    ),
+    "flash_attn": _Needs(
+        module="flash_attn",
+        function="flash_attn_varlen_func",
+        install="pip install 'packedesm[flash]'",
+        capability=(8, 0),
+        generations=None,
+        dtypes=HALF,
+        head_dims=lambda head_dim: head_dim % 8 == 0 and head_dim <= 256,
+    ),
+    "fa3": _Needs(
+        module="fa3_fwd_interface",
+        function="flash_attn_varlen_func",
+        install="pip install fa3-fwd",
+        capability=(9, 0),
+        generations=(9,),  # FlashAttention-3 is written for Hopper alone
+        dtypes=(torch.bfloat16,),
+        head_dims=FA3_HEAD_DIMS.__contains__,
+    ),
+}
+
+
+def _obstacle(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """Return why `name` cannot be used, or None."""
+    if name == "sdpa":
+        return None
+    if name == "varlen_cpu":
+        return kernels.obstacle(device, dtype, head_dim)
+    if name not in _NEEDS:
+        return f"it is unknown, known are {', '.join(BACKENDS)}"
+    needs = _NEEDS[name]
+    if device.type != "cuda":
+        return f"it needs an NVIDIA GPU, not a {device.type.upper()}"
+    if dtype not in needs.dtypes:
+        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in needs.dtypes)
+        return f"it computes in {names}, not {str(dtype).removeprefix('torch.')}"
+    if not needs.head_dims(head_dim):
+        return f"it has no kernel for heads of {head_dim} numbers"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < needs.capability or (
+        needs.generations and capability[0] not in needs.generations
+    ):
+        found = ".".join(map(str, capability))
+        return f"it does not run on a GPU of compute capability {found}"
+    if not _installed(needs):
+        return f"{needs.module} is not installed; {needs.install}"
+    return None
+
+
+def _installed(needs: _Needs) -> bool:
+    """Tell whether a backend is there; one that is there and broken raises UserError."""
+    root = importlib.util.find_spec(needs.module.partition(".")[0])
+    # Without an __init__.py it is a namespace folder that another distribution
+    # (flash_attn.cute) left behind, not the library.
+    if root is None or root.origin is None or importlib.util.find_spec(needs.module) is None:
+        return False
+    try:
+        getattr(importlib.import_module(needs.module), needs.function)
+    except (ImportError, AttributeError, OSError) as error:
+        cause = str(error).splitlines()[0]
+        raise UserError(
+            f"attention: {needs.module} is installed but does not work ({cause}); "
+            "repair or remove it, or choose attention sdpa"
+        ) from error
+    return True

@@ -1,0 +1,125 @@
+"""Read checkpoints in Hugging Face's layout: a folder of config.json and safetensors files."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from packedesm.errors import UserError, first_line
+from packedesm.esm2.registry import VOCABULARY, Geometry, checked_geometry
+from packedesm.files import read_json
+
+# Hugging Face's names after "esm." and, for layers, "encoder.layer.N."; then fair-esm's.
+HUGGING_FACE_NAMES = {
+    "embeddings.word_embeddings": "embed_tokens",
+    "encoder.emb_layer_norm_after": "emb_layer_norm_after",
+}
+HUGGING_FACE_LAYER_NAMES = {
+    "attention.self.query": "self_attn.q_proj",
+    "attention.self.key": "self_attn.k_proj",
+    "attention.self.value": "self_attn.v_proj",
+    "attention.self.rotary_embeddings": "self_attn.rot_emb",
+    "attention.output.dense": "self_attn.out_proj",
+    "attention.LayerNorm": "self_attn_layer_norm",
+    "intermediate.dense": "fc1",
+    "output.dense": "fc2",
+    "LayerNorm": "final_layer_norm",
+}
+# The heads, a pooler that is never trained, and tables that ESM-2 does not use.
+HUGGING_FACE_IGNORED = (
+    "lm_head.",
+    "classifier.",
+    "contact_head.",
+    "pooler.",
+    "embeddings.position_ids",
+    "embeddings.position_embeddings.",
+)
+# What a configuration must say for the model to be ESM-2, and what holds if it is silent.
+HUGGING_FACE_SETTINGS = {
+    "model_type": ("esm", None),
+    "position_embedding_type": ("rotary", None),
+    "vocab_size": (VOCABULARY, None),
+    "token_dropout": (True, None),
+    "emb_layer_norm_before": (False, False),
+    "layer_norm_eps": (1e-5, None),
+}
+
+
+def load(folder: Path) -> tuple[Geometry, dict[str, torch.Tensor]]:
+    """Return size and encoder weights, mapped from the files, by fair-esm's names without prefix.
+
+    Tensors whose names are unknown keep them; the heads are left out.
+
+    Raises
+    ------
+    UserError
+        If a file is missing or damaged, or the settings are not those of an ESM-2.
+    """
+    try:
+        config = read_json(folder / "config.json")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'config.json'}: cannot be read ({error})") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / 'config.json'}: not a configuration; copy it again")
+    for key, (expected, default) in HUGGING_FACE_SETTINGS.items():
+        if config.get(key, default) != expected:
+            raise UserError(
+                f"{folder / 'config.json'}: {key} is {config.get(key)!r}, ESM-2 has {expected!r}; "
+                "use a folder of an ESM-2 model"
+            )
+    geometry = checked_geometry(
+        folder,
+        config.get("num_hidden_layers"),
+        config.get("hidden_size"),
+        config.get("num_attention_heads"),
+    )
+    state = {}
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118, not a mapping
+                    ours = _fair_esm_name(name)
+                    if ours:
+                        state[ours] = tensors.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"{file}: cannot be read ({first_line(error)}); copy it again"
+            ) from error
+    return geometry, state
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold the weights, all of them present.
+
+    Raises
+    ------
+    UserError
+        If one is missing, or the index that names them is damaged.
+    """
+    index = folder / "model.safetensors.index.json"
+    names = ["model.safetensors"]
+    if index.is_file():
+        try:
+            names = sorted({os.fspath(name) for name in read_json(index)["weight_map"].values()})
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise UserError(f"{index}: not an index of safetensors files") from error
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise UserError(f"{folder}: {name} is missing; a Hugging Face folder needs safetensors")
+    return [folder / name for name in names]
+
+
+def _fair_esm_name(name: str) -> str | None:
+    """Return fair-esm's name of a tensor; None if it is not needed, itself if it is unknown."""
+    name = name.removeprefix("esm.")
+    if name.startswith(HUGGING_FACE_IGNORED):
+        return None
+    module, _, kind = name.rpartition(".")
+    layer = re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)", module)
+    if layer and layer[2] in HUGGING_FACE_LAYER_NAMES:
+        return f"layers.{layer[1]}.{HUGGING_FACE_LAYER_NAMES[layer[2]]}.{kind}"
+    return f"{HUGGING_FACE_NAMES[module]}.{kind}" if module in HUGGING_FACE_NAMES else name

@@ -1,0 +1,1 @@
+"""What is said about results: how exact, how fast, how full."""

@@ -1,0 +1,334 @@
+"""What a run cost: packing, padding avoided, throughput, hardware, and what the input held."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from packedesm.files import read_json, write_json
+from packedesm.packing.packer import padded_tokens
+from packedesm.paths import Layout
+from packedesm.report.tables import read_packs, write_tables
+from packedesm.results.merge import embedded_as
+from packedesm.sequences.faidx import read_faidx
+from packedesm.sequences.windows import segment_tokens
+
+DISTURBANCES = ("restarts", "recomputed_packs", "discarded_parts", "split_packs")
+
+
+def write_metrics(layout: Layout, shards: int | Iterable[int]) -> dict[str, Any]:
+    """Summarise the runs of all shards in metrics.json, packing.tsv and throughput.tsv.
+
+    Parameters
+    ----------
+    layout
+        Paths of one sample whose shards have all been embedded.
+    shards
+        The number of shards, or the shards themselves.
+
+    Returns
+    -------
+    dict
+        The content of metrics.json. Shares and fills are fractions of one, times are seconds.
+
+    Raises
+    ------
+    RuntimeError
+        If the packs of a shard do not hold exactly the tokens of its records, or are fuller
+        than full: the run is then not to be trusted.
+    """
+    shards = range(shards) if isinstance(shards, int) else shards
+    sharding = read_json(layout.sharding)
+    runs = [read_json(layout.shard_run(shard)) for shard in shards]
+    packing = [_packing(layout, run, sharding) for run in runs]
+    throughput = [_throughput(run) for run in runs]
+    metrics = {
+        **_input_summary(sharding, length_counts(layout.shard_index)),
+        "model": runs[0]["model"],
+        "outputs": runs[0]["outputs"],
+        "packing": {"all": _packing_of_all(packing), "shards": packing},
+        "throughput": {
+            "all": _throughput_of_all(throughput, runs),
+            "shards": throughput,
+            "spread": _spread(throughput),
+            "elapsed": _elapsed(runs),
+        },
+        "disturbances": {
+            **{name: sum(run[name] for run in runs) for name in DISTURBANCES},
+            "float32_records": _float32_records(layout, runs),
+        },
+        "runs": [_run_summary(run) for run in runs],
+    }
+    write_tables(layout, metrics)
+    write_json(layout.metrics, metrics)
+    return metrics
+
+
+def length_counts(index: Path) -> np.ndarray:
+    """Count the records of each length in an index.parquet, in constant memory.
+
+    Returns
+    -------
+    ndarray of int64, shape (longest + 1,)
+        Element L is the number of records of L residues.
+    """
+    counts = np.zeros(1, dtype=np.int64)
+    for batch in pq.ParquetFile(index).iter_batches(1 << 20, columns=["length"]):
+        found = np.bincount(batch.column(0).to_numpy(), minlength=len(counts))
+        found[: len(counts)] += counts
+        counts = found
+    return counts
+
+
+def _packing(layout: Layout, run: dict, sharding: dict) -> dict[str, Any]:
+    shard, budget = run["shard"], run["token_budget"]
+    sequences = segment_tokens(
+        read_faidx(layout.shard_fai(shard)).lengths,
+        sharding["max_length"],
+        sharding["long_sequences"],
+        sharding["window_overlap"],
+    )
+    packs = read_packs(layout.shard_packs(shard))["tokens"]
+    tokens = int(packs.sum())
+    if tokens != int(sequences.sum()):
+        raise RuntimeError(
+            f"shard {shard}: its packs hold {tokens} tokens, its records {int(sequences.sum())}"
+        )
+    row = {
+        "shard": shard,
+        "records": run["records"],
+        "packs": len(packs),
+        "tokens": tokens,
+        "token_budget": budget,
+        # A record longer than the budget has a pack of its own, and that pack is full.
+        "capacity": int(np.maximum(packs, budget).sum()),
+        "padded_tokens_arrival": padded_tokens(sequences, budget, length_sorted=False),
+        "padded_tokens_sorted": padded_tokens(sequences, budget, length_sorted=True),
+    }
+    return _with_fractions(row)
+
+
+def _packing_of_all(rows: list[dict]) -> dict[str, Any]:
+    summed = (
+        "records",
+        "packs",
+        "tokens",
+        "capacity",
+        "padded_tokens_arrival",
+        "padded_tokens_sorted",
+    )
+    total = {name: sum(row[name] for row in rows) for name in summed}
+    budgets = {row["token_budget"] for row in rows}
+    budget = budgets.pop() if len(budgets) == 1 else None
+    return _with_fractions({"shard": "all", "token_budget": budget, **total})
+
+
+def _with_fractions(row: dict[str, Any]) -> dict[str, Any]:
+    fill = _ratio(row["tokens"], row["capacity"])
+    if fill is not None and fill > 1:
+        raise RuntimeError(f"shard {row['shard']}: fill {fill} exceeds 1")
+    return {
+        **row,
+        "fill": fill,
+        "padding_avoided_arrival": _avoided(row["tokens"], row["padded_tokens_arrival"]),
+        "padding_avoided_sorted": _avoided(row["tokens"], row["padded_tokens_sorted"]),
+    }
+
+
+def _avoided(tokens: int, padded: int) -> float | None:
+    """Return the fraction of a padding implementation's tokens that packing does not compute."""
+    computed = _ratio(tokens, padded)
+    return None if computed is None else 1 - computed
+
+
+def _throughput(run: dict) -> dict[str, Any]:
+    seconds = run["seconds"]
+    row = {
+        "shard": run["shard"],
+        "device": run["device"]["name"],
+        "records": run["records"],
+        "residues": run["residues"],
+        "tokens": run["tokens"],
+        "seconds": seconds["embedding"],
+        "setup_seconds": seconds["setup"],
+        "forward_seconds": seconds["forward"],
+        "wait_seconds": seconds["waiting"],
+        "flops": run["flops"],
+        # What the device could have computed meanwhile, at the matmul rate measured in the job.
+        "ceiling_flops": _product(run["matmul_ceiling_flops"], seconds["embedding"]),
+        "gpu_utilisation_percent": _mean(run["gpu"]["samples"], "utilisation_percent"),
+        "energy_j": run["gpu"]["energy_j"],
+        "restarts": run["restarts"],
+    }
+    return _with_rates(row)
+
+
+def _throughput_of_all(rows: list[dict], runs: list[dict]) -> dict[str, Any]:
+    summed = (
+        "records",
+        "residues",
+        "tokens",
+        "seconds",
+        "setup_seconds",
+        "forward_seconds",
+        "wait_seconds",
+        "flops",
+        "ceiling_flops",
+        "energy_j",
+        "restarts",
+    )
+    total = {name: _sum(row[name] for row in rows) for name in summed}
+    devices = sorted({row["device"] for row in rows})
+    samples = [sample for run in runs for sample in run["gpu"]["samples"]]
+    return _with_rates(
+        {
+            "shard": "all",
+            "device": ", ".join(devices),
+            "gpu_utilisation_percent": _mean(samples, "utilisation_percent"),
+            **total,
+        }
+    )
+
+
+def _with_rates(row: dict[str, Any]) -> dict[str, Any]:
+    """Add rates and shares to sums; over several shards they are per job, not per cluster."""
+    seconds = row["seconds"]
+    return {
+        **row,
+        "sequences_per_second": _ratio(row["records"], seconds),
+        "residues_per_second": _ratio(row["residues"], seconds),
+        "tokens_per_second": _ratio(row["tokens"], seconds),
+        "tflops": _ratio(row["flops"] / 1e12, seconds),
+        "matmul_ceiling_tflops": _ratio(_product(row["ceiling_flops"], 1e-12), seconds),
+        "mfu": _ratio(row["flops"], row["ceiling_flops"]),
+        "forward_share": _ratio(row["forward_seconds"], seconds),
+        "wait_share": _ratio(row["wait_seconds"], seconds),
+    }
+
+
+def _spread(rows: list[dict]) -> dict[str, float | None]:
+    """Compare shards that had work: the slowest with the mean, the lowest rate with the highest."""
+    busy = [row for row in rows if row["tokens"] and row["seconds"]]
+    if not busy:
+        return {"seconds_max_over_mean": None, "tokens_per_second_min_over_max": None}
+    seconds = [row["seconds"] for row in busy]
+    rates = [row["tokens_per_second"] for row in busy]
+    return {
+        "seconds_max_over_mean": max(seconds) / float(np.mean(seconds)),
+        "tokens_per_second_min_over_max": min(rates) / max(rates),
+    }
+
+
+def _elapsed(runs: list[dict]) -> dict[str, Any]:
+    """Return the span from the first job's start to the last job's end, queueing included."""
+    starts = [datetime.fromisoformat(run["started"]) for run in runs]
+    ends = [datetime.fromisoformat(run["finished"]) for run in runs]
+    # The time of day can be set back meanwhile; what one job took was measured on another clock.
+    longest = max(run["seconds"]["total"] for run in runs)
+    seconds = max((max(ends) - min(starts)).total_seconds(), longest)
+    return {
+        "started": min(starts).isoformat(timespec="seconds"),
+        "seconds": seconds,
+        "sequences_per_second": _ratio(sum(run["records"] for run in runs), seconds),
+        "residues_per_second": _ratio(sum(run["residues"] for run in runs), seconds),
+    }
+
+
+def _run_summary(run: dict) -> dict[str, Any]:
+    kept = (
+        "shard",
+        "host",
+        "started",
+        "device",
+        "dtype",
+        "output_dtype",
+        "attention",
+        *DISTURBANCES,
+        "seconds",
+        "versions",
+    )
+    gpu = run["gpu"]
+    samples = gpu["samples"]
+    return {
+        **{name: run[name] for name in kept},
+        "gpu": {
+            "available": gpu["available"],
+            "reason": gpu["reason"],
+            "samples": len(samples),
+            "utilisation_percent": _mean(samples, "utilisation_percent"),
+            "power_w": _mean(samples, "power_w"),
+            "sm_clock_mhz": _mean(samples, "sm_clock_mhz"),
+            "peak_memory_bytes": max((sample["memory_bytes"] for sample in samples), default=None),
+            "energy_j": gpu["energy_j"],
+        },
+    }
+
+
+def _float32_records(layout: Layout, runs: list[dict]) -> int:
+    """Count the records, duplicates included, whose vector is marked as computed in float32."""
+    rows = pa.array([row for run in runs for row in run["float32_rows"]], pa.int64())
+    if not len(rows):
+        return 0
+    index = pq.read_table(layout.shard_index, columns=["row", "duplicate_of"])
+    return pc.sum(pc.is_in(embedded_as(index), value_set=rows)).as_py()
+
+
+def _input_summary(sharding: dict, counts: np.ndarray) -> dict[str, Any]:
+    kept = (
+        "records",
+        "unique",
+        "skipped_empty",
+        "residues",
+        "embedded_residues",
+        "unique_residues",
+        "flags",
+        "warnings",
+        "inputs",
+        "max_length",
+        "long_sequences",
+        "window_overlap",
+    )
+    return {
+        **{name: sharding[name] for name in kept},
+        "lengths": _length_summary(counts),
+        "duplicates": {
+            "records": sharding["records"] - sharding["unique"],
+            "residues": sharding["embedded_residues"] - sharding["unique_residues"],
+        },
+    }
+
+
+def _length_summary(counts: np.ndarray) -> dict[str, Any]:
+    present = np.flatnonzero(counts)
+    records = int(counts.sum())
+    below = np.cumsum(counts)
+    middle = [int(np.searchsorted(below, k + 1)) for k in ((records - 1) // 2, records // 2)]
+    return {
+        "min": int(present[0]),
+        "median": sum(middle) / 2,
+        "mean": float(np.dot(np.arange(len(counts)), counts) / records),
+        "max": int(present[-1]),
+    }
+
+
+def _mean(samples: list[dict], name: str) -> float | None:
+    return float(np.mean([sample[name] for sample in samples])) if samples else None
+
+
+def _ratio(part: float | None, whole: float | None) -> float | None:
+    return part / whole if part is not None and whole else None
+
+
+def _product(left: float | None, right: float | None) -> float | None:
+    return None if left is None or right is None else left * right
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    """Add up, or None if any is unknown: a sum of some would pass for the whole."""
+    values = list(values)
+    return None if any(value is None for value in values) else sum(values)

@@ -1,0 +1,72 @@
+"""The reference: fair-esm, unmodified, float32, one protein at a time."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import esm
+import numpy as np
+import torch
+
+from packedesm.esm2.checkpoints import load_archive, load_state
+
+
+class Reference:
+    """fair-esm's ESM2 with the weights of one checkpoint, on the CPU.
+
+    Parameters
+    ----------
+    path
+        A .pt file in fair-esm's layout, loaded by fair-esm itself, or a Hugging Face folder,
+        whose weights are put into fair-esm's model.
+
+    Raises
+    ------
+    UserError
+        If the checkpoint cannot be read or does not fit.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path = Path(path)
+        self._model = (_from_hugging_face(path) if path.is_dir() else _from_fair_esm(path)).eval()
+        self._converter = self._model.alphabet.get_batch_converter()
+
+    def residues(self, sequence: bytes | str) -> np.ndarray:
+        """Return the last representation of every residue, float32 (length, width)."""
+        return self.representation(sequence)[1:-1]
+
+    @torch.inference_mode()
+    def representation(self, sequence: bytes | str) -> np.ndarray:
+        """Return the last representation of every token, float32 (length + 2, width).
+
+        The first row is that of ``<cls>``, the last that of ``<eos>``.
+
+        Parameters
+        ----------
+        sequence
+            Residue letters; a str may hold fair-esm's ``<mask>``.
+        """
+        text = sequence.decode("ascii") if isinstance(sequence, bytes) else sequence
+        _, _, tokens = self._converter([("", text)])
+        layer = self._model.num_layers
+        result = self._model(tokens, repr_layers=[layer])
+        return result["representations"][layer][0].numpy()
+
+
+def _from_fair_esm(path: Path) -> esm.ESM2:
+    load_state(path)  # for its one-line errors: fair-esm's are tracebacks
+    with warnings.catch_warnings():
+        # Contacts are not asked for, so their weights are not needed.
+        warnings.filterwarnings("ignore", message="Regression weights not found")
+        # fair-esm tells ESM-2 from its older models by the beginning of the name.
+        model, _ = esm.pretrained.load_model_and_alphabet_core("esm2", load_archive(path))
+    return model
+
+
+def _from_hugging_face(folder: Path) -> esm.ESM2:
+    geometry, state = load_state(folder)
+    model = esm.ESM2(geometry.layers, geometry.width, geometry.heads)
+    # The heads are not read, and not used; `load_state` has checked the rest.
+    model.load_state_dict(state, strict=False)
+    return model

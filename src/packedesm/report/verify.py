@@ -1,0 +1,274 @@
+"""Compare sampled vectors of a finished run with fair-esm, one protein at a time."""
+
+import hashlib
+import time
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from pyfaidx import Fasta
+
+from packedesm.files import read_json, write_json
+from packedesm.paths import Layout
+from packedesm.progress import Progress
+from packedesm.report.reference import Reference
+from packedesm.sequences.windows import segments
+
+# Largest relative L2 distance that passes under `auto`, coarsest format last. Rounding alone gives
+# about 1e-6 in float32, 0.0014 in float16 and 0.011 in bfloat16 over the depth of ESM-2.
+AUTO_LIMITS = {"float32": 1e-5, "float16": 0.005, "bfloat16": 0.02}
+
+
+def choose(lengths: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Choose records spread over the lengths, the shortest and the longest among them.
+
+    The records are sorted by length and cut into strata of equal size; one record is drawn from
+    each, so that rare lengths are met as the quantiles meet them.
+
+    Parameters
+    ----------
+    lengths : ndarray of int, shape (N,)
+        Residues of each record.
+    count
+        How many records to choose; all of them if there are no more.
+    seed
+        The same seed chooses the same records.
+
+    Returns
+    -------
+    ndarray of int64, shape (min(count, N),)
+        Positions in `lengths`, ascending. A single one is the longest.
+    """
+    order = np.argsort(lengths, kind="stable")
+    if count >= len(order):
+        return np.arange(len(order))
+    if count < 2:
+        return order[len(order) - count :]
+    edges = np.linspace(1, len(order) - 1, count - 1).astype(np.int64)
+    drawn = np.random.default_rng(seed).integers(edges[:-1], edges[1:])
+    return np.sort(order[np.concatenate(([0], drawn, [len(order) - 1]))])
+
+
+def verify(
+    layout: Layout,
+    checkpoint: Path,
+    *,
+    sequences: int,
+    min_cosine: float,
+    max_relative_l2: float | str,
+    seed: int,
+    shards: int | Iterable[int],
+) -> dict[str, Any]:
+    """Embed sampled records again with the reference and write verification.json.
+
+    The sample is drawn from all rows, repeats of a sequence included, because each has a vector
+    that somebody will use. Sequences are read with pyfaidx and checked against the digest in the
+    index, then split, averaged and pooled here in float64, apart from the code that made the
+    vectors. A miss is recorded, not raised: the evidence has to stay.
+
+    Parameters
+    ----------
+    layout
+        A sample whose vectors have been merged.
+    checkpoint
+        The checkpoint.json that the run used.
+    sequences
+        Records to compare; 0 turns verification off.
+    min_cosine
+        Smallest cosine similarity that passes; for ``residue`` each residue has to pass.
+    max_relative_l2
+        Largest ``|x - reference| / |reference|`` that passes, over all numbers of the record;
+        ``auto`` takes it from `AUTO_LIMITS`.
+    seed
+        Seed of the sample.
+    shards
+        The number of shards, or the shards themselves.
+
+    Returns
+    -------
+    dict
+        The content of verification.json. ``passed`` is None if nothing was compared; cosine and
+        distance are None where they are not numbers, which counts as missed. ``worst`` holds the
+        smallest cosine and the largest distance (None before any number), and the row and output
+        of the comparison that is furthest off.
+    """
+    start = time.perf_counter()
+    shards = range(shards) if isinstance(shards, int) else shards
+    runs = [read_json(layout.shard_run(shard)) for shard in shards]
+    limits = (min_cosine, _limit(max_relative_l2, runs))
+    records = []
+    if sequences:
+        reference = Reference(Path(read_json(checkpoint)["path"]))
+        policy, outputs = _length_policy(layout), runs[0]["outputs"]
+        sample = _sample(layout, shards, sequences, seed)
+        with Progress("verifying", len(sample), "proteins") as progress:
+            for record, sequence in sample:
+                expected = (
+                    reference_vectors(reference, sequence, policy, outputs) if sequence else {}
+                )
+                for output in outputs:
+                    found = _stored(layout, output, record["row"])
+                    result = compare(found, expected.get(output), *limits)
+                    records.append({**record, "output": output, **result})
+                progress.add(1)
+    result = {
+        "passed": all(record["passed"] for record in records) if records else None,
+        "sequences": len({record["row"] for record in records}),
+        "min_cosine": limits[0],
+        "max_relative_l2": limits[1],
+        "reference": f"fair-esm {metadata.version('fair-esm')} float32, one protein at a time",
+        "worst": _worst(records),
+        "records": records,
+        "seconds": time.perf_counter() - start,
+    }
+    write_json(layout.verification, result)
+    return result
+
+
+def reference_vectors(
+    reference: Reference, sequence: str, policy: tuple[int, str, int], outputs: list[str]
+) -> dict[str, np.ndarray]:
+    """Return what the outputs of one protein should be, in float64.
+
+    Where windows overlap a residue's vector is the mean over its windows, and ``cls`` is the mean
+    over the windows' ``<cls>``.
+
+    Returns
+    -------
+    dict
+        Shape (D,) for ``mean``, ``cls`` and ``max``; (embedded residues, D) for ``residue``.
+    """
+    spans = segments(len(sequence), *policy)
+    tokens = [
+        reference.representation(sequence[start:stop]).astype(np.float64) for start, stop in spans
+    ]
+    total = np.zeros((spans[-1][1], tokens[0].shape[1]))
+    times = np.zeros((spans[-1][1], 1))
+    for (start, stop), vectors in zip(spans, tokens, strict=True):
+        total[start:stop] += vectors[1:-1]
+        times[start:stop] += 1
+    residues = total / times
+    known = {
+        "mean": lambda: residues.mean(axis=0),
+        "max": lambda: residues.max(axis=0),
+        "cls": lambda: np.mean([vectors[0] for vectors in tokens], axis=0),
+        "residue": lambda: residues,
+    }
+    return {output: known[output]() for output in outputs}
+
+
+def compare(
+    found: np.ndarray, expected: np.ndarray | None, min_cosine: float, max_relative_l2: float
+) -> dict[str, Any]:
+    """Compare one vector, or the (L, D) vectors of the residues of one protein, with the reference.
+
+    `expected` is None where the record could not be read back, which counts as missed.
+
+    Returns
+    -------
+    dict
+        ``cosine`` (of the worst residue), ``relative_l2`` (over all numbers), ``passed``.
+        The figures are None if a number is not finite or the shapes differ.
+    """
+    found = np.asarray(found, dtype=np.float64)
+    if expected is None or found.shape != expected.shape or not np.isfinite(found).all():
+        return {"cosine": None, "relative_l2": None, "passed": False}
+    relative_l2 = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    norms = np.linalg.norm(found, axis=-1) * np.linalg.norm(expected, axis=-1)
+    # A vector of zeros points nowhere: its cosine counts as zero.
+    cosines = (found * expected).sum(axis=-1) / np.maximum(norms, np.finfo(np.float64).tiny)
+    cosine = float(np.min(cosines))
+    passed = cosine >= min_cosine and relative_l2 <= max_relative_l2
+    return {"cosine": cosine, "relative_l2": relative_l2, "passed": passed}
+
+
+def _limit(max_relative_l2: float | str, runs: list[dict[str, Any]]) -> float:
+    if max_relative_l2 != "auto":
+        return max_relative_l2
+    return max(AUTO_LIMITS[run[key]] for run in runs for key in ("dtype", "output_dtype"))
+
+
+def _length_policy(layout: Layout) -> tuple[int, str, int]:
+    sharding = read_json(layout.sharding)
+    return sharding["max_length"], sharding["long_sequences"], sharding["window_overlap"]
+
+
+def _sample(
+    layout: Layout, shards: Iterable[int], count: int, seed: int
+) -> list[tuple[dict[str, Any], str | None]]:
+    """Return each sampled row's facts and its sequence, None if that is not the index's."""
+    lengths = pq.read_table(layout.shard_index, columns=["length"])["length"].to_numpy()
+    facts = _index_rows(layout.shard_index, choose(lengths, count, seed))
+    sources = [
+        fact["row"] if fact["duplicate_of"] is None else fact["duplicate_of"] for fact in facts
+    ]
+    sequences = _read_sequences(layout, shards, sources)
+    sample = []
+    for fact, source in zip(facts, sources, strict=True):
+        sequence = sequences[source]
+        intact = hashlib.sha256(sequence.encode()).hexdigest() == fact["sha256"]
+        record = {key: fact[key] for key in ("row", "id", "length", "embedded_length")}
+        sample.append((record, sequence if intact else None))
+    return sample
+
+
+def _index_rows(index: Path, rows: np.ndarray) -> list[dict[str, Any]]:
+    """Read some rows of the index, opening only the row groups that hold them."""
+    columns = ["row", "id", "length", "embedded_length", "sha256", "duplicate_of"]
+    file = pq.ParquetFile(index)
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    starts = np.concatenate(([0], np.cumsum(sizes)))
+    groups = np.searchsorted(starts, rows, side="right") - 1
+    facts = []
+    for group in np.unique(groups):
+        inside = rows[groups == group] - starts[group]
+        facts += file.read_row_group(int(group), columns=columns).take(inside).to_pylist()
+    return facts
+
+
+def _read_sequences(layout: Layout, shards: Iterable[int], rows: Iterable[int]) -> dict[int, str]:
+    """Read records of the shard FASTAs by row, through pyfaidx rather than our own reader."""
+    held = [shard for shard in shards if layout.shard_fai(shard).stat().st_size]
+    firsts = [_first_row(layout.shard_fai(shard)) for shard in held]
+    sequences = {}
+    wanted = np.array(sorted(set(rows)))
+    places = np.searchsorted(firsts, wanted, side="right") - 1
+    for place in np.unique(places):
+        path = str(layout.shard_fasta(held[place]))
+        with Fasta(path, as_raw=True, build_index=False) as fasta:
+            sequences |= {int(row): fasta[str(row)][:] for row in wanted[places == place]}
+    return sequences
+
+
+def _first_row(fai: Path) -> int:
+    with fai.open(encoding="ascii") as handle:
+        return int(handle.readline().split("\t")[0])
+
+
+def _stored(layout: Layout, output: str, row: int) -> np.ndarray:
+    """Return the published vector of one record, or of each of its residues."""
+    array = np.load(layout.vectors(output), mmap_mode="r")
+    if output != "residue":
+        return array[row]
+    start, stop = np.load(layout.residue_offsets, mmap_mode="r")[row : row + 2]
+    return array[start:stop]
+
+
+def _worst(records: list[dict[str, Any]]) -> dict[str, Any]:
+    if not records:
+        return {"cosine": None, "relative_l2": None, "row": None, "output": None}
+
+    def distance(record: dict[str, Any]) -> float:
+        return np.inf if record["relative_l2"] is None else record["relative_l2"]
+
+    furthest = max(records, key=distance)
+    known = [record for record in records if record["cosine"] is not None]
+    return {
+        "cosine": min((record["cosine"] for record in known), default=None),
+        "relative_l2": furthest["relative_l2"],
+        "row": furthest["row"],
+        "output": furthest["output"],
+    }

@@ -1,0 +1,1 @@
+"""FASTA to shards: read, check, deduplicate, cut into ranges of equal cost."""
