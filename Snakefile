@@ -22,4 +22,4 @@ include: "rules/report.smk"
 rule all:
     default_target: True
     input:
-        [Layout(f"{RESULTS}/{sample}").manifest for sample in SAMPLES],
+        [Paths(f"{RESULTS}/{sample}").manifest for sample in SAMPLES],

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.timing import timed
-from packedesm.esm2.attention import select_backend, varlen_attention
+from packedesm.esm2.attention import Sequences, attend, select_backend
 from packedesm.sequences.fasta import Record
 
 SEED = 1
@@ -25,6 +25,7 @@ def measure_attention(
     """Attend within the proteins of a pack, by what ``auto`` chooses and by ``sdpa``."""
     lengths = draw(records)
     cu_seqlens = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
+    sequences = Sequences(cu_seqlens, max(lengths), lengths)
     generator = torch.Generator().manual_seed(SEED)
     rows = []
     for head_dim in HEAD_DIMS:
@@ -33,11 +34,7 @@ def measure_attention(
             q, k, v = torch.randn(shape, generator=generator).to(dtype).unbind(1)
             ours = select_backend("auto", torch.device("cpu"), dtype, head_dim).name
             ways = {
-                name: partial(
-                    *(varlen_attention, q, k, v, cu_seqlens, max(lengths)),
-                    backend=backend,
-                    lengths=lengths,
-                )
+                name: partial(attend, backend, q, k, v, sequences)
                 for name, backend in {"packedesm": ours, "sdpa": "sdpa"}.items()
             }
             for way in ways.values():

@@ -30,7 +30,7 @@ from benchmarks.comparison import Comparison
 from benchmarks.contenders import BASE, entries
 from benchmarks.preparation import FOLDER
 from benchmarks.sample import draw
-from packedesm.device.hardware import describe
+from packedesm.device.hardware import Device
 from packedesm.esm2.registry import MODELS
 from packedesm.files import write_json
 
@@ -78,17 +78,17 @@ def compare(model: str, options: argparse.Namespace, deadline: float) -> None:
 
 def conditions(options: argparse.Namespace) -> dict[str, Any]:
     """Return on what, with what and when the figures were taken."""
-    host, device = describe(torch.device("cpu"), None), torch.device(options.device)
+    host, device = Device.of(torch.device("cpu")), Device.of(torch.device(options.device))
     packages = ("torch", "numpy", "packedesm")
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "--short", "HEAD"),
         "source": _git("rev-parse", "--short", "HEAD:src/packedesm"),  # survives a rebase
         "changed_since": bool(_git("status", "--porcelain", "src", "benchmarks/*.py")),
-        "chip": describe(device, None)["name"],
-        "cpu": host["name"],
+        "chip": device.name,
+        "cpu": host.name,
         "cores": os.cpu_count(),
-        "memory_bytes": host["memory_bytes"],
+        "memory_bytes": host.memory_bytes,
         "cpu_features": _cpu_features(),
         "threads": options.threads,
         "system": platform.platform(),

@@ -15,7 +15,7 @@ from benchmarks.contenders import Entry
 from benchmarks.contenders.base import Task
 from benchmarks.limits import SIZES, Sizes
 from benchmarks.worker import Answer, Failed, Worker
-from packedesm.esm2.registry import Geometry
+from packedesm.esm2.geometry import Geometry
 
 WARM_UP = (3, 50)  # records and residues: enough to load libraries
 COMPARED = 64  # records whose vectors are compared with the reference
@@ -205,13 +205,13 @@ class Comparison:
     def _rates(self, row: dict[str, Any]) -> dict[str, Any]:
         seconds, size = row["seconds"], self.result["input"]
         median = statistics.median(seconds)
-        ceiling = self.result["limits"].get(f"matmul {row['dtype']}")
+        peak = self.result["limits"].get(f"matmul {row['dtype']}")
         return {
             "tokens_per_second": size["tokens"] / median,
             "tokens_per_second_min": size["tokens"] / max(seconds),
             "tokens_per_second_max": size["tokens"] / min(seconds),
             "residues_per_second": size["residues"] / median,
-            "mfu": self.result["flops"] / median / ceiling["median"] if ceiling else None,
+            "mfu": self.result["flops"] / median / peak["median"] if peak else None,
         }
 
 

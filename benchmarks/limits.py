@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from packedesm.device.hardware import time_repeats
-from packedesm.esm2.registry import Geometry
+from packedesm.esm2.geometry import Geometry
 
 
 @dataclass(frozen=True)

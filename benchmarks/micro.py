@@ -29,28 +29,22 @@ import numpy as np
 import torch
 
 from benchmarks.attention import measure_attention
+from benchmarks.store import SHARDING, SHARDS, WIDTH, measure_store
 from benchmarks.timing import timed
 from packedesm import alphabet
 from packedesm.device import hardware
-from packedesm.embedding.runner import FinishedPack
-from packedesm.files import file_digest, fsync, write_json
+from packedesm.files import write_json
 from packedesm.packing.collator import VarlenCollator
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.packing.packer import FirstFitDecreasingPacker, plan_packs
-from packedesm.paths import Layout
-from packedesm.results.merge import merge_shards, shard_writer
+from packedesm.paths import Paths
 from packedesm.sequences.fasta import Record, read_records
 from packedesm.sequences.shards import write_shards
 from packedesm.versions import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 1
-POLICY = {"max_length": 1022, "long_sequences": "truncate", "window_overlap": 256}
-SHARDING = {**POLICY, "width": 1280, "empty_sequences": "error", "deduplicate": True}
 TOKEN_BUDGET = 16384
-SHARDS = 4
-WIDTH = 1280
-ROWS_PER_PACK = 40  # about what a pack of 16,384 tokens holds
 
 FULL = {
     "heads": 20,
@@ -135,7 +129,9 @@ def measure_packer(
     records: list[Record], _scratch: Path, sizes: dict[str, Any], repeats: int
 ) -> list[dict[str, Any]]:
     """Pack lengths drawn from those of the records: ours, next-fit, and the textbook's loop."""
-    known = np.array([min(len(record.sequence), POLICY["max_length"]) for record in records]) + 2
+    known = (
+        np.array([min(len(record.sequence), SHARDING.length.max_length) for record in records]) + 2
+    )
     generator = np.random.default_rng(SEED)
     packer = FirstFitDecreasingPacker(TOKEN_BUDGET)
     rows = []
@@ -185,13 +181,13 @@ def measure_tokeniser(
     records: list[Record], _scratch: Path, sizes: dict[str, Any], repeats: int
 ) -> dict[str, Any]:
     """Tokenise one record after another, and the first of them as fair-esm does."""
-    alphabet = esm.data.Alphabet.from_architecture("ESM-1b")
+    theirs = esm.data.Alphabet.from_architecture("ESM-1b")
     sequences = [record.sequence for record in records]
     few = [sequence.decode() for sequence in sequences[: sizes["fair_esm_records"]]]
     result = timed(
         repeats,
         packedesm=lambda: [alphabet.encode(sequence) for sequence in sequences],
-        fair_esm=lambda: [alphabet.encode(text) for text in few],
+        fair_esm=lambda: [theirs.encode(text) for text in few],
     )
     for name, texts in {"packedesm": sequences, "fair_esm": few}.items():
         residues = sum(map(len, texts))
@@ -212,12 +208,12 @@ def measure_sharding(
         path = scratch / "in.fasta"
         count = write_fasta(records, path, megabytes)
         size = path.stat().st_size / 1e6
-        layout = Layout(scratch / "out")
-        shard = partial(write_shards, [path], layout, SHARDS, **SHARDING)
-        row = timed(repeats, sharding=shard, after=partial(shutil.rmtree, layout.root))
+        paths = Paths(scratch / "out")
+        shard = partial(write_shards, [path], paths, SHARDING, shards=SHARDS, width=WIDTH)
+        row = timed(repeats, sharding=shard, after=partial(shutil.rmtree, paths.root))
         with ProcessPoolExecutor(1, get_context("spawn")) as other:  # with memory of its own
             before, peak = other.submit(_memory_of, shard).result()
-        shutil.rmtree(layout.root)
+        shutil.rmtree(paths.root)
         row["sharding"] |= {
             "megabytes_per_second": size / row["sharding"]["seconds"],
             "megabytes_per_cpu_second": size / row["sharding"]["cpu_seconds"],
@@ -263,9 +259,9 @@ def measure_collation(
     """Read and collate every pack of one shard, in this process."""
     fasta = scratch / "in.fasta"
     write_fasta(records, fasta, 0.1)
-    layout = Layout(scratch / "out")
-    write_shards([fasta], layout, 1, **SHARDING)
-    dataset = SequenceDataset(layout.shard_fasta(0), **POLICY)
+    paths = Paths(scratch / "out")
+    write_shards([fasta], paths, SHARDING, shards=1, width=WIDTH)
+    dataset = SequenceDataset(paths.shard_fasta(0), SHARDING.length)
     packs = plan_packs(dataset.tokens, TOKEN_BUDGET)
     collate = VarlenCollator()
     result = timed(
@@ -274,79 +270,6 @@ def measure_collation(
     )
     result["collation"] |= _rate("tokens", int(dataset.tokens.sum()), result["collation"])
     return result
-
-
-def measure_store(
-    _records: list[Record], scratch: Path, sizes: dict[str, Any], repeats: int
-) -> dict[str, Any]:
-    """Write shards of float16 vectors and merge them; beside each, a plain write and a copy."""
-    layout = Layout(scratch / "out")
-    fasta = scratch / "in.fasta"
-    rows = sizes["stored_rows"]
-    fasta.write_text("".join(f">{row}\n{_distinct(row)}\n" for row in range(rows)))
-    write_shards([fasta], layout, SHARDS, **SHARDING)
-    vectors = np.random.default_rng(SEED).standard_normal((rows, WIDTH)).astype(np.float16)
-    plain, copy = scratch / "plain.npy", scratch / "copy.npy"
-    result = timed(
-        repeats,
-        store=partial(_write_stores, layout, vectors),
-        plain_write=partial(_write_plain, plain, vectors),
-    )
-    for shard in range(SHARDS):
-        _record(layout, shard)
-    result |= timed(
-        repeats,
-        merge=partial(merge_shards, layout, SHARDS, ["mean"]),
-        plain_copy=partial(_copy, plain, copy),
-    )
-    for times in result.values():
-        times["megabytes_per_second"] = vectors.nbytes / 1e6 / times["seconds"]
-    return result | {"rows": rows, "width": WIDTH, "shards": SHARDS}
-
-
-def _distinct(row: int) -> str:
-    return "".join(chr(alphabet.RESIDUES[row // 20**place % 20]) for place in range(8))
-
-
-def _write_stores(layout: Layout, vectors: np.ndarray) -> None:
-    """Write all shards, in packs whose records are scattered over the shard."""
-    first = 0
-    for shard in range(SHARDS):
-        dataset = SequenceDataset(layout.shard_fasta(shard), **POLICY)
-        mine = vectors[first : first + len(dataset)]
-        first += len(dataset)
-        residues = dataset.embedded_lengths
-        order = np.random.default_rng(SEED).permutation(len(dataset))
-        with shard_writer(layout, shard, residues, WIDTH, ["mean"], "float16") as writer:
-            for start in range(0, len(order), ROWS_PER_PACK):
-                rows = order[start : start + ROWS_PER_PACK]
-                pack = {"mean": mine[rows]}
-                writer.write(FinishedPack(None, rows, residues[rows], pack, rows[:0]))
-
-
-def _record(layout: Layout, shard: int) -> None:
-    """Write what merging wants to know of a shard's job."""
-    run = {
-        "shard": shard,
-        "dtype": "float16",
-        "output_dtype": "float16",
-        "outputs": ["mean"],
-        "model": {"sha256": ""},
-        "fasta_sha256": file_digest(layout.shard_fasta(shard)),
-        "arrays": {"mean": file_digest(layout.shard_vectors(shard, "mean"))},
-        "float32_rows": [],
-    }
-    write_json(layout.shard_run(shard), run)
-
-
-def _write_plain(path: Path, vectors: np.ndarray) -> None:
-    np.save(path, vectors)
-    fsync(path)
-
-
-def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)
-    fsync(target)
 
 
 def show(name: str, result: dict[str, Any] | list[dict[str, Any]]) -> None:

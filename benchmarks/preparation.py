@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.contenders.base import Task
-from packedesm.esm2.checkpoints import write_random_checkpoint
-from packedesm.esm2.registry import MODELS, Geometry
+from packedesm.esm2.fair_esm import write_random_checkpoint
+from packedesm.esm2.geometry import Geometry
+from packedesm.esm2.registry import MODELS
 
 SEED = 1
 FOLDER = Path(__file__).parent / ".scratch"

@@ -3,18 +3,14 @@ import re
 
 from snakemake.exceptions import WorkflowError
 
-from packedesm.config import EMBED_OPTIONS, SHARD_OPTIONS, pick, resolve, samples
+from packedesm.config import resolve, samples
 from packedesm.device.gpus import shard_count, visible_gpus
 from packedesm.errors import UserError
 from packedesm.files import read_json
-from packedesm.paths import Layout
-from packedesm.esm2.registry import locate
-from packedesm.cluster import (
-    embed_minutes,
-    model_megabytes,
-    transfer_minutes,
-    verify_minutes,
-)
+from packedesm.paths import Paths
+from packedesm.esm2.registry import Checkpoint, locate
+from packedesm.options import EmbedOptions, ShardOptions, VerifyOptions
+from packedesm.cluster import embed_minutes, model_megabytes, transfer_minutes, verify_minutes
 
 try:
     config.update(resolve(config))
@@ -31,8 +27,8 @@ if SHARDS == "auto":
     SHARDS = int(count)
 
 RESULTS = config["results"]
-RUN = Layout(RESULTS)
-SAMPLE = Layout(f"{RESULTS}/{{sample}}")
+RUN = Paths(RESULTS)
+SAMPLE = Paths(f"{RESULTS}/{{sample}}")
 OUTPUTS = config["outputs"]
 GPUS = len(visible_gpus()[0])
 # `workflow.cores` refuses to be read where no --cores was given, as on a cluster.
@@ -47,7 +43,7 @@ wildcard_constraints:
 
 def sample_root(_wildcards, output):
     """Return the folder of the sample that a rule's first output belongs to."""
-    return str(Layout.of(output[0]).root)
+    return str(Paths.of(output[0]).root)
 
 
 def every_shard(path):
@@ -82,7 +78,7 @@ def minutes_to_embed(wildcards, input, attempt):
     cost = read_json(input.sharding)["shards"][int(wildcards.shard)]["cost"]
     speed = config["cluster"]["tflops"]
     return embed_minutes(
-        read_json(input.checkpoint),
+        Checkpoint.read(input.checkpoint),
         cost,
         attempt,
         tflops=speed,
@@ -94,7 +90,7 @@ def minutes_to_verify(_wildcards, input, attempt):
     """Return the time limit of the verification, from its records and the size of the model."""
     tokens = config["verify"]["sequences"] * (config["max_length"] + 2)
     return verify_minutes(
-        read_json(input.checkpoint), tokens, attempt, max_minutes=MAX_MINUTES
+        Checkpoint.read(input.checkpoint), tokens, attempt, max_minutes=MAX_MINUTES
     )
 
 
@@ -107,7 +103,7 @@ def minutes_to_read(rate):
 
 def megabytes_with_model(_wildcards, input, attempt):
     """Return the memory of a job that holds the model."""
-    return model_megabytes(read_json(input.checkpoint), attempt)
+    return model_megabytes(Checkpoint.read(input.checkpoint), attempt)
 
 
 def megabytes(first):

@@ -23,7 +23,7 @@ rule embed:
         runtime=minutes_to_embed,
     params:
         root=sample_root,
-        options=pick(config, EMBED_OPTIONS),
+        options=EmbedOptions.part(config),
     message:
         "Embed shard {wildcards.shard} of {wildcards.sample} with {config[model]}"
     script:

@@ -20,7 +20,7 @@ rule shard:
     params:
         root=sample_root,
         shards=SHARDS,
-        options=pick(config, SHARD_OPTIONS),
+        options=ShardOptions.part(config),
     message:
         "Check {wildcards.sample} and cut it into shards, number of shards: {params.shards}"
     script:

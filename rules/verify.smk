@@ -22,8 +22,7 @@ rule verify:
     params:
         root=sample_root,
         shards=SHARDS,
-        seed=config["seed"],
-        options=config["verify"],
+        options=VerifyOptions.part(config),
     message:
         "Compare sampled records of {wildcards.sample} with fair-esm in float32"
     script:

@@ -12,10 +12,12 @@ import torch
 
 from packedesm.embedding.job import embed_shard
 from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.registry import Checkpoint
 from packedesm.files import read_json
 from packedesm.log import job_log
+from packedesm.options import EmbedOptions, JobOptions
 from packedesm.packing import dataloader
-from packedesm.paths import Layout
+from packedesm.paths import Paths
 
 
 def inject(memory: int | None = None, nan: int | None = None, patience: float | None = None):
@@ -38,14 +40,14 @@ def inject(memory: int | None = None, nan: int | None = None, patience: float | 
 
 if __name__ == "__main__":
     task = read_json(Path(sys.argv[1]))
-    layout = Layout(task["root"])
+    paths = Paths(task["root"])
     inject(**task["faults"])
     with job_log(task["log"]):
         embed_shard(
-            layout,
+            paths,
             task["shard"],
-            read_json(layout.checkpoint),
-            task["options"],
-            task["job"],
+            Checkpoint.read(paths.checkpoint),
+            EmbedOptions.of(task["options"]),
+            JobOptions.of(task["job"]),
             threads=task["threads"],
         )

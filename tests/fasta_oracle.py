@@ -11,6 +11,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
+from packedesm.options import LengthPolicy, ShardOptions
 from tests import bgzip
 
 
@@ -26,9 +27,9 @@ class Options:
     empty_sequences: str
     deduplicate: bool
 
-    def keywords(self) -> dict:
-        keys = ("max_length", "long_sequences", "empty_sequences", "deduplicate")
-        return {"width": 64, "window_overlap": 1} | {key: getattr(self, key) for key in keys}
+    def typed(self) -> ShardOptions:
+        length = LengthPolicy(self.max_length, self.long_sequences, window_overlap=1)
+        return ShardOptions(length, self.empty_sequences, self.deduplicate)
 
 
 def content_of(data: bytes) -> bytes:

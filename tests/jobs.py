@@ -7,12 +7,13 @@ import sys
 import time
 from pathlib import Path
 
-from packedesm.config import EMBED_OPTIONS, JOB_OPTIONS, SHARD_OPTIONS, pick, resolve
-from packedesm.embedding.commits import SUFFIX, Part
+from packedesm.config import resolve
+from packedesm.embedding.commits import Commit
 from packedesm.esm2.checkpoints import prepare
 from packedesm.esm2.registry import TINY
 from packedesm.files import write_json
-from packedesm.paths import Layout
+from packedesm.options import EmbedOptions, JobOptions, ShardOptions
+from packedesm.paths import COMMIT_SUFFIX, Paths
 from packedesm.sequences.shards import write_shards
 from tests.workflow import ROOT
 
@@ -31,13 +32,13 @@ class Sample:
         # A file of this sample's own: tests damage it.
         config.setdefault("model", TINY)
         config.setdefault("checkpoints", str(root / "checkpoints"))
-        self.layout = Layout(root)
+        self.paths = Paths(root)
         self.config = resolve({"fasta": str(fasta), **config})
-        record = prepare(self.config["model"], self.config["checkpoints"], self.layout.checkpoint)
-        shard_options = pick(self.config, SHARD_OPTIONS)
-        write_shards([fasta], self.layout, 1, width=record["width"], **shard_options)
-        self.state = self.layout.shard_state(0)
-        self.record = record
+        model, folder = self.config["model"], self.config["checkpoints"]
+        self.checkpoint = prepare(model, folder, self.paths.checkpoint)
+        width = self.checkpoint.geometry.width
+        write_shards([fasta], self.paths, ShardOptions.of(self.config), shards=1, width=width)
+        self.state = self.paths.shard_state(0)
 
     def start(self, name: str = "job", faults: dict | None = None, **config) -> subprocess.Popen:
         """Start a job and return its process; `name` tells several at once apart.
@@ -45,10 +46,10 @@ class Sample:
         `faults` are those of `tests.embed_job.inject`.
         """
         config = self.config | config
-        task = {"root": str(self.layout.root), "shard": 0, "threads": 1, "faults": faults or {}}
-        task |= {"options": pick(config, EMBED_OPTIONS), "job": pick(config, JOB_OPTIONS)}
-        task["log"] = str(self.layout.root / f"{name}.log")
-        path = self.layout.root / f"{name}.json"
+        task = {"root": str(self.paths.root), "shard": 0, "threads": 1, "faults": faults or {}}
+        task |= {"options": EmbedOptions.part(config), "job": JobOptions.part(config)}
+        task["log"] = str(self.paths.root / f"{name}.log")
+        path = self.paths.root / f"{name}.json"
         write_json(path, task)
         return subprocess.Popen(
             [sys.executable, "-m", "tests.embed_job", str(path)],
@@ -62,7 +63,7 @@ class Sample:
         process = self.start(**config)
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
-        return (self.layout.root / f"{config.get('name', 'job')}.log").read_text()
+        return (self.paths.root / f"{config.get('name', 'job')}.log").read_text()
 
     def fail(self, **config) -> tuple[int, str]:
         """Run a job that must fail with one line; return its exit status and that line."""
@@ -90,9 +91,13 @@ class Sample:
         return {path.name: finished_packs(path) for path in self.attempts()}
 
     def committed(self) -> set[int]:
-        """Return the packs in the parts that are there, each of which must be whole."""
-        parts = [Part.read(path) for path in self.state.glob(f"*{SUFFIX}")]
-        return {pack.pack for part in parts for pack in part.statistics}
+        """Return the packs in the commits that are there, each of which must be whole."""
+        commits = [Commit.read(path) for path in self.commits()]
+        return {pack.pack for commit in commits for pack in commit.statistics}
+
+    def commits(self) -> list[Path]:
+        """Return the files of committed packs that are there, the first first."""
+        return sorted(self.state.glob(f"*{COMMIT_SUFFIX}"))
 
     def wait_while_starting(self, attempts: int, seconds: float) -> None:
         """Wait so many seconds, but not beyond the beginning of a further attempt."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from packedesm.cli import main
-from packedesm.paths import Layout
+from packedesm.paths import Paths
 from tests.workflow import snakemake, write_config
 
 GOOD = ">first\nMKV\n>second\nACDEFGHIK\n"
@@ -111,14 +111,14 @@ def test_a_folder_with_content_is_not_touched(tmp_path, good, embed):
 def test_the_command_writes_what_the_workflow_writes(tmp_path, good, capsys):
     out = tmp_path / "out"
     assert main(["embed", str(good), "-o", str(out), "--checkpoints", str(tmp_path)]) == 0
-    layout = Layout(out)
+    paths = Paths(out)
     published = {path.name for path in out.iterdir()}
     assert published == {
         path.name
         for path in [
-            *layout.arrays(["mean"]),
-            *(layout.index, layout.manifest, layout.metrics, layout.packing),
-            *(layout.throughput, layout.verification, layout.report),
+            *paths.arrays(["mean"]),
+            *(paths.index, paths.manifest, paths.metrics, paths.packing),
+            *(paths.throughput, paths.verification, paths.report),
         ]
     }
     assert "report.html" in capsys.readouterr().out

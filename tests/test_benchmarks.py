@@ -19,8 +19,9 @@ from benchmarks.contenders.weights import hugging_face_state
 from benchmarks.limits import Sizes
 from benchmarks.sample import draw
 from benchmarks.table import committed, for_terminal, line, ratio, with_table
-from packedesm.esm2.checkpoints import load_state, write_random_checkpoint
-from packedesm.esm2.registry import Geometry
+from packedesm.esm2.checkpoints import load_state
+from packedesm.esm2.fair_esm import write_random_checkpoint
+from packedesm.esm2.geometry import Geometry
 from packedesm.files import read_json
 from tests.workflow import ROOT
 

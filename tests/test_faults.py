@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from packedesm.embedding.output import finished
 from packedesm.errors import Fault
 from packedesm.files import read_json
+from packedesm.options import EmbedOptions, VerifyOptions
 from packedesm.report.metrics import write_metrics
 from packedesm.report.page import write_report
 from packedesm.report.verify import verify
@@ -45,7 +47,7 @@ def quiet(tmp_path_factory, fasta):
     for dtype in ("float32", "bfloat16"):
         sample = make_sample(tmp_path_factory.mktemp(dtype), fasta, dtype=dtype)
         sample.run()
-        means[dtype] = np.load(sample.layout.shard_vectors(0, "mean"))
+        means[dtype] = np.load(sample.paths.shard_vectors(0, "mean"))
     return means
 
 
@@ -55,7 +57,7 @@ def sample(tmp_path, fasta):
 
 
 def mean(sample: Sample) -> np.ndarray:
-    return np.load(sample.layout.shard_vectors(0, "mean"))
+    return np.load(sample.paths.shard_vectors(0, "mean"))
 
 
 def flip_a_bit(path: Path, place: float = 0.5) -> None:
@@ -65,53 +67,53 @@ def flip_a_bit(path: Path, place: float = 0.5) -> None:
 
 
 def test_a_finished_shard_stands_for_the_same_job_alone(sample):
-    layout, record, config = sample.layout, sample.record, sample.config
-    assert not finished(layout, 0, record, config)
+    paths, weights, options = sample.paths, sample.checkpoint, EmbedOptions.of(sample.config)
+    assert not finished(paths, 0, weights, options)
     sample.run()
-    assert finished(layout, 0, record, config)
-    assert not finished(layout, 0, record, config | {"dtype": "bfloat16"})
-    assert not finished(layout, 0, record | {"sha256": "0" * 64}, config)
-    flip_a_bit(layout.shard_vectors(0, "mean"))
-    assert not finished(layout, 0, record, config)
-    layout.shard_vectors(0, "mean").unlink()
-    assert not finished(layout, 0, record, config)
+    assert finished(paths, 0, weights, options)
+    assert not finished(paths, 0, weights, replace(options, dtype="bfloat16"))
+    assert not finished(paths, 0, replace(weights, sha256="0" * 64), options)
+    flip_a_bit(paths.shard_vectors(0, "mean"))
+    assert not finished(paths, 0, weights, options)
+    paths.shard_vectors(0, "mean").unlink()
+    assert not finished(paths, 0, weights, options)
 
 
 def finish(sample: Sample) -> None:
     """Do what comes after the embedding jobs."""
-    layout, config = sample.layout, sample.config
-    merge_shards(layout, 1, ["mean"])
-    limits = {"sequences": 4, "min_cosine": 0.99, "max_relative_l2": 0.05}
-    verify(layout, layout.checkpoint, shards=1, seed=1, **limits)
-    write_metrics(layout, 1)
-    write_report(layout)
-    write_manifest(layout, config)
+    paths, config = sample.paths, sample.config
+    merge_shards(paths, 1, ["mean"])
+    options = VerifyOptions(sequences=4, min_cosine=0.99, max_relative_l2=0.05, seed=1)
+    verify(paths, sample.checkpoint, options, shards=1)
+    write_metrics(paths, 1)
+    write_report(paths)
+    write_manifest(paths, config)
 
 
 # Files that are not as they were written
 
 
-def test_flipped_and_truncated_parts_are_computed_again(sample, quiet):
+def test_flipped_and_truncated_commits_are_computed_again(sample, quiet):
     sample.stop_after(20)
-    first, second = sorted(sample.state.glob("*.part"))[:2]
+    first, second = sample.commits()[:2]
     flip_a_bit(first)
     second.write_bytes(second.read_bytes()[:-100])
     log = sample.run()
     assert f"discarding {first}: its digest" in log
     assert f"discarding {second}" in log
     assert np.array_equal(mean(sample), quiet["float32"])
-    run = read_json(sample.layout.shard_run(0))
-    assert (run["restarts"], run["discarded_parts"], run["recomputed_packs"]) == (1, 2, 10)
+    run = read_json(sample.paths.shard_run(0))
+    assert (run["restarts"], run["discarded_commits"], run["recomputed_packs"]) == (1, 2, 10)
 
 
 @pytest.mark.parametrize("kind", ["fasta", "fai"])
 def test_a_damaged_shard_is_refused_by_name(sample, kind):
-    path = getattr(sample.layout, f"shard_{kind}")(0)
+    path = getattr(sample.paths, f"shard_{kind}")(0)
     flip_a_bit(path)
     status, line = sample.fail()
     assert status == 1
     assert f"{path}: is not as it was written" in line
-    assert not sample.layout.shard_run(0).exists()
+    assert not sample.paths.shard_run(0).exists()
 
 
 def test_a_damaged_plan_starts_over(sample, quiet):
@@ -140,19 +142,19 @@ def test_a_changed_configuration_starts_over_and_says_so(sample, quiet):
 )
 def test_a_file_damaged_between_two_steps_stops_the_next(sample, name, step):
     sample.run()
-    layout = sample.layout
+    paths = sample.paths
     finish(sample)
-    layout.manifest.unlink()
-    paths = {"mean of the shard": layout.shard_vectors(0, "mean"), "mean": layout.vectors("mean")}
-    path = paths.get(name) or getattr(layout, name)
+    paths.manifest.unlink()
+    files = {"mean of the shard": paths.shard_vectors(0, "mean"), "mean": paths.vectors("mean")}
+    path = files.get(name) or getattr(paths, name)
     # In the index, damage what can still be read: the text of an id.
     flip_a_bit(path, 0.99 if name.startswith("mean") else 0.02)
     with pytest.raises(Fault, match=f"{path}: "):
         if step is merge_shards:
-            merge_shards(layout, 1, ["mean"])
+            merge_shards(paths, 1, ["mean"])
         else:
-            write_manifest(layout, sample.config)
-    assert not layout.manifest.exists()
+            write_manifest(paths, sample.config)
+    assert not paths.manifest.exists()
 
 
 def test_a_checkpoint_that_was_changed_before_the_job_is_refused(sample):
@@ -170,8 +172,8 @@ def test_a_checkpoint_that_changes_during_the_job_is_noticed(sample):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "changed" in errors
-    assert not sample.layout.shard_vectors(0, "mean").exists()
-    assert not sample.layout.shard_run(0).exists()
+    assert not sample.paths.shard_vectors(0, "mean").exists()
+    assert not sample.paths.shard_run(0).exists()
 
 
 def test_a_checkpoint_that_was_only_touched_is_accepted(sample, quiet):
@@ -220,8 +222,8 @@ def test_a_full_disk_is_one_line_and_what_was_committed_is_kept(disk, fasta, tmp
     status, line = sample.fail()
     assert status == 1
     assert "no space is left on the disk" in line
-    assert str(sample.layout.work) in line
-    assert not list(sample.layout.work.glob("embeddings/*/*"))  # nothing half-written
+    assert str(sample.paths.work) in line
+    assert not list(sample.paths.work.glob("embeddings/*/*"))  # nothing half-written
     committed = sample.committed()
     assert len(committed) > 5
     disk.again("size=64m")
@@ -230,7 +232,7 @@ def test_a_full_disk_is_one_line_and_what_was_committed_is_kept(disk, fasta, tmp
     undisturbed = make_sample(tmp_path / "undisturbed", fasta, outputs=["mean", "residue"])
     undisturbed.run()
     for output in ("mean", "residue"):
-        path, expected = (s.layout.shard_vectors(0, output) for s in (sample, undisturbed))
+        path, expected = (s.paths.shard_vectors(0, output) for s in (sample, undisturbed))
         assert path.read_bytes() == expected.read_bytes()
 
 
@@ -240,23 +242,23 @@ def test_a_disk_that_is_full_while_merging_leaves_no_half_array(disk, fasta, tmp
     sample.run()
     used = sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
     disk.again(f"size={used // 4096 * 4 + 4000}k")
-    with pytest.raises(Fault, match=f"{sample.layout.root}: no space is left"):
-        merge_shards(sample.layout, 1, ["residue"])
-    assert not list(sample.layout.root.glob("*.npy"))
-    assert not list(sample.layout.root.glob(".tmp-*"))
+    with pytest.raises(Fault, match=f"{sample.paths.root}: no space is left"):
+        merge_shards(sample.paths, 1, ["residue"])
+    assert not list(sample.paths.root.glob("*.npy"))
+    assert not list(sample.paths.root.glob(".tmp-*"))
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(disk, fasta, tmp_path):
     sample = make_sample(
         disk("size=64m") / "sample", fasta, checkpoints=str(tmp_path / "checkpoints")
     )
-    log = sample.layout.root / "job.log"
+    log = sample.paths.root / "job.log"
     log.touch()
     task = tmp_path / "job.json"
     process = sample.start()
     process.communicate(timeout=60)
-    (sample.layout.root / "job.json").rename(sample.layout.root / "kept.json")
-    task.write_text((sample.layout.root / "kept.json").read_text().replace(str(log), "/dev/null"))
+    (sample.paths.root / "job.json").rename(sample.paths.root / "kept.json")
+    task.write_text((sample.paths.root / "kept.json").read_text().replace(str(log), "/dev/null"))
     disk.again("ro")
     again = subprocess.run(
         [*process.args[:-1], str(task)],
@@ -281,8 +283,8 @@ def test_packs_that_do_not_fit_into_memory_are_split_and_successors_know(sample,
     assert 1024 < limit <= 2048
     log = sample.run(**SMALL_MEMORY, name="successor")
     assert "out of memory" not in log
-    run = read_json(sample.layout.shard_run(0))
-    packs = pd.read_csv(sample.layout.shard_packs(0), sep="\t")
+    run = read_json(sample.paths.shard_run(0))
+    packs = pd.read_csv(sample.paths.shard_packs(0), sep="\t")
     assert run["token_limit"] == limit
     assert run["split_packs"] == (packs["pieces"] > 1).sum() > 0
     assert run["restarts"] == 1
@@ -297,34 +299,34 @@ def test_a_protein_that_does_not_fit_is_reported_by_name(sample):
 
 
 def test_nan_in_half_precision_is_computed_in_float32_and_told_everywhere(sample, quiet):
-    lengths = np.minimum(pd.read_parquet(sample.layout.shard_index)["length"], 1022)
+    lengths = np.minimum(pd.read_parquet(sample.paths.shard_index)["length"], 1022)
     log = sample.run(dtype="bfloat16", faults={"nan": int(lengths[7]) + 2})
     assert "have NaN or infinity: their pack of" in log
-    run = read_json(sample.layout.shard_run(0))
+    run = read_json(sample.paths.shard_run(0))
     rows = run["float32_rows"]
     assert 7 in rows
     assert len(rows) < len(lengths)
     sample.config["dtype"] = "bfloat16"
     finish(sample)
-    index = pd.read_parquet(sample.layout.index)
+    index = pd.read_parquet(sample.paths.index)
     assert index.index[index["flags"].str.contains("float32")].tolist() == rows
     exact, half = quiet["float32"], quiet["bfloat16"]
-    merged = np.load(sample.layout.vectors("mean"))
+    merged = np.load(sample.paths.vectors("mean"))
     np.testing.assert_array_equal(merged[rows], exact[rows].astype(np.float16))
     others = np.setdiff1d(np.arange(len(merged)), rows)
     np.testing.assert_array_equal(merged[others], half[others])
-    metrics = read_json(sample.layout.metrics)["disturbances"]
+    metrics = read_json(sample.paths.metrics)["recoveries"]
     assert metrics["float32_records"] == len(rows)
-    assert f"{len(rows)} records are flagged" in " ".join(sample.layout.report.read_text().split())
+    assert f"{len(rows)} records are flagged" in " ".join(sample.paths.report.read_text().split())
 
 
 def test_the_report_of_a_disturbed_run_tells_of_it_and_that_of_a_quiet_one_does_not(sample):
     sample.stop_after(3, **SMALL_MEMORY)
-    flip_a_bit(min(sample.state.glob("*.part")))
+    flip_a_bit(sample.commits()[0])
     sample.run(**SMALL_MEMORY)
     finish(sample)
-    report = " ".join(sample.layout.report.read_text().split())
-    told = read_json(sample.layout.metrics)["disturbances"]
+    report = " ".join(sample.paths.report.read_text().split())
+    told = read_json(sample.paths.metrics)["recoveries"]
     assert told["restarts"] == told["discarded_parts"] == 1
     assert (
         f"1 restart: what had been committed was kept, {told['recomputed_packs']} packs" in report
@@ -333,8 +335,8 @@ def test_the_report_of_a_disturbed_run_tells_of_it_and_that_of_a_quiet_one_does_
     assert f"{told['split_packs']} packs did not fit" in report
     sample.run(name="quiet")
     finish(sample)
-    assert set(read_json(sample.layout.metrics)["disturbances"].values()) == {0}
-    report = " ".join(sample.layout.report.read_text().split())
+    assert set(read_json(sample.paths.metrics)["recoveries"].values()) == {0}
+    report = " ".join(sample.paths.report.read_text().split())
     assert "<th>Interruptions</th><td> none</td>" in report
     assert "did not fit" not in report
 
@@ -370,10 +372,10 @@ def test_a_worker_that_dies_or_hangs_is_done_without(sample, quiet, number, pati
     for worker in workers:
         os.kill(worker, number)
     assert process.wait(200) == 0
-    log = (sample.layout.root / "job.log").read_text()
+    log = (sample.paths.root / "job.log").read_text()
     assert "this process reads the rest itself" in log
     assert np.array_equal(mean(sample), quiet["float32"])
-    packs = pd.read_csv(sample.layout.shard_packs(0), sep="\t")
+    packs = pd.read_csv(sample.paths.shard_packs(0), sep="\t")
     assert packs["pack"].tolist() == list(range(len(packs)))
     time.sleep(0.1)
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)

@@ -7,8 +7,8 @@ import pytest
 
 import packedesm
 from packedesm.cli import main
-from packedesm.esm2.checkpoints import write_random_checkpoint
-from packedesm.esm2.registry import Geometry
+from packedesm.esm2.fair_esm import write_random_checkpoint
+from packedesm.esm2.geometry import Geometry
 from packedesm.files import read_json
 from tests.workflow import snakemake, write_config
 

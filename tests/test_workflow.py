@@ -8,7 +8,7 @@ import pytest
 
 import packedesm
 from packedesm.files import read_json
-from packedesm.paths import Layout
+from packedesm.paths import Paths
 from packedesm.sequences.fasta import read_records
 from tests.workflow import ROOT, jobs_run, snakemake, write_config
 
@@ -29,7 +29,7 @@ def runs(tmp_path_factory, uniprot_500):
 
 
 def sample(folder):
-    return Layout(folder / "results" / "uniprot_500")
+    return Paths(folder / "results" / "uniprot_500")
 
 
 @pytest.mark.parametrize("shards", [2, 5])
@@ -99,19 +99,19 @@ def test_repeated_sequences_are_embedded_once_and_counted(tmp_path):
     write_config(tmp_path, fasta=str(fasta), shards=2)
     run = snakemake(tmp_path)
     assert run.returncode == 0, run.stdout
-    layout = Layout(tmp_path / "results" / "in")
-    results = packedesm.open(layout.root)
+    paths = Paths(tmp_path / "results" / "in")
+    results = packedesm.open(paths.root)
     assert results.ids == ["a", "b", "c", "b", "d", "e"]
     assert results.index["duplicate_of"].fillna(-1).tolist() == [-1, -1, 0, 1, 0, -1]
     vectors = results.array()
     for row, first in ((2, 0), (3, 1), (4, 0)):
         np.testing.assert_array_equal(vectors[row], vectors[first])
     assert len(np.unique(vectors, axis=0)) == 3
-    embedded = [read_json(layout.shard_run(shard))["records"] for shard in (0, 1)]
+    embedded = [read_json(paths.shard_run(shard))["records"] for shard in (0, 1)]
     assert sum(embedded) == 3
-    assert read_json(layout.metrics)["duplicates"] == {"records": 3, "residues": 17}
+    assert read_json(paths.metrics)["duplicates"] == {"records": 3, "residues": 17}
     warning = "1 of 6 records repeat the id and sequence of an earlier one"
-    page = layout.report.read_text()
+    page = paths.report.read_text()
     assert warning in page
     assert "3\n(17 residues): computed once, the vector copied" in page
     log = (tmp_path / "results" / ".logs" / "in" / "shard.log").read_text()

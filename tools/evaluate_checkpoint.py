@@ -14,7 +14,8 @@ from neighbours import agreement, chance, compositions, family, mean_vectors, qu
 from perplexity import Counts, hidden_residue_losses, perplexities
 from training import initial_weights
 
-from packedesm.esm2.checkpoints import load_archive, load_state
+from packedesm.esm2.checkpoints import load_state
+from packedesm.esm2.fair_esm import load_archive
 from packedesm.esm2.heads import LanguageModelHead
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import DEMO, locate

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from packedesm.alphabet import MASK, encode
-from packedesm.packing.collator import PackedBatch
+from packedesm.packing.batch import PackedBatch
 
 CHOSEN = 0.15  # of the residues are asked for; of these
 MASKED = 0.8  # are hidden,

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from packedesm.packing.collator import PackedBatch, VarlenCollator
+from packedesm.packing.batch import PackedBatch
+from packedesm.packing.collator import VarlenCollator
 from packedesm.packing.dataset import Protein
 from packedesm.packing.packer import plan_packs
 

@@ -12,9 +12,9 @@ from packs import packs
 from training import predict
 
 from packedesm.alphabet import CLS, encode
+from packedesm.esm2.geometry import VOCABULARY
 from packedesm.esm2.heads import LanguageModelHead
 from packedesm.esm2.model import PackedESM2
-from packedesm.esm2.registry import VOCABULARY
 
 RESAMPLES = 1000
 

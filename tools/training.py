@@ -15,12 +15,14 @@ import torch.nn.functional as F
 from masking import mask
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from packedesm.esm2.checkpoints import published_frequencies, write_fair_esm
+from packedesm.esm2.fair_esm import published_frequencies, write_fair_esm
+from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.heads import LanguageModelHead
-from packedesm.esm2.model import PackedESM2, tensor_shapes
-from packedesm.esm2.registry import Geometry
+from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.weights import tensor_shapes
 from packedesm.files import atomic_path
-from packedesm.packing.collator import PackedBatch, VarlenCollator
+from packedesm.packing.batch import PackedBatch
+from packedesm.packing.collator import VarlenCollator
 from packedesm.packing.dataset import Protein
 from packedesm.packing.packer import plan_packs
 

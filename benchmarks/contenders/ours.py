@@ -8,10 +8,12 @@ import numpy as np
 import torch
 
 from benchmarks.contenders.base import Contender, Task
-from packedesm.embedding.runner import AsyncInferenceRunner, FinishedPack
+from packedesm.embedding.pack import FinishedPack
+from packedesm.embedding.runner import AsyncInferenceRunner
 from packedesm.esm2.attention import select_backend
 from packedesm.esm2.checkpoints import load_state
 from packedesm.esm2.model import PackedESM2
+from packedesm.options import EmbedPlan
 from packedesm.packing.collator import VarlenCollator
 from packedesm.packing.dataset import Protein
 from packedesm.packing.packer import plan_packs
@@ -50,14 +52,9 @@ class Forward(Contender):
 
     def embed(self) -> np.ndarray:
         """Run all packs."""
-        runner = AsyncInferenceRunner(
-            self.model,
-            self.device,
-            attention=self.attention,
-            outputs=["mean"],
-            output_dtype=torch.float32,
-            token_budget=self.budget,
-        )
+        dtype = str(self.model.embed_tokens.weight.dtype).removeprefix("torch.")
+        plan = EmbedPlan(dtype, "float32", ("mean",), self.attention, self.budget, reasons={})
+        runner = AsyncInferenceRunner(self.model, plan, self.device)
         runner.run(self.batches, self._keep)
         return self.vectors
 

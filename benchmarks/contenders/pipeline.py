@@ -1,7 +1,7 @@
-"""packedesm from a FASTA file to published arrays: shard, embed, commit, merge.
+"""packedesm from a FASTA file to merged arrays: shard, embed, commit, merge.
 
 What does not grow with the input counts apart: loading the weights, measuring the matmul
-ceiling. The steps after merging (verification, report) are left out.
+peak. The steps after merging (verification, report) are left out.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.contenders.base import Contender, Task
-from packedesm.config import JOB_OPTIONS, SHARD_OPTIONS, pick, resolve
+from packedesm.config import resolve
 from packedesm.embedding.job import embed_shard
 from packedesm.esm2.checkpoints import prepare
-from packedesm.paths import Layout
+from packedesm.options import EmbedOptions, JobOptions, ShardOptions
+from packedesm.paths import Paths
 from packedesm.results.merge import merge_shards
 from packedesm.sequences.shards import write_shards
 
@@ -33,7 +34,7 @@ class Pipeline(Contender):
 
     def __init__(self, task: Task, dtype: str) -> None:
         self.task, self.dtype = task, dtype
-        self.layout = Layout(task.scratch / "results")
+        self.paths = Paths(task.scratch / "results")
         record = task.scratch / "checkpoint.json"
         self.checkpoint = prepare(str(task.checkpoint), task.checkpoint.parent, record)
 
@@ -54,13 +55,12 @@ class Pipeline(Contender):
 
     def embed(self) -> np.ndarray:
         """Run the steps into an empty folder."""
-        shutil.rmtree(self.layout.root, ignore_errors=True)
-        config, layout = self.config, self.layout
-        shard_options = pick(config, SHARD_OPTIONS)
-        width = self.checkpoint["width"]
-        write_shards([Path(config["fasta"])], layout, 1, width=width, **shard_options)
-        job = pick(config, JOB_OPTIONS)
-        run = embed_shard(layout, 0, self.checkpoint, config, job, threads=self.task.threads)
-        merge_shards(layout, 1, config["outputs"])
-        self.apart = run["seconds"]["setup"]
-        return np.load(layout.vectors("mean"))
+        shutil.rmtree(self.paths.root, ignore_errors=True)
+        config, paths = self.config, self.paths
+        width = self.checkpoint.geometry.width
+        write_shards([Path(config["fasta"])], paths, ShardOptions.of(config), shards=1, width=width)
+        options, job = EmbedOptions.of(config), JobOptions.of(config)
+        run = embed_shard(paths, 0, self.checkpoint, options, job, threads=self.task.threads)
+        merge_shards(paths, 1, options.outputs)
+        self.apart = run.seconds.setup
+        return np.load(paths.vectors("mean"))

@@ -5,12 +5,12 @@ from typing import Any
 import torch
 
 from packedesm.alphabet import MASK, PAD
+from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.hugging_face import (
     HUGGING_FACE_LAYER_NAMES,
     HUGGING_FACE_NAMES,
     HUGGING_FACE_SETTINGS,
 )
-from packedesm.esm2.registry import Geometry
 
 
 def hugging_face_settings(geometry: Geometry) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from packedesm import config as configuration
 from packedesm.errors import Fault, UserError, printable
 from packedesm.esm2.registry import MODELS
 from packedesm.log import LineFormatter
-from packedesm.paths import Layout
+from packedesm.paths import Paths
 
 # Options of the workflow that the command replaces by its own arguments.
 _NOT_OPTIONS = ("fasta", "results")
@@ -120,31 +120,30 @@ def _embed(options: argparse.Namespace) -> None:
     config = _config(options)
     configuration.check_path("-o", str(options.output))
     configuration.check_readable(options.fasta)
-    layout = Layout(options.output)
+    paths = Paths(options.output)
     existed = options.output.exists()
-    if existed and not _unfinished(layout) and not _empty(options.output):
+    if existed and not _unfinished(paths) and not _empty(options.output):
         raise UserError(f"{options.output}: is there and not empty; give a new folder with -o")
     try:
-        embed_fasta(layout, config, threads=_cores())
+        embed_fasta(paths, config, threads=_cores())
     finally:
         # Nothing was merged: leave nothing behind, unless another run can go on from it.
-        if not layout.verification.exists() and not _unfinished(layout):
-            shutil.rmtree(layout.root, ignore_errors=True)
+        if not paths.verification.exists() and not _unfinished(paths):
+            shutil.rmtree(paths.root, ignore_errors=True)
             if existed:
-                layout.root.mkdir()
-    shutil.rmtree(layout.work)
-    arrays = ", ".join(path.name for path in layout.arrays(config["outputs"]))
-    print(f"{layout.root} holds {arrays} and index.parquet; open {layout.report} in a browser")
+                paths.root.mkdir()
+    shutil.rmtree(paths.work)
+    arrays = ", ".join(path.name for path in paths.arrays(config["outputs"]))
+    print(f"{paths.root} holds {arrays} and index.parquet; open {paths.report} in a browser")
 
 
 def _empty(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def _unfinished(layout: Layout) -> bool:
+def _unfinished(paths: Paths) -> bool:
     """Tell whether the folder holds nothing but what an interrupted run has finished."""
-    finished = [*layout.work.glob("state/*/*.part"), *layout.work.glob("embeddings/*/run.json")]
-    return [*layout.root.glob("*")] == [layout.work] and bool(finished)
+    return [*paths.root.glob("*")] == [paths.work] and bool(paths.finished_work())
 
 
 def _cores() -> int:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
-from packedesm.esm2.registry import Geometry
+from packedesm.esm2.registry import Checkpoint
 
-# Starting Python, loading weights over a busy network, measuring the ceiling: rarely five minutes.
+# Starting Python, loading weights over a busy network, measuring the matmul peak: rarely five minutes.
 _SETUP_MINUTES = 15
 # Twice the computed time: GPUs are shared, clocks vary, and a limit that is hit costs a queue.
 _MARGIN = 2
@@ -21,14 +19,12 @@ _BYTES_PER_PARAMETER = 8
 
 
 def embed_minutes(
-    checkpoint: Mapping[str, Any], cost: float, attempt: int, *, tflops: float, max_minutes: int
+    checkpoint: Checkpoint, cost: float, attempt: int, *, tflops: float, max_minutes: int
 ) -> int:
     """Return the time limit of one embedding job, in minutes.
 
     Parameters
     ----------
-    checkpoint
-        The record that `packedesm.esm2.checkpoints.prepare` wrote.
     cost
         Of the shard, in tokens, as ``sharding.json`` has it: attention is counted as the number of
         tokens whose matrix products take as many operations.
@@ -43,9 +39,7 @@ def embed_minutes(
     return limited(_SETUP_MINUTES + _MARGIN * minutes, attempt, max_minutes)
 
 
-def verify_minutes(
-    checkpoint: Mapping[str, Any], tokens: float, attempt: int, *, max_minutes: int
-) -> int:
+def verify_minutes(checkpoint: Checkpoint, tokens: float, attempt: int, *, max_minutes: int) -> int:
     """Return the time limit, in minutes, of passing `tokens` through the reference on a CPU."""
     minutes = _model_minutes(checkpoint, tokens, _CPU_TFLOPS)
     return limited(_SETUP_MINUTES + _MARGIN * minutes, attempt, max_minutes)
@@ -56,9 +50,9 @@ def transfer_minutes(megabytes: float, rate: float, attempt: int, *, max_minutes
     return limited(_SETUP_MINUTES + _MARGIN * megabytes / rate / 60, attempt, max_minutes)
 
 
-def model_megabytes(checkpoint: Mapping[str, Any], attempt: int) -> int:
+def model_megabytes(checkpoint: Checkpoint, attempt: int) -> int:
     """Return the main memory, in MB, of a job that holds the model; more for each attempt."""
-    weights = _BYTES_PER_PARAMETER * checkpoint["parameters"] / 1e6
+    weights = _BYTES_PER_PARAMETER * checkpoint.geometry.parameters / 1e6
     return math.ceil((_BASE_MB + weights) * (1 + attempt) / 2)
 
 
@@ -67,7 +61,7 @@ def limited(minutes: float, attempt: int, max_minutes: int) -> int:
     return min(max_minutes, math.ceil(minutes * 2 ** (attempt - 1)))
 
 
-def _model_minutes(checkpoint: Mapping[str, Any], tokens: float, tflops: float) -> float:
-    geometry = Geometry(*(checkpoint[size] for size in ("layers", "width", "heads")))
+def _model_minutes(checkpoint: Checkpoint, tokens: float, tflops: float) -> float:
+    geometry = checkpoint.geometry
     # 24 width² FLOP per layer and token: `Geometry.flops` without attention, which the cost holds.
     return 24 * geometry.layers * geometry.width**2 * tokens / (tflops * 1e12) / 60

@@ -6,27 +6,19 @@ import copy
 import difflib
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jsonschema
 import yaml
 
 from packedesm.errors import UserError, is_hidden, quote, quote_path
-from packedesm.sequences.windows import check_window
+from packedesm.options import LengthPolicy
 
-# Which keys decide what: the workflow runs a step again when one of its own keys changes.
-LENGTH_OPTIONS = ("max_length", "long_sequences", "window_overlap")
-SHARD_OPTIONS = (*LENGTH_OPTIONS, "empty_sequences", "deduplicate")
-EMBED_OPTIONS = (
-    *LENGTH_OPTIONS,
-    *("dtype", "attention", "token_budget", "outputs", "output_dtype"),
-)
-# How an embedding job works; these change no vector, so a change runs nothing again.
-JOB_OPTIONS = ("workers", "seed", "commit_seconds", "commit_packs")
+if TYPE_CHECKING:
+    import jsonschema
 
 _SUFFIXES = (".fasta", ".fa", ".faa")
 _COMPRESSED = (".gz", ".bgz")
@@ -58,11 +50,11 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
     """
     _check_texts("", config)
     resolved = _with_defaults(config, schema())
-    validator = jsonschema.Draft202012Validator(schema())
+    validator = _validator(schema())
     error = next(validator.iter_errors(resolved), None)
     if error is not None:
         raise UserError(_explain(error))
-    check_window(*pick(resolved, LENGTH_OPTIONS).values())
+    LengthPolicy.of(resolved)  # raises if it cannot be
     return resolved
 
 
@@ -143,11 +135,6 @@ def check_path(source: str, text: str) -> None:
         )
 
 
-def pick(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """Return the part of a resolved configuration that `keys` name."""
-    return {key: config[key] for key in keys}
-
-
 def _check_sample_name(name: Any) -> None:
     if not isinstance(name, str):
         raise UserError(f"config key fasta: sample {name!r} is not text; put it in quotes")
@@ -202,7 +189,7 @@ def _typed(value: Any, described: dict[str, Any]) -> Any:
     """Return a number or truth value that came as text, as `--config verify="{sequences: 5}"`."""
     if not isinstance(value, str):
         return value
-    validator = jsonschema.Draft202012Validator(described)
+    validator = _validator(described)
     if validator.is_valid(value):
         return value
     try:
@@ -210,6 +197,12 @@ def _typed(value: Any, described: dict[str, Any]) -> Any:
     except yaml.YAMLError:
         return value
     return read if validator.is_valid(read) else value
+
+
+def _validator(described: dict[str, Any]) -> jsonschema.Draft202012Validator:
+    import jsonschema  # here: the list of models and the help need it not
+
+    return jsonschema.Draft202012Validator(described)
 
 
 def _explain(error: jsonschema.ValidationError) -> str:

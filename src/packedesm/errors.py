@@ -57,3 +57,8 @@ def quote(text: str, width: int = 60) -> str:
 def first_line(error: Exception) -> str:
     """Return the first words of a message that may be empty or fill a screen."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun, such as ``1 record`` and ``2,000 records``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,14 +1,16 @@
-"""Publish files atomically: a reader sees the whole new file, or what was there before."""
+"""Write files atomically: a reader sees the whole new file, or what was there before."""
 
 import errno
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from packedesm.errors import Fault
 
@@ -26,6 +28,7 @@ _FORBIDDEN = {
 
 
 TEMPORARY = ".tmp-"  # how the names of unfinished files begin
+_BLOCK = 1 << 16
 
 
 @contextmanager
@@ -89,10 +92,40 @@ def read_json(path: Path) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write `columns` of `rows` under their names; what is None becomes an empty cell."""
+    lines = ["\t".join(columns)]
+    lines += ["\t".join(_cell(row[column]) for column in columns) for row in rows]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def create_npy(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap:
+    """Create a ``.npy`` file of `shape` and return it as a writable memory map."""
+    # open_memmap writes an unreadable header when a dimension is a numpy integer.
+    shape = tuple(int(size) for size in shape)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        # Writing to a mapped hole on a full disk kills the process; this raises instead.
+        with path.open("r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
+    return array
+
+
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
     """Return the hexadecimal digest of a file's bytes."""
     with Path(path).open("rb") as handle:
         return hashlib.file_digest(handle, algorithm).hexdigest()
+
+
+def digests(paths: Iterable[Path], algorithms: Iterable[str]) -> dict[str, str]:
+    """Return hexadecimal digests of the files' bytes, one file after the other, read once."""
+    hashes = {algorithm: hashlib.new(algorithm) for algorithm in algorithms}
+    for path in paths:
+        with Path(path).open("rb") as handle:
+            while block := handle.read(_BLOCK):
+                for running in hashes.values():
+                    running.update(block)
+    return {algorithm: running.hexdigest() for algorithm, running in hashes.items()}
 
 
 def fsync(path: Path) -> None:
@@ -109,3 +142,9 @@ def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

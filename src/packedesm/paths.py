@@ -1,17 +1,19 @@
-"""Where every file of one sample lies: the only place that knows the paths."""
+"""Where every file of one sample lies: the only place that knows."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 WORK = ".work"
+COMMIT_SUFFIX = ".commit"  # of the files in a shard's state that hold finished packs
 
 
-class Layout:
+class Paths:
     """Paths below `root`, the folder of one sample.
 
     `root` and `shard` may hold Snakemake wildcards such as ``{sample}``: the same object serves
-    the rules and the command. Published files lie in `root`; what only later steps read lies in
+    the rules and the command. Results lie in `root`; what only later steps read lies in
     ``root/.work``.
     """
 
@@ -32,8 +34,8 @@ class Layout:
         self.shard_index = self.work / "index.parquet"
 
     @classmethod
-    def of(cls, path: str | Path) -> Layout:
-        """Return the layout of the sample that the file `path` belongs to."""
+    def of(cls, path: str | Path) -> Paths:
+        """Return the paths of the sample that the file `path` belongs to."""
         folders = Path(path).parents
         work = next((folder for folder in folders[:3] if folder.name == WORK), None)
         return cls(work.parent if work else folders[0])
@@ -42,8 +44,8 @@ class Layout:
         """Return the merged array of one output, such as ``mean``."""
         return self.root / f"{output}.npy"
 
-    def arrays(self, outputs: list[str]) -> list[Path]:
-        """Return every array that `outputs` publish; ``residue`` brings its offsets."""
+    def arrays(self, outputs: Sequence[str]) -> list[Path]:
+        """Return every array that `outputs` make; ``residue`` brings its offsets."""
         paths = [self.vectors(output) for output in outputs]
         return [*paths, self.residue_offsets] if "residue" in outputs else paths
 
@@ -58,6 +60,11 @@ class Layout:
     def shard_state(self, shard: int | str) -> Path:
         """Return the folder of what an unfinished job has done; it outlives a failed job."""
         return self.work / "state" / str(shard)
+
+    def finished_work(self) -> list[Path]:
+        """Return the committed packs and the finished shards of a run that was not merged."""
+        commits = self.work.glob(f"state/*/*{COMMIT_SUFFIX}")
+        return [*commits, *self.work.glob("embeddings/*/run.json")]
 
     def shard_vectors(self, shard: int | str, output: str) -> Path:
         """Return the array of one output of one shard."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from packedesm.paths import Layout
+from packedesm.paths import Paths
 from tests.workflow import snakemake, write_config
 
 OUTPUTS = ["mean", "residue"]
@@ -31,7 +31,7 @@ def finished(tmp_path_factory, uniprot_500) -> Path:
 def run_rule(finished, tmp_path):
     """Return a function that runs one rule alone, after its outputs were removed."""
 
-    def run(rule: str, *outputs: str) -> Layout:
+    def run(rule: str, *outputs: str) -> Paths:
         folder = tmp_path / "run"
         # The record of the checkpoint names the file in the finished run's own folder.
         left_out = shutil.ignore_patterns(".snakemake", "checkpoints")
@@ -42,6 +42,6 @@ def run_rule(finished, tmp_path):
             folder, *outputs, "--allowed-rules", rule, "--rerun-triggers", "mtime", "--force"
         )
         assert done.returncode == 0, done.stdout
-        return Layout(folder / "results" / "uniprot_500")
+        return Paths(folder / "results" / "uniprot_500")
 
     return run

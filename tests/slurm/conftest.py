@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from packedesm.esm2.checkpoints import write_random_checkpoint
-from packedesm.esm2.registry import Geometry
+from packedesm.esm2.fair_esm import write_random_checkpoint
+from packedesm.esm2.geometry import Geometry
 from packedesm.sequences.fasta import read_records
 from tests.slurm.cluster import Cluster, what_is_missing
 from tests.slurm.runs import MERGED, ONE_THREAD, SHARDS, Run, start

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from packedesm.files import read_json
-from packedesm.paths import Layout
+from packedesm.paths import Paths
 from tests.slurm.cluster import output, wait_until
 from tests.workflow import ROOT
 
 SHARDS = 4
-SAMPLE = Layout("results/proteins")
+SAMPLE = Paths("results/proteins")
 MERGED = str(SAMPLE.vectors("mean"))
 SNAKEMAKE = (sys.executable, str(Path(__file__).with_name("impatient.py")))
 # What a test may not wait for. The rest is the profile's.
@@ -32,7 +32,7 @@ class Run:
 
     def __init__(self, folder: Path, process: subprocess.Popen, log: Path) -> None:
         self.folder = folder
-        self.layout = Layout(folder / SAMPLE.root)
+        self.paths = Paths(folder / SAMPLE.root)
         self._process = process
         self._log = log
 
@@ -69,7 +69,7 @@ class Run:
 
     def owner(self, shard: int) -> dict:
         """Return what the process that embeds `shard` says of itself."""
-        return read_json(self.layout.shard_state(shard) / "owner.json")
+        return read_json(self.paths.shard_state(shard) / "owner.json")
 
     def freeze(self, *shards: int) -> dict[int, int]:
         """Stop the process of each shard once it has committed a part; return their numbers.
@@ -81,8 +81,8 @@ class Run:
 
         def look() -> bool:
             for shard in set(shards) - set(frozen):
-                state = self.layout.shard_state(shard)
-                if any(state.glob("*.part")):
+                state = self.paths.shard_state(shard)
+                if any(state.glob("*.commit")):
                     os.kill(self.owner(shard)["pid"], signal.SIGSTOP)
                     frozen[shard] = self.owner(shard)["pid"]
             assert self._process.poll() is None, self.printed()
@@ -93,7 +93,7 @@ class Run:
 
     def record(self, shard: int) -> dict:
         """Return what the jobs of a finished shard recorded."""
-        return read_json(self.layout.shard_run(shard))
+        return read_json(self.paths.shard_run(shard))
 
 
 def start(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> Run:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import packedesm
 from packedesm.files import read_json
-from packedesm.paths import Layout
+from packedesm.paths import Paths
 from tests.slurm.runs import SLURM, Run, start_in
 from tests.workflow import BIN, ROOT
 
@@ -35,7 +35,7 @@ def test_the_slurm_profile_gives_the_same_bytes_as_a_local_run(cluster, tmp_path
     here = start_example(make_checkout(tmp_path / "local"), "--cores", "2")
     here.finish()
     on_slurm.finish(600)
-    slurm, local = (Layout(run.folder / "results" / "uniprot_500") for run in (on_slurm, here))
+    slurm, local = (Paths(run.folder / "results" / "uniprot_500") for run in (on_slurm, here))
     for name in ("mean.npy", "index.parquet"):
         assert (slurm.root / name).read_bytes() == (local.root / name).read_bytes()
     assert len(packedesm.open(slurm.root)) == 500

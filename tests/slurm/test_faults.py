@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from packedesm.paths import Layout
+from packedesm.paths import Paths
 from tests.slurm.cluster import output, succeeds, wait_until
 from tests.slurm.runs import (
     MERGED,
@@ -29,7 +29,7 @@ MEMORY = "embed:mem_mb=1500+100*attempt"
 def disturbed(cluster, configure, undisturbed):
     """A run in which something else happens to each of the four shards, at the same time."""
     folder = configure("disturbed")
-    leak = {"PACKEDESM_TEST_LEAK": str(Layout(folder / SAMPLE.root).shard_state(KILLED))}
+    leak = {"PACKEDESM_TEST_LEAK": str(Paths(folder / SAMPLE.root).shard_state(KILLED))}
     leak["PYTHONPATH"] = str(Path(__file__).parent / "leak")
     options = (*SLURM, *ONE_THREAD, f"--set-resources={MEMORY}")
     run = start(folder, *options, MERGED, environment=leak)
@@ -118,7 +118,7 @@ def test_orphans_of_a_lost_node_cannot_spoil_their_successors(cluster, configure
         wait_until(lambda: run.owner(early)["token"] != token, 90, "a successor")
         os.kill(orphans[early], signal.SIGCONT)
         # the other when its successor is done, and its Snakemake sees it fail.
-        wait_until(run.layout.shard_run(late).exists, 120, "a successor to finish")
+        wait_until(run.paths.shard_run(late).exists, 120, "a successor to finish")
         os.kill(orphans[late], signal.SIGCONT)
         wait_until(lambda: not processes_of(jobs[late]), 60, "the orphans to give up")
         text = run.finish()

@@ -5,7 +5,7 @@ import json
 import torch
 from safetensors.torch import save_file
 
-from packedesm.esm2.registry import Geometry
+from packedesm.esm2.geometry import Geometry
 
 SMALL = Geometry(layers=2, width=32, heads=4)
 HUGGING_FACE_NAMES = {

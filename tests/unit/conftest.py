@@ -5,26 +5,26 @@ from pathlib import Path
 import pytest
 import torch
 
-from packedesm.esm2.checkpoints import write_random_checkpoint
-from packedesm.paths import Layout
+from packedesm.esm2.fair_esm import write_random_checkpoint
+from packedesm.paths import Paths
 from packedesm.sequences.shards import write_shards
+from tests.typed import policy, shard_options
 from tests.unit.checkpoint_files import SMALL
 
-POLICY = {"max_length": 1022, "long_sequences": "truncate", "window_overlap": 256}
+POLICY = policy()
 
 
 @pytest.fixture
 def shard(tmp_path: Path):
     """Return a function that writes one shard from sequences and gives its layout."""
 
-    def write(*sequences: str, **policy) -> Layout:
+    def write(*sequences: str, **config) -> Paths:
         fasta = tmp_path / "in.fasta"
         records = (f">protein{i}\n{sequence}\n" for i, sequence in enumerate(sequences))
         fasta.write_text("".join(records))
-        layout = Layout(tmp_path / "sample")
-        options = {**POLICY, "empty_sequences": "error", "deduplicate": True, **policy}
-        write_shards([fasta], layout, 1, width=64, **options)
-        return layout
+        paths = Paths(tmp_path / "sample")
+        write_shards([fasta], paths, shard_options(**config), shards=1, width=64)
+        return paths
 
     return write
 

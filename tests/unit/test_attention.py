@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from packedesm.errors import UserError
-from packedesm.esm2.attention import BACKENDS, Selection, select_backend, varlen_attention
+from packedesm.esm2.attention import (
+    BACKENDS,
+    Selection,
+    Sequences,
+    select_backend,
+    varlen_attention,
+)
+from packedesm.esm2.kernels import attend
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
@@ -37,14 +44,14 @@ def textbook(q, k, v, lengths):
 )
 def test_sdpa_equals_textbook_attention_within_each_sequence(lengths):
     q, k, v, cu_seqlens = packed(lengths)
-    found = varlen_attention(q, k, v, cu_seqlens, max(lengths), lengths=lengths)
+    found = attend("sdpa", q, k, v, Sequences(cu_seqlens, max(lengths), lengths))
     assert found.shape == q.shape
     torch.testing.assert_close(found.double(), textbook(q, k, v, lengths), atol=2e-6, rtol=2e-6)
 
 
 def test_lengths_are_taken_from_cu_seqlens_when_not_given():
     q, k, v, cu_seqlens = packed([4, 6, 6])
-    given = varlen_attention(q, k, v, cu_seqlens, 6, lengths=[4, 6, 6])
+    given = attend("sdpa", q, k, v, Sequences(cu_seqlens, 6, [4, 6, 6]))
     assert torch.equal(varlen_attention(q, k, v, cu_seqlens, 6), given)
 
 
@@ -59,7 +66,7 @@ def test_views_into_one_projection_give_what_copies_give():
 def test_lengths_that_do_not_cover_the_pack_are_refused():
     q, k, v, cu_seqlens = packed([4, 6])
     with pytest.raises(ValueError, match=r"9.*10"):
-        varlen_attention(q, k, v, cu_seqlens, 6, lengths=[4, 5])
+        attend("sdpa", q, k, v, Sequences(cu_seqlens, 6, [4, 5]))
 
 
 @pytest.mark.parametrize("name", ["torch_varlen", "flash_attn", "fa3"])
@@ -148,7 +155,7 @@ def test_every_gpu_backend_equals_textbook_attention(backend, dtype):
         pytest.skip(str(error))
     lengths = [300, 300, 1, 1024, 17]
     q, k, v, cu_seqlens = packed(lengths, heads=4, head_dim=64, dtype=dtype, device="cuda")
-    found = varlen_attention(q, k, v, cu_seqlens, 1024, backend=backend, lengths=lengths)
+    found = attend(backend, q, k, v, Sequences(cu_seqlens, 1024, lengths))
     expected = textbook(q, k, v, lengths)
     distance = (found.double().cpu() - expected).norm() / expected.norm()
     # Rounding of the output alone is 2⁻¹² (float16) and 2⁻⁹ (bfloat16) relative.

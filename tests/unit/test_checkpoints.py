@@ -10,16 +10,11 @@ import pytest
 import torch
 
 from packedesm.errors import UserError
-from packedesm.esm2.checkpoints import (
-    TINY,
-    load_state,
-    prepare,
-    read_geometry,
-    write_random_checkpoint,
-)
-from packedesm.esm2.download import DIGESTS
+from packedesm.esm2.checkpoints import load_state, prepare, read_geometry
+from packedesm.esm2.fair_esm import write_random_checkpoint
+from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.model import PackedESM2
-from packedesm.esm2.registry import MODELS, Geometry, locate
+from packedesm.esm2.registry import DIGESTS, MODELS, TINY, Checkpoint, locate
 from packedesm.files import file_digest
 from packedesm.report.reference import Reference
 from tests.unit.checkpoint_files import SMALL
@@ -67,8 +62,8 @@ def test_prepare_makes_the_tiny_model_and_says_that_it_means_nothing(tmp_path):
     record_path = tmp_path / "work" / "checkpoint.json"
     record = prepare(TINY, tmp_path / "checkpoints", record_path)
     path = tmp_path / "checkpoints" / f"{TINY}.pt"
-    assert json.loads(record_path.read_text()) == record
-    assert record == {
+    assert Checkpoint.read(record_path) == record
+    assert json.loads(record_path.read_text()) == {
         "model": TINY,
         "path": str(path),
         "format": "fair-esm",
@@ -79,8 +74,8 @@ def test_prepare_makes_the_tiny_model_and_says_that_it_means_nothing(tmp_path):
         "bytes": path.stat().st_size,
         "sha256": file_digest(path),
         "modified_ns": [path.stat().st_mtime_ns],
-        "meaningless": True,
-        "for_trial": False,
+        "untrained": True,
+        "demo": False,
         "digest_checked": False,
     }
 
@@ -95,8 +90,8 @@ def test_prepare_leaves_a_file_that_is_there_alone(tmp_path):
 
 def test_prepare_of_a_users_file_does_not_call_it_meaningless(tmp_path, small):
     record = prepare(str(small), "auto", tmp_path / "checkpoint.json")
-    assert (record["layers"], record["width"], record["heads"]) == (2, 32, 4)
-    assert record["meaningless"] is False
+    assert record.geometry == Geometry(layers=2, width=32, heads=4)
+    assert record.untrained is False
 
 
 def test_prepare_refuses_a_published_name_with_other_content(tmp_path):

@@ -43,10 +43,10 @@ def test_tokens_are_those_of_fair_esm(sequences):
         assert batch.positions[start:end].tolist() == list(range(len(text) + 2))
 
 
-def test_windows_of_one_record_are_segments_that_share_residues():
+def test_windows_of_one_record_are_sequences_that_share_residues():
     batch = VarlenCollator()([protein(0, "ACD"), protein(1, "MKVLW", [(0, 3), (2, 5)])])
     assert batch.lengths == (5, 5, 5)
-    assert batch.record_segments.tolist() == [1, 2]
+    assert batch.record_windows.tolist() == [1, 2]
     assert batch.residues.tolist() == [3, 5]
     assert batch.residue_index.tolist() == [0, 1, 2, 3, 4, 5, 5, 6, 7]
     letters = np.array([ALPHABET.get_tok(i) for i in batch.input_ids[batch.residue_tokens]])

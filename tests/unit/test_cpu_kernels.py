@@ -5,7 +5,8 @@ import torch
 
 from packedesm.errors import UserError
 from packedesm.esm2 import kernels
-from packedesm.esm2.attention import select_backend, varlen_attention
+from packedesm.esm2.attention import Sequences, select_backend, varlen_attention
+from packedesm.esm2.kernels import attend
 from tests.unit.test_attention import packed, textbook
 
 CPU = torch.device("cpu")
@@ -28,7 +29,7 @@ def kind(request, monkeypatch):
     kernels._library.cache_clear()
 
 
-def attend(q, k, v, lengths):
+def ours(q, k, v, lengths):
     cu_seqlens = torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32)
     return varlen_attention(q, k, v, cu_seqlens, max(lengths), backend="varlen_cpu")
 
@@ -38,7 +39,7 @@ def relative_l2(found, expected):
 
 
 def bfloat16_or_skip():
-    if kernels.obstacle(CPU, torch.bfloat16, 16):
+    if kernels.unavailable_reason(CPU, torch.bfloat16, 16):
         pytest.skip("this CPU has no AVX512-BF16")
 
 
@@ -51,10 +52,10 @@ def test_auto_on_a_cpu_that_can_run_it_is_the_kernel(kind):
 def test_float32_equals_textbook_attention(kind, head_dim):
     q, k, v, cu_seqlens = packed(LENGTHS, heads=3, head_dim=head_dim)
     expected = textbook(q, k, v, LENGTHS)
-    torch.testing.assert_close(attend(q, k, v, LENGTHS).double(), expected, atol=3e-6, rtol=3e-6)
+    torch.testing.assert_close(ours(q, k, v, LENGTHS).double(), expected, atol=3e-6, rtol=3e-6)
     # No worse than torch's own: rounding, not another formula.
-    theirs = relative_l2(varlen_attention(q, k, v, cu_seqlens, 1030, lengths=LENGTHS), expected)
-    assert relative_l2(attend(q, k, v, LENGTHS), expected) <= 1.5 * theirs
+    theirs = relative_l2(varlen_attention(q, k, v, cu_seqlens, 1030), expected)
+    assert relative_l2(ours(q, k, v, LENGTHS), expected) <= 1.5 * theirs
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
@@ -64,7 +65,7 @@ def test_bfloat16_equals_textbook_attention(head_dim):
     expected = textbook(q, k, v, LENGTHS)
     # Weights and numbers are rounded by 2⁻⁸ of themselves at most, about half of it on average.
     for found, by_itself in zip(
-        attend(q, k, v, LENGTHS).split(LENGTHS), expected.split(LENGTHS), strict=True
+        ours(q, k, v, LENGTHS).split(LENGTHS), expected.split(LENGTHS), strict=True
     ):
         assert relative_l2(found, by_itself) <= 2**-8
 
@@ -78,7 +79,7 @@ def test_scores_far_apart(kind, size):
     q, k, v, _ = packed([700], head_dim=64)
     q, k = (q * size).round(), (k * torch.linspace(0, 2, 700)[:, None, None]).round()
     torch.testing.assert_close(
-        attend(q, k, v, [700]).double(), textbook(q, k, v, [700]), atol=1e-5, rtol=1e-5
+        ours(q, k, v, [700]).double(), textbook(q, k, v, [700]), atol=1e-5, rtol=1e-5
     )
 
 
@@ -88,13 +89,13 @@ def test_a_protein_has_one_result_alone_in_any_pack_and_with_any_threads(dtype):
         bfloat16_or_skip()
     lengths = [40, 600, 7]
     q, k, v, _ = packed(lengths, dtype=dtype)
-    together = attend(q, k, v, lengths)
-    alone = attend(q[40:640], k[40:640], v[40:640], [600])
+    together = ours(q, k, v, lengths)
+    alone = ours(q[40:640], k[40:640], v[40:640], [600])
     assert torch.equal(together[40:640], alone)
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 3)
     try:
-        assert torch.equal(attend(q, k, v, lengths), together)
+        assert torch.equal(ours(q, k, v, lengths), together)
     finally:
         torch.set_num_threads(threads)
 
@@ -104,9 +105,9 @@ def test_a_protein_has_one_result_alone_in_any_pack_and_with_any_threads(dtype):
 def test_what_is_not_finite_is_passed_on_within_its_protein(kind, which, bad):
     lengths = [20, 200, 20]
     qkv = torch.stack(packed(lengths)[:3])
-    before = attend(*qkv, lengths)
+    before = ours(*qkv, lengths)
     qkv[which, 100, 1, 5] = bad
-    after = attend(*qkv, lengths)
+    after = ours(*qkv, lengths)
     assert torch.equal(after.isfinite(), textbook(*qkv, lengths).isfinite())
     assert not after.isfinite().all()
     untouched = torch.ones(after.shape[:2], dtype=bool)
@@ -119,10 +120,10 @@ def test_views_into_one_projection_give_what_copies_give(dtype):
     if dtype == torch.bfloat16:
         bfloat16_or_skip()
     qkv = torch.randn(12, 3, 2, 24).to(dtype)
-    views = attend(*qkv.unbind(1), [5, 7])
-    assert torch.equal(attend(*(x.contiguous() for x in qkv.unbind(1)), [5, 7]), views)
+    views = ours(*qkv.unbind(1), [5, 7])
+    assert torch.equal(ours(*(x.contiguous() for x in qkv.unbind(1)), [5, 7]), views)
     heads_last = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in qkv.unbind(1)]
-    assert torch.equal(attend(*heads_last, [5, 7]), views)
+    assert torch.equal(ours(*heads_last, [5, 7]), views)
 
 
 @pytest.mark.parametrize("bounds", [[0, 5], [1, 10], [0, 11], [0, 7, 3, 10]])
@@ -164,36 +165,36 @@ def test_a_cpu_or_an_installation_without_it_is_named(kind, monkeypatch):
     assert "AVX2" in select_backend("auto", CPU, torch.float32, 64).reason
 
 
-def turned(x, phases):
+def turned(x, rotary):
     """Rotary embedding in float64, rounded to what `x` is."""
     pairs = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * phases.squeeze(1)).flatten(-2).to(x.dtype)
+    return torch.view_as_real(pairs * rotary.squeeze(1)).flatten(-2).to(x.dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_rotary_embedding_on_the_way_is_complex_multiplication(kind, head_dim, dtype):
-    if kernels.obstacle(CPU, dtype, head_dim):
+    if kernels.unavailable_reason(CPU, dtype, head_dim):
         pytest.skip(f"the kernel for {kind} does not compute in {dtype} here")
     q, k, v, cu_seqlens = packed(LENGTHS, heads=3, head_dim=head_dim, dtype=dtype)
     angles = torch.rand(len(q), 1, 1, head_dim // 2) * 100
-    phases = torch.polar(torch.ones_like(angles), angles)
-    found = kernels.attend(q, k, v, cu_seqlens, phases)
-    expected = textbook(turned(q, phases), turned(k, phases), v, LENGTHS)
+    rotary = torch.polar(torch.ones_like(angles), angles)
+    found = kernels.attend(q, k, v, cu_seqlens, rotary)
+    expected = textbook(turned(q, rotary), turned(k, rotary), v, LENGTHS)
     assert relative_l2(found, expected) <= (1e-6 if dtype == torch.float32 else 2**-8)
 
 
-def test_phases_of_another_shape_are_refused():
+def test_rotary_phases_of_another_shape_are_refused():
     q, k, v, cu_seqlens = packed([10])
-    with pytest.raises(ValueError, match="phases"):
+    with pytest.raises(ValueError, match="rotary"):
         kernels.attend(q, k, v, cu_seqlens, torch.ones(9, 1, 1, 8, dtype=torch.complex64))
 
 
-def test_a_backend_that_does_not_turn_takes_no_phases():
+def test_a_backend_without_rotary_takes_none():
     q, k, v, cu_seqlens = packed([10])
-    phases = torch.ones(10, 1, 1, 8, dtype=torch.complex64)
+    rotary = torch.ones(10, 1, 1, 8, dtype=torch.complex64)
     with pytest.raises(ValueError, match="sdpa"):
-        varlen_attention(q, k, v, cu_seqlens, 10, backend="sdpa", phases=phases)
+        attend("sdpa", q, k, v, Sequences(cu_seqlens, 10), rotary)
 
 
 def test_a_kernel_of_other_sources_is_not_called(kind, monkeypatch, tmp_path):
@@ -201,7 +202,7 @@ def test_a_kernel_of_other_sources_is_not_called(kind, monkeypatch, tmp_path):
     source = tmp_path / "kernels.cpp"
     source.write_bytes(kernels._SOURCE.read_bytes())
     monkeypatch.setattr(kernels, "_SOURCE", source)
-    assert kernels.obstacle(CPU, torch.float32, 64) is None
+    assert kernels.unavailable_reason(CPU, torch.float32, 64) is None
     kernels._library.cache_clear()
     source.write_text(source.read_text() + "// another line")
-    assert "other sources" in kernels.obstacle(CPU, torch.float32, 64)
+    assert "other sources" in kernels.unavailable_reason(CPU, torch.float32, 64)

@@ -7,7 +7,8 @@ import torch
 from packs import packs
 from perplexity import Counts, hidden_residue_losses
 
-from packedesm.esm2.checkpoints import load_archive, load_state, prepare
+from packedesm.esm2.checkpoints import load_state, prepare
+from packedesm.esm2.fair_esm import load_archive
 from packedesm.esm2.heads import LanguageModelHead
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import DEMO, MODELS, locate
@@ -70,14 +71,9 @@ def test_it_is_at_most_6_megabytes_of_float16(encoder):
 
 def test_its_record_says_what_it_is(tmp_path):
     record = prepare(DEMO, tmp_path / "checkpoints", tmp_path / "checkpoint.json")
-    size = MODELS[DEMO]
-    assert (record["layers"], record["width"], record["heads"]) == (
-        size.layers,
-        size.width,
-        size.heads,
-    )
-    assert record["for_trial"] is True
-    assert record["meaningless"] is False
+    assert record.geometry == MODELS[DEMO]
+    assert record.demo is True
+    assert record.untrained is False
 
 
 def test_it_predicts_hidden_residues_better_than_their_frequencies(encoder, sequences):

@@ -11,7 +11,8 @@ import pytest
 
 from packedesm.errors import UserError
 from packedesm.esm2 import download as fetching
-from packedesm.esm2.download import ATTEMPTS, BLOCK, DIGESTS, download, fetch
+from packedesm.esm2.download import ATTEMPTS, BLOCK, download, fetch
+from packedesm.esm2.registry import DIGESTS
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB: several blocks
 EXPECTED = {

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from packedesm.device.hardware import measure_matmul_ceiling
+from packedesm.device.hardware import measure_matmul_peak
 from packedesm.esm2.linear import linear
 
 # Counts the pages that the system hands out, zeroed, for tensors of 80 MB that come and go.
 FAULTS = """
 import resource, torch
-from packedesm.device.hardware import keep_freed_memory
+from packedesm.device.memory import keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
@@ -45,8 +45,8 @@ def operators(work) -> set[str]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_ceiling_is_taken_with_the_library_that_layers_use(dtype):
+def test_the_peak_is_taken_with_the_library_that_layers_use(dtype):
     layer = nn.Linear(8, 8, bias=False, dtype=dtype).requires_grad_(False)
     used = operators(lambda: linear(torch.randn(8, 8).to(dtype), layer))
     assert used - {"aten::randn", "aten::to"}
-    assert used <= operators(lambda: measure_matmul_ceiling(torch.device("cpu"), dtype))
+    assert used <= operators(lambda: measure_matmul_peak(torch.device("cpu"), dtype))

@@ -33,8 +33,8 @@ def test_prepare_records_a_hugging_face_folder(tmp_path, small):
     folder = tmp_path / "hf"
     write_huggingface_folder(folder, *load_state(small))
     record = prepare(str(folder), "auto", tmp_path / "checkpoint.json")
-    assert record["format"] == "huggingface"
-    assert record["sha256"] == file_digest(folder / "model.safetensors")
+    assert record.format == "huggingface"
+    assert record.sha256 == file_digest(folder / "model.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 import pytest
 
-from packedesm.paths import Layout
+from packedesm.paths import Paths
 
-SAMPLE = Layout("results/a.b")
+SAMPLE = Paths("results/a.b")
 
 
 @pytest.mark.parametrize(
@@ -16,4 +16,4 @@ SAMPLE = Layout("results/a.b")
     ],
 )
 def test_a_files_sample_is_found_again(path):
-    assert Layout.of(path).root == SAMPLE.root
+    assert Paths.of(path).root == SAMPLE.root

@@ -34,7 +34,7 @@ def _load(dataset, workers):
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_packs_come_in_the_order_of_the_plan(shard, workers):
-    dataset = SequenceDataset(shard(*SEQUENCES).shard_fasta(0), **POLICY)
+    dataset = SequenceDataset(shard(*SEQUENCES).shard_fasta(0), POLICY)
     packs, loader = _load(dataset, workers)
     rows = [batch.rows.tolist() for batch in loader]
     assert rows == [packs[p].tolist() for p in range(len(packs))]
@@ -44,7 +44,7 @@ def test_packs_come_in_the_order_of_the_plan(shard, workers):
 def test_workers_are_spawned_and_cannot_see_a_gpu(shard, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setattr(sys, "set_in_the_parent_only", True, raising=False)
-    dataset = SpyingDataset(shard(*SEQUENCES).shard_fasta(0), **POLICY)
+    dataset = SpyingDataset(shard(*SEQUENCES).shard_fasta(0), POLICY)
     _, loader = _load(dataset, 1)
     assert sum(len(batch.rows) for batch in loader) == len(SEQUENCES)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
@@ -52,14 +52,14 @@ def test_workers_are_spawned_and_cannot_see_a_gpu(shard, monkeypatch):
 
 def test_an_unset_variable_is_unset_again(shard, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    _, loader = _load(SpyingDataset(shard(*SEQUENCES).shard_fasta(0), **POLICY), 1)
+    _, loader = _load(SpyingDataset(shard(*SEQUENCES).shard_fasta(0), POLICY), 1)
     for _ in loader:
         pass
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 def test_workers_end_when_the_loop_is_left_early(shard):
-    dataset = SequenceDataset(shard(*SEQUENCES).shard_fasta(0), **POLICY)
+    dataset = SequenceDataset(shard(*SEQUENCES).shard_fasta(0), POLICY)
     _, loader = _load(dataset, 2)
     iterator = iter(loader)
     next(iterator)
@@ -87,7 +87,7 @@ class StoppingDataset(FailingDataset):
 # A worker needs some seconds until it has imported torch: less patience would not see it hang.
 @pytest.mark.parametrize(("kind", "patience"), [(FailingDataset, 300), (StoppingDataset, 15)])
 def test_a_worker_that_dies_or_hangs_is_an_error_that_is_told_from_others(shard, kind, patience):
-    dataset = kind(shard(*SEQUENCES).shard_fasta(0), **POLICY)
+    dataset = kind(shard(*SEQUENCES).shard_fasta(0), POLICY)
     loader = create_async_dataloader(
         dataset, [[5], [0], [6]], workers=1, pin_memory=False, seed=1, patience=patience
     )
@@ -104,7 +104,7 @@ def test_an_error_while_the_timer_is_cancelled_does_not_hold_up_the_end(shard, m
         raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
 
     monkeypatch.setattr(threading.Timer, "cancel", cancel)
-    dataset = SequenceDataset(shard(*SEQUENCES).shard_fasta(0), **POLICY)
+    dataset = SequenceDataset(shard(*SEQUENCES).shard_fasta(0), POLICY)
     loader = create_async_dataloader(
         dataset, [[5]], workers=1, pin_memory=False, seed=1, patience=15
     )

@@ -6,8 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from packedesm.files import read_json, write_json
-from packedesm.paths import Layout
-from packedesm.report.metrics import length_counts, write_metrics
+from packedesm.paths import Paths
+from packedesm.report.metrics import write_metrics
+from packedesm.sequences.index import length_counts
 from tests.unit.finished_run import write_run
 
 # Residues 40, 50, 8, 28 and a repeat of the third: 42, 52, 10 and 30 tokens in four unique records.
@@ -23,13 +24,13 @@ def table(path) -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def layout(tmp_path) -> Layout:
+def paths(tmp_path) -> Paths:
     return write_run(tmp_path / "sample", FASTA, 1)
 
 
-def test_packing_states_fill_and_what_padding_would_compute(layout):
-    write_metrics(layout, 1)
-    shard, total = table(layout.packing)
+def test_packing_states_fill_and_what_padding_would_compute(paths):
+    write_metrics(paths, 1)
+    shard, total = table(paths.packing)
     assert (shard["shard"], total["shard"]) == ("0", "all")
     # First-fit decreasing at 100 tokens: 52 + 42 and 30 + 10.
     assert (total["records"], total["packs"], total["tokens"]) == ("4", "2", "134")
@@ -41,34 +42,34 @@ def test_packing_states_fill_and_what_padding_would_compute(layout):
     assert float(shard["padding_avoided_sorted"]) == pytest.approx(1 - 134 / 146, abs=1e-5)
 
 
-def test_padding_is_compared_on_the_pieces_that_are_embedded(tmp_path):
-    # 100 residues in windows of 60 that share 20: two segments of 62 tokens.
+def test_padding_is_compared_on_the_windows_that_are_embedded(tmp_path):
+    # 100 residues in windows of 60 that share 20: two sequences of 62 tokens.
     fasta = f">a\n{'M' * 100}\n>b\n{'C' * 8}\n"
-    layout = write_run(tmp_path / "window", fasta, 1, long_sequences="window")
-    packing = write_metrics(layout, 1)["packing"]["all"]
+    paths = write_run(tmp_path / "window", fasta, 1, long_sequences="window")
+    packing = write_metrics(paths, 1)["packing"]["all"]
     assert packing["tokens"] == 2 * 62 + 10
     assert packing["padded_tokens_arrival"] == 62 + 62 + 10
-    layout = write_run(tmp_path / "truncate", fasta, 1, long_sequences="truncate")
-    packing = write_metrics(layout, 1)["packing"]["all"]
+    paths = write_run(tmp_path / "truncate", fasta, 1, long_sequences="truncate")
+    packing = write_metrics(paths, 1)["packing"]["all"]
     assert (packing["tokens"], packing["padded_tokens_sorted"]) == (62 + 10, 62 + 10)
 
 
 def test_a_record_above_the_budget_fills_its_pack_exactly(tmp_path):
-    layout = write_run(tmp_path, f">a\n{'M' * 300}\n", 1, long_sequences="full")
-    assert write_metrics(layout, 1)["packing"]["all"]["fill"] == 1
+    paths = write_run(tmp_path, f">a\n{'M' * 300}\n", 1, long_sequences="full")
+    assert write_metrics(paths, 1)["packing"]["all"]["fill"] == 1
 
 
-def test_throughput_states_rates_flops_and_waiting(layout):
-    write_metrics(layout, 1)
-    row = table(layout.throughput)[0]
-    # Two packs of half a second each; 10^9 FLOP each, at a ceiling of 10^10 FLOP/s.
+def test_throughput_states_rates_flops_and_waiting(paths):
+    write_metrics(paths, 1)
+    row = table(paths.throughput)[0]
+    # Two packs of half a second each; 10^9 FLOP each, at a peak of 10^10 FLOP/s.
     assert row["device"] == "a processor"
     assert float(row["seconds"]) == 1
     assert float(row["sequences_per_second"]) == 4
     assert float(row["residues_per_second"]) == 40 + 50 + 8 + 28
     assert float(row["tokens_per_second"]) == 134
     assert float(row["tflops"]) == pytest.approx(0.002)
-    assert float(row["matmul_ceiling_tflops"]) == pytest.approx(0.01)
+    assert float(row["matmul_peak_tflops"]) == pytest.approx(0.01)
     assert float(row["mfu"]) == pytest.approx(0.2)
     assert float(row["wait_share"]) == pytest.approx(0.2)
     assert float(row["forward_share"]) == pytest.approx(0.8)
@@ -76,11 +77,11 @@ def test_throughput_states_rates_flops_and_waiting(layout):
 
 
 def test_shards_add_up_and_their_spread_is_stated(tmp_path):
-    layout = write_run(tmp_path, FASTA, 2)
-    run = read_json(layout.shard_run(1))
+    paths = write_run(tmp_path, FASTA, 2)
+    run = read_json(paths.shard_run(1))
     run["seconds"]["embedding"] *= 3
-    write_json(layout.shard_run(1), run)
-    throughput = write_metrics(layout, 2)["throughput"]
+    write_json(paths.shard_run(1), run)
+    throughput = write_metrics(paths, 2)["throughput"]
     first, second = throughput["shards"]
     total, spread = throughput["all"], throughput["spread"]
     assert total["tokens"] == first["tokens"] + second["tokens"] == 134
@@ -95,8 +96,8 @@ def test_shards_add_up_and_their_spread_is_stated(tmp_path):
 
 
 def test_an_empty_shard_has_no_rates_and_does_not_widen_the_spread(tmp_path):
-    layout = write_run(tmp_path, f">a\n{'M' * 30}\n", 3)
-    metrics = write_metrics(layout, 3)
+    paths = write_run(tmp_path, f">a\n{'M' * 30}\n", 3)
+    metrics = write_metrics(paths, 3)
     empty = [row for row in metrics["throughput"]["shards"] if not row["records"]]
     assert len(empty) == 2
     assert all(row["tokens_per_second"] is None for row in empty)
@@ -129,9 +130,9 @@ def test_gpu_samples_become_means_peak_and_energy(tmp_path):
     assert metrics["throughput"]["all"]["energy_j"] == 450
 
 
-def test_input_is_described_with_its_repeats_and_changes(layout):
-    metrics = write_metrics(layout, [0])
-    assert metrics == read_json(layout.metrics)
+def test_input_is_described_with_its_repeats_and_changes(paths):
+    metrics = write_metrics(paths, 1)
+    assert metrics == read_json(paths.metrics)
     assert (metrics["records"], metrics["unique"]) == (5, 4)
     assert metrics["duplicates"] == {"records": 1, "residues": 8}
     assert metrics["flags"]["upper_cased"] == 1
@@ -139,9 +140,9 @@ def test_input_is_described_with_its_repeats_and_changes(layout):
 
 
 def test_median_of_an_even_number_of_records_lies_between_the_middle_two(tmp_path):
-    layout = write_run(tmp_path, ">a\nMK\n>b\nMKV\n>c\nMKVL\n>d\nMKVLAAAAAA\n", 1)
-    assert write_metrics(layout, 1)["lengths"]["median"] == 3.5
-    assert length_counts(layout.shard_index).tolist() == [0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 1]
+    paths = write_run(tmp_path, ">a\nMK\n>b\nMKV\n>c\nMKVL\n>d\nMKVLAAAAAA\n", 1)
+    assert write_metrics(paths, 1)["lengths"]["median"] == 3.5
+    assert length_counts(paths.shard_index).tolist() == [0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 1]
 
 
 def test_lengths_are_counted_over_an_index_of_any_size(tmp_path):
@@ -151,25 +152,25 @@ def test_lengths_are_counted_over_an_index_of_any_size(tmp_path):
     assert counts.tolist() == np.bincount(lengths).tolist()
 
 
-def test_packs_that_lost_a_record_are_refused(layout):
-    path = layout.shard_packs(0)
+def test_packs_that_lost_a_record_are_refused(paths):
+    path = paths.shard_packs(0)
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(RuntimeError, match=r"shard 0: its packs hold 94 tokens, its records 134"):
-        write_metrics(layout, 1)
-    assert not layout.metrics.exists()
+        write_metrics(paths, 1)
+    assert not paths.metrics.exists()
 
 
-def test_a_clock_that_is_set_back_makes_no_negative_time(layout):
-    run = read_json(layout.shard_run(0))
-    write_json(layout.shard_run(0), run | {"finished": "2024-12-31T23:00:00+00:00"})
-    elapsed = write_metrics(layout, 1)["throughput"]["elapsed"]
+def test_a_clock_that_is_set_back_makes_no_negative_time(paths):
+    run = read_json(paths.shard_run(0))
+    write_json(paths.shard_run(0), run | {"finished": "2024-12-31T23:00:00+00:00"})
+    elapsed = write_metrics(paths, 1)["throughput"]["elapsed"]
     assert elapsed["seconds"] == run["seconds"]["total"]
 
 
-def test_disturbances_of_all_jobs_are_counted(tmp_path):
-    disturbed = {"restarts": 2, "recomputed_packs": 5, "discarded_parts": 1, "split_packs": 3}
+def test_recoveries_of_all_jobs_are_counted(tmp_path):
+    disturbed = {"restarts": 2, "recomputed_packs": 5, "discarded_commits": 1, "split_packs": 3}
     # Row 2 is the first of two identical sequences: the vector of row 4 is the same.
-    disturbed["float32_rows"] = [2]
-    layout = write_run(tmp_path / "sample", FASTA, 1, run=disturbed)
+    disturbed["float32_rows"] = (2,)
+    paths = write_run(tmp_path / "sample", FASTA, 1, run=disturbed)
     del disturbed["float32_rows"]
-    assert write_metrics(layout, 1)["disturbances"] == disturbed | {"float32_records": 2}
+    assert write_metrics(paths, 1)["recoveries"] == disturbed | {"float32_records": 2}

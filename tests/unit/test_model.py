@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from packedesm.errors import UserError
-from packedesm.esm2.checkpoints import load_state, write_random_checkpoint
-from packedesm.esm2.model import PackedESM2, tensor_shapes
-from packedesm.esm2.registry import MODELS, Geometry
+from packedesm.esm2.checkpoints import load_state
+from packedesm.esm2.fair_esm import write_random_checkpoint
+from packedesm.esm2.geometry import Geometry
+from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.registry import MODELS
+from packedesm.esm2.weights import tensor_shapes
 
 SMALL = Geometry(layers=2, width=32, heads=4)
 MASK = 32
@@ -132,8 +135,8 @@ def test_weights_do_not_share_memory_with_the_checkpoint(state):
 def test_a_cast_of_the_whole_module_leaves_the_rotary_phases_in_float32(state):
     model = PackedESM2.from_fair_esm(state, SMALL)
     positions = torch.arange(1024)
-    before = model._phases(positions)
-    assert torch.equal(model.bfloat16()._phases(positions), before)
+    before = model._rotary(positions)
+    assert torch.equal(model.bfloat16()._rotary(positions), before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

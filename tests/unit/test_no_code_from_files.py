@@ -13,7 +13,8 @@ import torch
 import packedesm
 from packedesm.cli import main
 from packedesm.errors import UserError
-from packedesm.esm2.checkpoints import load_archive, load_state, prepare, read_geometry
+from packedesm.esm2.checkpoints import load_state, prepare, read_geometry
+from packedesm.esm2.fair_esm import load_archive
 from packedesm.report.reference import Reference
 from tests.unit.checkpoint_files import write_huggingface_folder
 

@@ -9,6 +9,7 @@ from packedesm.files import read_json, write_json
 from packedesm.report import plots
 from packedesm.report.metrics import write_metrics
 from packedesm.report.page import write_report
+from tests.typed import checkpoint, embed_plan
 from tests.unit.finished_run import off, write_run
 
 FASTA = f">a one\n{'M' + 'A' * 39}\n>b\n{'M' + 'C' * 79}\n>c\n{'M' * 8}\n>d\n{'M' * 8}\n"
@@ -57,19 +58,19 @@ def record(row=0, record_id="a", relative_l2=2e-7, cosine=1.0, passed=True, outp
 
 
 def report(root, *, fasta=FASTA, shards=1, records=None, passed=True, **run) -> str:
-    layout = write_run(root, fasta, shards, **run)
-    off(layout)
+    paths = write_run(root, fasta, shards, **run)
+    off(paths)
     if records:
-        verification = read_json(layout.verification)
+        verification = read_json(paths.verification)
         worst = {"cosine": 1.0, "relative_l2": 2e-7, "row": 0, "output": "mean"}
         write_json(
-            layout.verification,
+            paths.verification,
             verification
             | {"passed": passed, "sequences": len(records), "records": records, "worst": worst},
         )
-    write_metrics(layout, shards)
-    assert write_report(layout) == layout.report
-    return layout.report.read_text(encoding="utf-8")
+    write_metrics(paths, shards)
+    assert write_report(paths) == paths.report
+    return paths.report.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +106,11 @@ def test_text_of_the_user_is_shown_and_never_obeyed(tmp_path):
         tmp_path / "<script>alert('sample')<",
         fasta=f">{HOSTILE}\n{'M' * 70}\n",
         records=[record(record_id=HOSTILE)],
-        run={"host": HOSTILE, "attention": {"backend": "sdpa", "reason": HOSTILE}},
-        model={"path": HOSTILE, "model": HOSTILE, "meaningless": True},
+        run={
+            "host": HOSTILE,
+            "plan": embed_plan(reasons={"attention": HOSTILE}),
+            "checkpoint": checkpoint(path=HOSTILE, model=HOSTILE, untrained=True),
+        },
     )
     page = Page(html)
     assert not FORBIDDEN & set(page.tags)
@@ -115,7 +119,7 @@ def test_text_of_the_user_is_shown_and_never_obeyed(tmp_path):
 
 
 def test_random_weights_are_called_meaningless(tmp_path, html):
-    warned = report(tmp_path, records=[record()], model={"meaningless": True})
+    warned = report(tmp_path, records=[record()], run={"checkpoint": checkpoint(untrained=True)})
     assert "These vectors mean nothing" in Page(warned).text
     assert "mean nothing" not in Page(html).text
 
@@ -198,14 +202,14 @@ def test_the_same_run_makes_the_same_page(tmp_path, html):
 
 
 def test_nearly_full_is_not_rounded_to_full(tmp_path):
-    layout = write_run(tmp_path, FASTA, 1)
-    off(layout)
-    write_metrics(layout, 1)
-    metrics = json.loads(layout.metrics.read_text())
+    paths = write_run(tmp_path, FASTA, 1)
+    off(paths)
+    write_metrics(paths, 1)
+    metrics = json.loads(paths.metrics.read_text())
     metrics["packing"]["all"]["fill"] = 0.99999
-    write_json(layout.metrics, metrics)
-    write_report(layout)
-    text = Page(layout.report.read_text()).text
+    write_json(paths.metrics, metrics)
+    write_report(paths)
+    text = Page(paths.report.read_text()).text
     assert "> 99.9% fill of the packs" in text
     assert "100.0% fill" not in text
 
@@ -236,5 +240,5 @@ def test_figures_stand_extreme_runs_and_stay_small(draw):
 
 def test_the_demo_model_is_said_to_be_for_trying_only(tmp_path, html):
     said = "For trying the software, not for science"
-    assert said in report(tmp_path, records=[record()], model={"for_trial": True})
+    assert said in report(tmp_path, records=[record()], run={"checkpoint": checkpoint(demo=True)})
     assert said not in html

@@ -4,15 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from packedesm.embedding.fallback import Rescue, not_finite, out_of_memory
+from packedesm.device.memory import out_of_memory
+from packedesm.embedding.fallback import Fallback, Means
+from packedesm.embedding.pack import not_finite
 from packedesm.embedding.runner import AsyncInferenceRunner
 from packedesm.errors import Fault
-from packedesm.esm2.checkpoints import load_state, write_random_checkpoint
+from packedesm.esm2.checkpoints import load_state
+from packedesm.esm2.fair_esm import write_random_checkpoint
+from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.model import PackedESM2
-from packedesm.esm2.registry import Geometry
+from packedesm.packing.collator import VarlenCollator
 from packedesm.packing.dataloader import create_async_dataloader
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.packing.packer import plan_packs
+from tests.typed import embed_plan
 from tests.unit.conftest import POLICY
 
 CPU = torch.device("cpu")
@@ -54,23 +59,18 @@ def embed(checkpoint, shard):
     geometry, state = load_state(checkpoint)
 
     def run(dtype="float32", limit=None, device=CPU, sequences=SEQUENCES, **faults):
-        dataset = SequenceDataset(shard(*sequences, deduplicate=False).shard_fasta(0), **POLICY)
+        dataset = SequenceDataset(shard(*sequences, deduplicate=False).shard_fasta(0), POLICY)
         plan = plan_packs(dataset.tokens, BUDGET)
         model = Device(PackedESM2.from_fair_esm(state, geometry, getattr(torch, dtype)), **faults)
-        kept = {"outputs": OUTPUTS, "output_dtype": torch.float32}
-        limits = []
-        rescue = Rescue(
-            dataset,
-            checkpoint,
-            device,
-            **kept,
+        kept = embed_plan(outputs=tuple(OUTPUTS), token_budget=BUDGET)
+        means = Means(
+            load_float32=lambda place: PackedESM2.from_fair_esm(state, geometry, device=place),
+            collate=lambda places: VarlenCollator()(dataset.__getitems__(places.tolist())),
             name=lambda item: f"record {item + 1}",
-            limit=limit,
-            remember=limits.append,
         )
-        runner = AsyncInferenceRunner(
-            model, CPU, attention="sdpa", token_budget=BUDGET, rescue=rescue, **kept
-        )
+        limits = []
+        fallback = Fallback(means, device, kept, limit=limit, remember=limits.append)
+        runner = AsyncInferenceRunner(model, kept, CPU, fallback)
         batches = create_async_dataloader(dataset, plan, workers=0, pin_memory=False, seed=1)
         packs = []
         runner.run(batches, packs.append)
@@ -95,7 +95,7 @@ def test_packs_that_do_not_fit_are_split_and_the_limit_is_kept(embed):
     assert limits == [32]
     assert passes[0] > 50
     assert max(passes[1:]) <= 50  # learnt once; single records may exceed the limit
-    assert any(pack.statistics.pieces > 1 for pack in packs)
+    assert any(pack.statistics.splits > 1 for pack in packs)
     assert sum(len(pack.rows) for pack in packs) == len(SEQUENCES)
 
 

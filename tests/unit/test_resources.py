@@ -1,28 +1,17 @@
 import pytest
 
-from packedesm.cluster import (
-    embed_minutes,
-    model_megabytes,
-    transfer_minutes,
-    verify_minutes,
-)
-from packedesm.esm2.registry import MODELS
-from packedesm.sequences.shards import token_cost
+from packedesm.cluster import embed_minutes, model_megabytes, transfer_minutes, verify_minutes
+from packedesm.sequences.partition import token_cost
+from tests.typed import checkpoint
 
 DAY = 24 * 60
 
 
-def record(name):
-    geometry = MODELS[name]
-    sizes = {size: getattr(geometry, size) for size in ("layers", "width", "heads", "parameters")}
-    return {"model": name, **sizes}
-
-
-LARGE = record("esm2_t36_3B_UR50D")
+LARGE = checkpoint("esm2_t36_3B_UR50D")
 
 
 def test_the_time_of_a_shard_is_twice_that_of_its_operations_and_a_quarter_of_an_hour():
-    geometry, lengths = MODELS[LARGE["model"]], [352] * 100_000
+    geometry, lengths = LARGE.geometry, [352] * 100_000
     cost = float(token_cost(lengths, geometry.width).sum())
     seconds = geometry.flops(lengths) / 20e12
     minutes = embed_minutes(LARGE, cost, 1, tflops=20, max_minutes=DAY)
@@ -43,6 +32,6 @@ def test_verification_is_counted_on_a_cpu():
 
 def test_memory_holds_the_weights_twice_and_grows_with_each_attempt():
     first, second = (model_megabytes(LARGE, attempt) for attempt in (1, 2))
-    assert first > 2 * 4 * LARGE["parameters"] / 1e6
+    assert first > 2 * 4 * LARGE.geometry.parameters / 1e6
     assert second == pytest.approx(1.5 * first, abs=1)
-    assert model_megabytes(record("esm2_tiny_random"), 1) < 4000
+    assert model_megabytes(checkpoint("esm2_tiny_random"), 1) < 4000

@@ -7,13 +7,15 @@ import re
 import numpy as np
 import pytest
 
-from packedesm.embedding.commits import DamagedPart, Part
+from packedesm.embedding.commits import Commit, DamagedCommit
+from packedesm.embedding.pack import FinishedPack, PackStatistics
 from packedesm.embedding.resume import ShardState
-from packedesm.embedding.runner import FinishedPack, PackStatistics
 from packedesm.errors import Fault
 from packedesm.files import explained, read_json, write_json
+from tests.typed import embed_plan
 
-PLAN = {"fasta_sha256": "a" * 64, "outputs": ["mean", "residue"], "token_budget": 64}
+OUTPUTS = ("mean", "residue")
+DECIDING = {"fasta_sha256": "a" * 64}
 
 
 def pack(number: int, records: int = 3) -> FinishedPack:
@@ -26,17 +28,23 @@ def pack(number: int, records: int = 3) -> FinishedPack:
     }
     times = {"wait_seconds": 0.0, "forward_seconds": 1.0, "finished_seconds": 1.5 * (number + 1)}
     statistics = PackStatistics(
-        number, records, int(residues.sum()), 60, 0.9, **times, pieces=1, float32_records=0
+        number, records, int(residues.sum()), 60, 0.9, **times, splits=1, float32_records=0
     )
     return FinishedPack(statistics, rows, residues, vectors, rows[number % 2 : 1])
 
 
-def attempt(folder, numbers, *, packs=3, plan=PLAN) -> ShardState:
-    """Let one attempt commit packs of these numbers, a part for every three."""
+def adopt(state, *, token_budget=64, keep_budget=False, **deciding):
+    """Fix the plan of an attempt and return it."""
+    plan = embed_plan(outputs=OUTPUTS, token_budget=token_budget)
+    return state.adopt(plan, DECIDING | deciding, keep_budget=keep_budget)
+
+
+def attempt(folder, numbers, *, packs=3, **changed) -> ShardState:
+    """Let one attempt commit packs of these numbers, a file for every three."""
     state = ShardState(folder)
-    state.settle(plan, [])
-    state.standing()
-    with state.committing(plan["outputs"], seconds=60, packs=packs) as commit:
+    adopt(state, **changed)
+    state.committed()
+    with state.committing(OUTPUTS, seconds=60, packs=packs) as commit:
         for number in numbers:
             commit(pack(number))
     return state
@@ -56,13 +64,13 @@ def assert_equal(found: FinishedPack, expected: FinishedPack):
             np.testing.assert_array_equal(a, b)
 
 
-def parts(folder):
-    return sorted(folder.glob("*.part"))
+def commits(folder):
+    return sorted(folder.glob("*.commit"))
 
 
 def test_what_was_committed_comes_back_as_it_was(tmp_path):
     attempt(tmp_path, range(7))
-    assert [re.match(r"\d+-\d+", path.name)[0] for path in parts(tmp_path)] == [
+    assert [re.match(r"\d+-\d+", path.name)[0] for path in commits(tmp_path)] == [
         "00000000-00000002",
         "00000003-00000005",
         "00000006-00000006",
@@ -78,26 +86,26 @@ def test_a_pack_that_two_attempts_committed_comes_once(tmp_path):
     attempt(tmp_path, range(4))
     state = attempt(tmp_path, range(2, 6))
     assert [pack.statistics.pack for pack in state.finished()] == list(range(6))
-    history = state.history()
-    assert (history["restarts"], history["recomputed_packs"]) == (1, 2)
+    attempts = state.attempts()
+    assert (attempts["restarts"], attempts["recomputed_packs"]) == (1, 2)
 
 
-def test_a_part_is_committed_when_it_is_old(tmp_path):
+def test_a_commit_is_made_when_it_is_time(tmp_path):
     state = ShardState(tmp_path)
-    state.settle(PLAN, [])
-    with state.committing(PLAN["outputs"], seconds=1e-9, packs=100) as commit:
+    adopt(state)
+    with state.committing(OUTPUTS, seconds=1e-9, packs=100) as commit:
         commit(pack(0))
         commit(pack(1))
-        assert len(parts(tmp_path)) == 2
+        assert len(commits(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143), ValueError("bug")])
 def test_what_has_finished_is_committed_whatever_ends_the_attempt(tmp_path, error):
     state = ShardState(tmp_path)
-    state.settle(PLAN, [])
+    adopt(state)
     with (
         pytest.raises(type(error)),
-        state.committing(PLAN["outputs"], seconds=60, packs=100) as commit,
+        state.committing(OUTPUTS, seconds=60, packs=100) as commit,
     ):
         commit(pack(0))
         raise error
@@ -122,45 +130,45 @@ def flip(place):
 
 
 @pytest.mark.parametrize("damage", [cut_short, empty, *map(flip, (0, 0.1, 0.5, 0.9, 0.97, 1))])
-def test_a_damaged_part_is_discarded_and_its_packs_are_done_again(tmp_path, damage, caplog):
+def test_a_damaged_commit_is_discarded_and_its_packs_are_done_again(tmp_path, damage, caplog):
     attempt(tmp_path, range(6))
-    damaged = parts(tmp_path)[1]
+    damaged = commits(tmp_path)[1]
     damage(damaged)
-    with pytest.raises(DamagedPart):
-        Part.read(damaged)
+    with pytest.raises(DamagedCommit):
+        Commit.read(damaged)
     state = ShardState(tmp_path)
-    state.settle(PLAN, [])
-    assert list(state.standing()) == [0, 1, 2]
+    adopt(state)
+    assert list(state.committed()) == [0, 1, 2]
     assert f"discarding {damaged}" in caplog.text
     assert not damaged.exists()
-    assert state.history()["discarded_parts"] == 1
+    assert state.attempts()["discarded_commits"] == 1
 
 
-def test_every_flipped_bit_of_a_part_is_noticed(tmp_path):
+def test_every_flipped_bit_of_a_commit_is_noticed(tmp_path):
     attempt(tmp_path, [0])
-    (path,) = parts(tmp_path)
+    (path,) = commits(tmp_path)
     content = path.read_bytes()
     for place in range(0, len(content), 7):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        with pytest.raises(DamagedPart):
-            Part.read(path)
+        with pytest.raises(DamagedCommit):
+            Commit.read(path)
 
 
 @pytest.mark.parametrize("changed", [{"fasta_sha256": "b" * 64}, {"token_budget": 65}, {"x": 1}])
 def test_another_input_or_configuration_starts_over_and_says_so(tmp_path, changed, caplog):
     attempt(tmp_path, range(4))
-    state = attempt(tmp_path, [9], plan=PLAN | changed)
+    state = attempt(tmp_path, [9], **changed)
     assert list(state.statistics()) == [9]
     assert "starting over" in caplog.text
     assert next(iter(changed)) in caplog.text
-    assert state.history()["restarts"] == 0
+    assert state.attempts()["restarts"] == 0
 
 
 def test_a_budget_that_was_chosen_by_itself_is_taken_over(tmp_path):
     attempt(tmp_path, range(4))
     state = ShardState(tmp_path)
-    assert state.settle(PLAN | {"token_budget": 99}, ["token_budget"])["token_budget"] == 64
-    assert list(state.standing()) == [0, 1, 2, 3]
+    assert adopt(state, token_budget=99, keep_budget=True).token_budget == 64
+    assert list(state.committed()) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("name", ["plan.json", "owner.json", "limit.json"])
@@ -173,10 +181,10 @@ def test_a_damaged_note_is_never_believed(tmp_path, name, content):
     assert state.token_limit() is None
 
 
-def test_a_part_of_another_plan_is_not_used(tmp_path, caplog):
-    attempt(tmp_path / "other", [5], plan=PLAN | {"token_budget": 65})
+def test_a_commit_of_another_plan_is_not_used(tmp_path, caplog):
+    attempt(tmp_path / "other", [5], token_budget=65)
     attempt(tmp_path / "state", [0])
-    (stray,) = parts(tmp_path / "other")
+    (stray,) = commits(tmp_path / "other")
     stray.rename(tmp_path / "state" / stray.name)
     assert list(attempt(tmp_path / "state", []).statistics()) == [0]
     assert "another input or configuration" in caplog.text
@@ -184,19 +192,19 @@ def test_a_part_of_another_plan_is_not_used(tmp_path, caplog):
 
 def test_the_attempt_that_started_last_is_the_one_that_commits(tmp_path):
     first = ShardState(tmp_path)
-    first.settle(PLAN, [])
+    adopt(first)
     with (
         pytest.raises(Fault, match="superseded by process"),
-        first.committing(PLAN["outputs"], seconds=60, packs=2) as commit,
+        first.committing(OUTPUTS, seconds=60, packs=2) as commit,
     ):
         commit(pack(0))
         second = ShardState(tmp_path)
         commit(pack(1))
-    assert parts(tmp_path) == []
-    second.settle(PLAN, [])
-    with second.committing(PLAN["outputs"], seconds=60, packs=2) as commit:
+    assert commits(tmp_path) == []
+    adopt(second)
+    with second.committing(OUTPUTS, seconds=60, packs=2) as commit:
         commit(pack(0))
-    assert len(parts(tmp_path)) == 1
+    assert len(commits(tmp_path)) == 1
     with pytest.raises(Fault, match="superseded"):
         first.remove()
     second.remove()
@@ -205,8 +213,8 @@ def test_the_attempt_that_started_last_is_the_one_that_commits(tmp_path):
 
 def test_an_attempt_whose_shard_was_finished_by_another_says_so(tmp_path):
     with pytest.raises(Fault, match="another process finished"), ShardState(tmp_path / "s") as late:
-        late.settle(PLAN, [])
-        with late.committing(PLAN["outputs"], seconds=60, packs=1) as commit:
+        adopt(late)
+        with late.committing(OUTPUTS, seconds=60, packs=1) as commit:
             ShardState(tmp_path / "s").remove()
             commit(pack(0))
 
@@ -218,8 +226,8 @@ def test_a_missing_file_that_is_not_the_states_stays_what_it_is(tmp_path):
 
 def test_unfinished_files_of_killed_attempts_are_cleared(tmp_path):
     state = ShardState(tmp_path)
-    state.settle(PLAN, [])
-    with pytest.raises(Fault), state.committing(["mean"], seconds=60, packs=9) as commit:
+    adopt(state)
+    with pytest.raises(Fault), state.committing(("mean",), seconds=60, packs=9) as commit:
         commit(pack(0))
         left = [path.name for path in tmp_path.iterdir() if path.name.startswith(".tmp-")]
         assert left
@@ -229,23 +237,24 @@ def test_unfinished_files_of_killed_attempts_are_cleared(tmp_path):
 
 def test_times_and_setup_of_attempts_add_up(tmp_path):
     first = attempt(tmp_path, range(4))
-    started = first.history()["started"]
+    started = first.attempts()["started"]
+    first_setup, _ = first.setup_and_total_seconds()
     second = ShardState(tmp_path)
-    second.settle(PLAN, [])
-    second.standing()
+    adopt(second)
+    second.committed()
     assert second.seconds_before == pack(3).statistics.finished_seconds
-    with second.committing(PLAN["outputs"], seconds=60, packs=9) as commit:
+    with second.committing(OUTPUTS, seconds=60, packs=9) as commit:
         commit(pack(4))
-    history = second.history()
-    assert history["started"] == started
-    assert history["setup"] == pytest.approx(first.setup_seconds + second.setup_seconds)
-    assert history["total"] > second.seconds_before + history["setup"]
+    assert second.attempts()["started"] == started
+    setup, total = second.setup_and_total_seconds()
+    assert setup > first_setup > 0
+    assert total > second.seconds_before + setup
 
 
 def test_the_limit_of_the_memory_is_kept_for_the_next_attempt(tmp_path):
     attempt(tmp_path, [0]).remember_limit(512)
     assert attempt(tmp_path, []).token_limit() == 512
-    assert attempt(tmp_path, [], plan=PLAN | {"token_budget": 1}).token_limit() is None
+    assert attempt(tmp_path, [], token_budget=1).token_limit() is None
 
 
 @pytest.mark.parametrize(
@@ -267,17 +276,17 @@ def test_other_errors_of_the_system_stay_what_they_are(tmp_path):
         raise OSError(errno.EIO, "gone")
 
 
-def test_a_torn_line_of_a_journal_is_no_obstacle(tmp_path):
+def test_a_torn_line_of_a_journal_does_no_harm(tmp_path):
     attempt(tmp_path, range(3))
     (journal,) = tmp_path.glob("attempt-*")
     journal.write_text(journal.read_text() + "pac")
-    assert attempt(tmp_path, []).history()["recomputed_packs"] == 0
+    assert attempt(tmp_path, []).attempts()["recomputed_packs"] == 0
 
 
 def test_the_owner_is_named_for_people(tmp_path):
     state = ShardState(tmp_path)
     owner = read_json(tmp_path / "owner.json")
-    assert owner["token"] == state.token
+    assert owner["token"] == state.claim.token
     write_json(tmp_path / "owner.json", owner | {"token": "other", "pid": 77, "host": "node9"})
     with pytest.raises(Fault, match="superseded by process 77 on node9"):
-        state.check_owner()
+        state.claim.check()

@@ -7,12 +7,14 @@ import torch
 
 from packedesm.embedding.pooling import pool
 from packedesm.embedding.runner import IN_FLIGHT, AsyncInferenceRunner
-from packedesm.esm2.checkpoints import load_state, write_random_checkpoint
+from packedesm.esm2.checkpoints import load_state
+from packedesm.esm2.fair_esm import write_random_checkpoint
+from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.model import PackedESM2
-from packedesm.esm2.registry import Geometry
 from packedesm.packing.dataloader import create_async_dataloader
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.packing.packer import plan_packs
+from tests.typed import embed_plan
 from tests.unit.conftest import POLICY
 
 CPU = torch.device("cpu")
@@ -30,21 +32,15 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def packs(shard):
-    dataset = SequenceDataset(shard(*SEQUENCES, deduplicate=False).shard_fasta(0), **POLICY)
+    dataset = SequenceDataset(shard(*SEQUENCES, deduplicate=False).shard_fasta(0), POLICY)
     plan = plan_packs(dataset.tokens, BUDGET)
     return list(create_async_dataloader(dataset, plan, workers=0, pin_memory=False, seed=1))
 
 
 @pytest.fixture
 def runner(model):
-    return AsyncInferenceRunner(
-        model,
-        CPU,
-        attention="sdpa",
-        outputs=["mean", "cls"],
-        output_dtype=torch.float32,
-        token_budget=BUDGET,
-    )
+    plan = embed_plan(outputs=("mean", "cls"), token_budget=BUDGET)
+    return AsyncInferenceRunner(model, plan, CPU)
 
 
 def run(runner, batches, **options):
@@ -59,7 +55,7 @@ def test_every_pack_reaches_the_sink_in_order_with_its_own_vectors(model, runner
     for batch, pack in zip(packs, seen, strict=True):
         assert pack.rows.tolist() == batch.rows.tolist()
         hidden = model.forward_packed(**batch.inputs)
-        expected = pool(hidden, batch, ["mean", "cls"], torch.float32)
+        expected = pool(hidden, batch, ["mean", "cls"], "float32")
         for output, array in pack.vectors.items():
             np.testing.assert_array_equal(array, expected[output].numpy())
 

@@ -12,19 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from packedesm.errors import UserError
-from packedesm.paths import Layout
+from packedesm.paths import Paths
 from packedesm.sequences.fasta import BLOCK_SIZE
-from packedesm.sequences.shards import cut, first_occurrences, token_cost, write_shards
-from packedesm.sequences.windows import record_tokens
+from packedesm.sequences.partition import cut, first_occurrences, token_cost
+from packedesm.sequences.shards import write_shards
+from tests.typed import policy, shard_options
 
-DEFAULTS = {
-    "width": 320,
-    "max_length": 1022,
-    "long_sequences": "truncate",
-    "window_overlap": 256,
-    "empty_sequences": "error",
-    "deduplicate": True,
-}
+
+def cut_into(paths, fastas, shards=1, width=320, **config):
+    return write_shards(fastas, paths, shard_options(**config), shards=shards, width=width)
 
 
 @pytest.fixture
@@ -32,13 +28,13 @@ def write(tmp_path):
     """Write files named a.fasta, b.fasta, … and shard them."""
 
     def write(*contents, shards=1, **options):
-        paths = []
+        files = []
         for name, content in zip("abcdefgh", contents, strict=False):
             path = tmp_path / f"{name}.fasta"
             path.write_bytes(content)
-            paths.append(path)
-        layout = Layout(tmp_path / "out")
-        return layout, write_shards(paths, layout, shards, **DEFAULTS | options)
+            files.append(path)
+        paths = Paths(tmp_path / "out")
+        return paths, cut_into(paths, files, shards, **options)
 
     return write
 
@@ -54,17 +50,17 @@ def plain_records(path):
     return records
 
 
-def index_of(layout):
-    return pyarrow.parquet.read_table(layout.shard_index).to_pydict()
+def index_of(paths):
+    return pyarrow.parquet.read_table(paths.shard_index).to_pydict()
 
 
-def shard_records(layout, shards):
+def shard_records(paths, shards):
     """[(row, sequence)] of each shard, read by pyfaidx with the index that lies beside it."""
     result = []
     for shard in range(shards):
-        path = layout.shard_fasta(shard)
+        path = paths.shard_fasta(shard)
         fasta = pyfaidx.Fasta(
-            str(path), indexname=str(layout.shard_fai(shard)), build_index=False, rebuild=False
+            str(path), indexname=str(paths.shard_fai(shard)), build_index=False, rebuild=False
         )
         result.append([(int(name), str(fasta[name])) for name in fasta.keys()])  # noqa: SIM118
         fasta.close()
@@ -77,22 +73,22 @@ def files_below(folder):
 
 @pytest.mark.parametrize("shards", [1, 2, 5, 600])
 def test_shards_join_to_the_unique_records_in_input_order(tmp_path, uniprot_500, shards):
-    layout = Layout(tmp_path)
-    summary = write_shards([uniprot_500], layout, shards, **DEFAULTS)
+    paths = Paths(tmp_path)
+    summary = cut_into(paths, [uniprot_500], shards)
     records = plain_records(uniprot_500)
     seen, expected = {}, []
     for row, (_, sequence) in enumerate(records):
         if seen.setdefault(sequence, row) == row:
             expected.append((row, sequence))
 
-    found = shard_records(layout, shards)
+    found = shard_records(paths, shards)
     assert [record for shard in found for record in shard] == expected
     assert [part["records"] for part in summary["shards"]] == [len(shard) for shard in found]
     for shard in range(shards):
-        text = layout.shard_fasta(shard).read_text()
+        text = paths.shard_fasta(shard).read_text()
         assert text == "".join(f">{row}\n{sequence}\n" for row, sequence in found[shard])
 
-    index = index_of(layout)
+    index = index_of(paths)
     assert index["row"] == list(range(500))
     assert index["id"] == [name for name, _ in records]
     assert index["length"] == [len(sequence) for _, sequence in records]
@@ -108,15 +104,15 @@ def test_shards_join_to_the_unique_records_in_input_order(tmp_path, uniprot_500,
 def test_the_index_does_not_depend_on_the_number_of_shards(tmp_path, uniprot_500):
     tables = []
     for shards in (1, 2, 5):
-        layout = Layout(tmp_path / str(shards))
-        write_shards([uniprot_500], layout, shards, **DEFAULTS)
-        tables.append(layout.shard_index.read_bytes())
+        paths = Paths(tmp_path / str(shards))
+        cut_into(paths, [uniprot_500], shards)
+        tables.append(paths.shard_index.read_bytes())
     assert tables[0] == tables[1] == tables[2]
 
 
 def test_the_index_has_the_types_that_readers_rely_on(write):
-    layout, _ = write(b">a x\nMK\n>b\nMK\n")
-    schema = pyarrow.parquet.read_schema(layout.shard_index)
+    paths, _ = write(b">a x\nMK\n>b\nMK\n")
+    schema = pyarrow.parquet.read_schema(paths.shard_index)
     assert {field.name: str(field.type) for field in schema} == {
         "row": "int64",
         "id": "string",
@@ -133,16 +129,16 @@ def test_an_index_of_several_row_groups_is_whole_and_in_order(write, monkeypatch
     monkeypatch.setattr("packedesm.sequences.shards._ROW_GROUP", 900)
     sequence = b"ACDEFGHIKLMNPQRSTVWY" * 100
     last = [b"W" * (i % 1000 + 1) for i in range(1500)]
-    layout, _ = write(b"".join(b">p%d\n%s%s\n" % (i, sequence, w) for i, w in enumerate(last)))
-    assert pyarrow.parquet.ParquetFile(layout.shard_index).num_row_groups == 2
-    index = index_of(layout)
+    paths, _ = write(b"".join(b">p%d\n%s%s\n" % (i, sequence, w) for i, w in enumerate(last)))
+    assert pyarrow.parquet.ParquetFile(paths.shard_index).num_row_groups == 2
+    index = index_of(paths)
     assert index["row"] == list(range(1500))
     assert index["id"] == [f"p{i}" for i in range(1500)]
     assert index["duplicate_of"] == [None] * 1000 + list(range(500))
 
 
 def test_shards_of_real_proteins_cost_nearly_the_same(tmp_path, uniprot_20k):
-    summary = write_shards([uniprot_20k], Layout(tmp_path), 16, **DEFAULTS)
+    summary = cut_into(Paths(tmp_path), [uniprot_20k], 16)
     costs = np.array([part["cost"] for part in summary["shards"]])
     assert costs.max() / costs.mean() < 1.001
     assert sum(part["residues"] for part in summary["shards"]) == summary["unique_residues"]
@@ -174,8 +170,8 @@ def test_cuts_are_off_by_at_most_half_a_record(costs, shards):
 
 
 def test_more_shards_than_records_leave_empty_shards_that_are_valid(write):
-    layout, summary = write(b">a\nMK\n>b\nACD\n", shards=5)
-    found = shard_records(layout, 5)
+    paths, summary = write(b">a\nMK\n>b\nACD\n", shards=5)
+    found = shard_records(paths, 5)
     assert [record for shard in found for record in shard] == [(0, "MK"), (1, "ACD")]
     assert sorted(len(shard) for shard in found) == [0, 0, 0, 1, 1]
     empty = next(part for part in summary["shards"] if not part["records"])
@@ -183,8 +179,8 @@ def test_more_shards_than_records_leave_empty_shards_that_are_valid(write):
 
 
 def test_several_files_are_one_input_in_their_order(write, tmp_path):
-    layout, summary = write(b">a\nMK\n>b\nACD", b">c\nWW\n", shards=1)
-    assert shard_records(layout, 1) == [[(0, "MK"), (1, "ACD"), (2, "WW")]]
+    paths, summary = write(b">a\nMK\n>b\nACD", b">c\nWW\n", shards=1)
+    assert shard_records(paths, 1) == [[(0, "MK"), (1, "ACD"), (2, "WW")]]
     assert summary["inputs"] == [
         {"path": str(tmp_path / "a.fasta"), "bytes": 12, "records": 2},
         {"path": str(tmp_path / "b.fasta"), "bytes": 6, "records": 1},
@@ -192,7 +188,7 @@ def test_several_files_are_one_input_in_their_order(write, tmp_path):
 
 
 def test_the_summary_counts_what_is_there(write):
-    layout, summary = write(
+    paths, summary = write(
         b">a\nMKVLAC\n>b\nmkvlac*\n>c\nAJ*D\n>e\nWWWW\n", shards=2, max_length=5, width=1
     )
     assert summary["records"] == 4
@@ -211,7 +207,7 @@ def test_the_summary_counts_what_is_there(write):
     assert [part["cost"] for part in summary["shards"]] == pytest.approx(
         [7 + 49 / 6, 2 * (6 + 36 / 6)]
     )
-    assert index_of(layout)["flags"] == [
+    assert index_of(paths)["flags"] == [
         "truncated",
         "upper_cased,stop_removed,truncated",
         "stop_replaced,j_replaced",
@@ -219,7 +215,7 @@ def test_the_summary_counts_what_is_there(write):
     ]
     assert (summary["max_length"], summary["long_sequences"]) == (5, "truncate")
     assert summary["window_overlap"] == 256
-    assert json.loads(layout.sharding.read_text()) == summary
+    assert json.loads(paths.sharding.read_text()) == summary
     for words in ("cut there", "stop", "J "):
         assert any(words in warning for warning in summary["warnings"])
     assert not any("\n" in warning for warning in summary["warnings"])
@@ -231,68 +227,70 @@ def test_nothing_to_warn_about_gives_no_warning(write):
 
 def test_identical_sequences_are_embedded_once_and_point_to_the_first(write):
     fasta = b">a\nMK\n>b\nAC\n>c\nMK\n>d\nmk\n>e\nAC\n>f\nMKA\n"
-    layout, summary = write(fasta)
-    assert shard_records(layout, 1) == [[(0, "MK"), (1, "AC"), (5, "MKA")]]
-    assert index_of(layout)["duplicate_of"] == [None, None, 0, 0, 1, None]
+    paths, summary = write(fasta)
+    assert shard_records(paths, 1) == [[(0, "MK"), (1, "AC"), (5, "MKA")]]
+    assert index_of(paths)["duplicate_of"] == [None, None, 0, 0, 1, None]
     assert summary["unique"] == 3
 
-    layout, summary = write(fasta, deduplicate=False)
-    assert [row for row, _ in shard_records(layout, 1)[0]] == [0, 1, 2, 3, 4, 5]
-    assert index_of(layout)["duplicate_of"] == [None] * 6
+    paths, summary = write(fasta, deduplicate=False)
+    assert [row for row, _ in shard_records(paths, 1)[0]] == [0, 1, 2, 3, 4, 5]
+    assert index_of(paths)["duplicate_of"] == [None] * 6
     assert summary["unique"] == 6
 
 
 def test_sequences_that_differ_only_beyond_the_limit_are_no_duplicates(write):
-    layout, _ = write(b">a\nMKVLA\n>b\nMKVLC\n", max_length=4)
-    assert index_of(layout)["duplicate_of"] == [None, None]
+    paths, _ = write(b">a\nMKVLA\n>b\nMKVLC\n", max_length=4)
+    assert index_of(paths)["duplicate_of"] == [None, None]
 
 
-def test_windows_are_counted_with_the_tokens_of_all_their_segments(write):
-    layout, summary = write(
+def test_windows_are_counted_with_the_tokens_of_all_their_windows(write):
+    paths, summary = write(
         b">a\n" + b"A" * 25 + b"\n>b\nMK\n",
         long_sequences="window",
         max_length=10,
         window_overlap=4,
         width=1,
     )
-    expected = record_tokens(np.array([25, 2]), 10, "window", 4)
+    expected = policy(max_length=10, long_sequences="window", window_overlap=4).tokens(
+        np.array([25, 2])
+    )
     assert expected.tolist() == [48, 4]  # four windows of 10 residues, <cls> and <eos>
     assert summary["shards"][0]["tokens"] == 52
     assert summary["shards"][0]["cost"] == pytest.approx(4 * (12 + 144 / 6) + 4 + 16 / 6)
     assert summary["embedded_residues"] == 27
-    assert index_of(layout)["embedded_length"] == [25, 2]
-    assert index_of(layout)["flags"] == ["windowed", ""]
+    assert index_of(paths)["embedded_length"] == [25, 2]
+    assert index_of(paths)["flags"] == ["windowed", ""]
 
 
 def test_full_embeds_long_records_whole_and_flags_nothing(write):
-    layout, summary = write(b">a\nMKVLAC\n", long_sequences="full", max_length=4)
-    assert index_of(layout)["embedded_length"] == [6]
+    paths, summary = write(b">a\nMKVLAC\n", long_sequences="full", max_length=4)
+    assert index_of(paths)["embedded_length"] == [6]
     assert summary["flags"] == {}
     assert summary["shards"][0]["tokens"] == 8
 
 
 def test_empty_records_can_be_skipped_and_get_no_row(write):
-    layout, summary = write(
+    paths, summary = write(
         b">a\n>b\nMK\n>c\n\n>d\n*\n>e\nAC\n", b">f\n>g\n", b">h\nWW\n", empty_sequences="skip"
     )
-    assert index_of(layout)["id"] == ["b", "e", "h"]
-    assert index_of(layout)["row"] == [0, 1, 2]
+    assert index_of(paths)["id"] == ["b", "e", "h"]
+    assert index_of(paths)["row"] == [0, 1, 2]
     assert summary["skipped_empty"] == 5
     assert [source["records"] for source in summary["inputs"]] == [2, 0, 1]
     assert any("5 records without residues" in warning for warning in summary["warnings"])
 
 
 def test_headers_reach_the_index_unchanged(write):
-    layout, _ = write('>sp|A/1|B\t x "y",\t z \nMK\n>é,"\'\\\nAC\n'.encode() + b">c\xe9\nAA\n")
-    index = index_of(layout)
+    paths, _ = write('>sp|A/1|B\t x "y",\t z \nMK\n>é,"\'\\\nAC\n'.encode() + b">c\xe9\nAA\n")
+    index = index_of(paths)
     assert index["id"] == ["sp|A/1|B", "é,\"'\\", "cé"]
     assert index["description"] == [' x "y",\t z ', "", ""]
     assert index["flags"] == ["", "", "header_latin1"]
 
 
 def test_a_repeated_record_is_kept_with_a_warning(write, caplog):
-    layout, summary = write(b">a\nMK\n>b\nAC\n>a other words\nMK\n")
-    assert index_of(layout)["duplicate_of"] == [None, None, 0]
+    paths, summary = write(b">a\nMK\n>b\nAC\n>a other words\nMK\n")
+    assert index_of(paths)["duplicate_of"] == [None, None, 0]
     warning = "1 of 3 records repeat the id and sequence of an earlier one"
     assert summary["warnings"] == [warning]
     assert ("WARNING", warning) in [(r.levelname, r.getMessage()) for r in caplog.records]
@@ -364,27 +362,27 @@ def test_many_conflicting_ids_are_not_all_listed(write):
 
 def test_a_missing_file_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match=r"none\.fasta: cannot be read"):
-        write_shards([tmp_path / "none.fasta"], Layout(tmp_path / "out"), 1, **DEFAULTS)
+        cut_into(Paths(tmp_path / "out"), [tmp_path / "none.fasta"], 1)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_fault_leaves_what_was_published_before_as_it_was(write, tmp_path):
-    layout, _ = write(b">a\nMK\n>b\nAC\n", shards=2)
-    before = {path: path.read_bytes() for path in files_below(layout.root)}
+    paths, _ = write(b">a\nMK\n>b\nAC\n", shards=2)
+    before = {path: path.read_bytes() for path in files_below(paths.root)}
     with pytest.raises(UserError):
         write(b">a\nMKV\n>b\nA1\n", shards=2)
-    assert {path: path.read_bytes() for path in files_below(layout.root)} == before
+    assert {path: path.read_bytes() for path in files_below(paths.root)} == before
 
 
 def test_only_the_declared_files_remain(write):
     leftover = write(b">a\nMK\n")[0].work / "spool"
     leftover.mkdir()
     (leftover / "records.fasta").write_text("of a run that was killed")
-    layout, _ = write(b">a\nMK\n>b\nAC\n", shards=2)
-    declared = [layout.shard_index, layout.sharding]
+    paths, _ = write(b">a\nMK\n>b\nAC\n", shards=2)
+    declared = [paths.shard_index, paths.sharding]
     for shard in range(2):
-        declared += [layout.shard_fasta(shard), layout.shard_fai(shard)]
-    assert files_below(layout.root) == sorted(declared)
+        declared += [paths.shard_fasta(shard), paths.shard_fai(shard)]
+    assert files_below(paths.root) == sorted(declared)
     assert not leftover.exists()
 
 
@@ -395,10 +393,10 @@ def test_the_input_is_read_only_once(tmp_path):
     content = b">a\nMK\n>b\nAC\n>c\nMK\n"
     writer = threading.Thread(target=pipe.write_bytes, args=(gzip.compress(content),))
     writer.start()
-    layout = Layout(tmp_path / "out")
-    write_shards([pipe], layout, 1, **DEFAULTS)
+    paths = Paths(tmp_path / "out")
+    cut_into(paths, [pipe], 1)
     writer.join()
-    assert shard_records(layout, 1) == [[(0, "MK"), (1, "AC")]]
+    assert shard_records(paths, 1) == [[(0, "MK"), (1, "AC")]]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60))
@@ -411,6 +409,6 @@ def test_first_occurrences_are_those_of_a_dictionary(pairs):
 def test_offsets_stay_right_where_row_numbers_grow_a_digit(write):
     sequences = [b"ACDEFGHIKLMNPQRSTVWY"[i % 20 :][:5] + b"MK" * (i // 20) for i in range(1100)]
     fasta = b"".join(b">r%d\n%s\n" % pair for pair in enumerate(sequences))
-    layout, _ = write(fasta, shards=3, deduplicate=False, max_length=10_000)
-    found = [record for shard in shard_records(layout, 3) for record in shard]
+    paths, _ = write(fasta, shards=3, deduplicate=False, max_length=10_000)
+    found = [record for shard in shard_records(paths, 3) for record in shard]
     assert found == [(row, sequence.decode()) for row, sequence in enumerate(sequences)]

@@ -2,13 +2,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from packedesm.embedding.runner import FinishedPack
+from packedesm.embedding.output import shard_writer
+from packedesm.embedding.pack import FinishedPack
 from packedesm.errors import Fault
-from packedesm.files import file_digest, write_json
+from packedesm.files import file_digest
 from packedesm.packing.dataset import SequenceDataset
-from packedesm.paths import Layout
-from packedesm.results.merge import merge_shards, shard_writer
+from packedesm.paths import Paths
+from packedesm.results.merge import merge_shards
 from packedesm.sequences.shards import write_shards
+from tests.typed import checkpoint, shard_options, shard_run
 from tests.unit.conftest import POLICY
 
 WIDTH = 3
@@ -26,26 +28,22 @@ def finished_pack(dataset: SequenceDataset, items: list[int], vectors: dict) -> 
     return FinishedPack(None, np.array(items), residues, vectors, np.empty(0, np.int64))
 
 
-def record_run(layout: Layout, shard: int, outputs: list[str], **run) -> None:
+def record_run(paths: Paths, shard: int, outputs: list[str], **run) -> None:
     """Write what the job of a shard records about its input and its arrays."""
     record = {
         "shard": shard,
-        "dtype": "float32",
-        "output_dtype": "float32",
-        "outputs": outputs,
-        "model": {"sha256": "0" * 64},
-        "fasta_sha256": file_digest(layout.shard_fasta(shard)),
-        "arrays": {name: file_digest(layout.shard_vectors(shard, name)) for name in outputs},
-        "float32_rows": [],
+        "outputs": tuple(outputs),
+        "fasta_sha256": file_digest(paths.shard_fasta(shard)),
+        "arrays": {name: file_digest(paths.shard_vectors(shard, name)) for name in outputs},
     }
-    write_json(layout.shard_run(shard), record | run)
+    shard_run(**record | run).write(paths.shard_run(shard))
 
 
-def write_shard(layout: Layout, shard: int, outputs: list[str], packs=None, dtype="float32"):
-    dataset = SequenceDataset(layout.shard_fasta(shard), **POLICY)
+def write_shard(paths: Paths, shard: int, outputs: list[str], packs=None, dtype="float32"):
+    dataset = SequenceDataset(paths.shard_fasta(shard), POLICY)
     # The last record first: packs come in the plan's order, not in input order.
     packs = packs if packs is not None else [[item] for item in range(len(dataset))][::-1]
-    with shard_writer(layout, shard, dataset.embedded_lengths, WIDTH, outputs, dtype) as writer:
+    with shard_writer(paths, shard, dataset.embedded_lengths, WIDTH, outputs, dtype) as writer:
         for pack in packs:
             proteins = dataset.__getitems__(pack)
             residues = [fake_vectors(protein.sequence) for protein in proteins]
@@ -53,18 +51,19 @@ def write_shard(layout: Layout, shard: int, outputs: list[str], packs=None, dtyp
             vectors["mean"] = np.stack([r.mean(axis=0) for r in residues])
             chosen = {output: vectors[output] for output in outputs}
             writer.write(finished_pack(dataset, pack, chosen))
-    record_run(layout, shard, outputs)
+    record_run(paths, shard, outputs)
 
 
 @pytest.fixture
 def sample(tmp_path):
-    def make(sequences: list[str], shards: int, deduplicate: bool = True) -> Layout:
+    def make(sequences: list[str], shards: int, deduplicate: bool = True) -> Paths:
         fasta = tmp_path / "in.fasta"
         fasta.write_text("".join(f">p{i}\n{s}\n" for i, s in enumerate(sequences)))
-        layout = Layout(tmp_path / "sample")
-        options = {**POLICY, "empty_sequences": "error", "deduplicate": deduplicate}
-        write_shards([fasta], layout, shards, width=64, **options)
-        return layout
+        paths = Paths(tmp_path / "sample")
+        write_shards(
+            [fasta], paths, shard_options(deduplicate=deduplicate), shards=shards, width=64
+        )
+        return paths
 
     return make
 
@@ -73,12 +72,12 @@ def sample(tmp_path):
 @pytest.mark.parametrize("shards", [1, 2, 3, 9])
 def test_merged_rows_are_the_input_records_in_order(sample, shards, deduplicate):
     sequences = ["MKV", "ACDEF", "MKV", "GGG", "ACDEF", "W", "MKV"]
-    layout = sample(sequences, shards, deduplicate)
+    paths = sample(sequences, shards, deduplicate)
     for shard in range(shards):
-        write_shard(layout, shard, ["mean", "residue"])
-    merge_shards(layout, shards, ["mean", "residue"])
-    mean, residue = np.load(layout.vectors("mean")), np.load(layout.vectors("residue"))
-    offsets = np.load(layout.residue_offsets)
+        write_shard(paths, shard, ["mean", "residue"])
+    merge_shards(paths, shards, ["mean", "residue"])
+    mean, residue = np.load(paths.vectors("mean")), np.load(paths.vectors("residue"))
+    offsets = np.load(paths.residue_offsets)
     assert offsets.tolist() == np.cumsum([0, *map(len, sequences)]).tolist()
     for row, sequence in enumerate(sequences):
         expected = fake_vectors(sequence.encode())
@@ -87,59 +86,59 @@ def test_merged_rows_are_the_input_records_in_order(sample, shards, deduplicate)
 
 
 def test_arrays_have_the_asked_dtype(sample):
-    layout = sample(["MKV"], 1)
-    write_shard(layout, 0, ["mean"], dtype="float16")
-    merge_shards(layout, 1, ["mean"])
-    assert np.load(layout.vectors("mean")).dtype == np.float16
+    paths = sample(["MKV"], 1)
+    write_shard(paths, 0, ["mean"], dtype="float16")
+    merge_shards(paths, 1, ["mean"])
+    assert np.load(paths.vectors("mean")).dtype == np.float16
 
 
 def test_a_missing_record_publishes_nothing(sample):
-    layout = sample(["MKV", "ACD"], 1)
+    paths = sample(["MKV", "ACD"], 1)
     with pytest.raises(RuntimeError, match="1 records have no vector"):
-        write_shard(layout, 0, ["mean"], packs=[[1]])
-    assert list(layout.shard_vectors(0, "mean").parent.iterdir()) == []
+        write_shard(paths, 0, ["mean"], packs=[[1]])
+    assert list(paths.shard_vectors(0, "mean").parent.iterdir()) == []
 
 
 def test_a_record_that_comes_twice_is_refused(sample):
-    layout = sample(["MKV", "ACD"], 1)
+    paths = sample(["MKV", "ACD"], 1)
     with pytest.raises(RuntimeError, match="embedded twice"):
-        write_shard(layout, 0, ["mean"], packs=[[0, 1], [1]])
+        write_shard(paths, 0, ["mean"], packs=[[0, 1], [1]])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("output", ["mean", "residue"])
 def test_a_value_that_is_not_finite_is_refused_by_record(sample, value, output):
-    layout = sample(["MKV", "ACD"], 1)
-    dataset = SequenceDataset(layout.shard_fasta(0), **POLICY)
+    paths = sample(["MKV", "ACD"], 1)
+    dataset = SequenceDataset(paths.shard_fasta(0), POLICY)
     bad = np.zeros((2 if output == "mean" else 6, WIDTH))
     bad[-1, 0] = value
     with (
         pytest.raises(RuntimeError, match=r"vectors of the shard's records \[1\]"),
-        shard_writer(layout, 0, dataset.lengths, WIDTH, [output], "float32") as writer,
+        shard_writer(paths, 0, dataset.lengths, WIDTH, [output], "float32") as writer,
     ):
         writer.write(finished_pack(dataset, [0, 1], {output: bad}))
-    assert list(layout.shard_vectors(0, output).parent.iterdir()) == []
+    assert list(paths.shard_vectors(0, output).parent.iterdir()) == []
 
 
 def test_a_shard_of_another_size_than_the_index_is_refused(sample):
-    layout = sample(["MKV", "ACD", "WWW"], 2)
+    paths = sample(["MKV", "ACD", "WWW"], 2)
     for shard in range(2):
-        write_shard(layout, shard, ["mean"])
-    np.save(layout.shard_vectors(1, "mean"), np.zeros((7, WIDTH), np.float32))
-    record_run(layout, 1, ["mean"])
+        write_shard(paths, shard, ["mean"])
+    np.save(paths.shard_vectors(1, "mean"), np.zeros((7, WIDTH), np.float32))
+    record_run(paths, 1, ["mean"])
     with pytest.raises(RuntimeError, match="rows of mean"):
-        merge_shards(layout, 2, ["mean"])
-    assert not layout.vectors("mean").exists()
+        merge_shards(paths, 2, ["mean"])
+    assert not paths.vectors("mean").exists()
 
 
 def test_a_merge_larger_than_one_chunk_keeps_the_order(sample, monkeypatch):
     monkeypatch.setattr("packedesm.results.merge._ROWS_AT_ONCE", 2)
     sequences = ["A" * n for n in range(1, 12)]
-    layout = sample(sequences, 3)
+    paths = sample(sequences, 3)
     for shard in range(3):
-        write_shard(layout, shard, ["mean"])
-    merge_shards(layout, 3, ["mean"])
-    assert np.load(layout.vectors("mean"))[:, 2].tolist() == list(range(1, 12))
+        write_shard(paths, shard, ["mean"])
+    merge_shards(paths, 3, ["mean"])
+    assert np.load(paths.vectors("mean"))[:, 2].tolist() == list(range(1, 12))
 
 
 def flip_a_bit(path):
@@ -150,37 +149,42 @@ def flip_a_bit(path):
 
 @pytest.mark.parametrize("kind", ["vectors", "fasta"])
 def test_a_file_of_a_shard_that_is_not_as_recorded_is_refused_by_name(sample, kind):
-    layout = sample(["MKV", "ACD", "WWW"], 2)
+    paths = sample(["MKV", "ACD", "WWW"], 2)
     for shard in range(2):
-        write_shard(layout, shard, ["mean"])
-    path = layout.shard_vectors(1, "mean") if kind == "vectors" else layout.shard_fasta(1)
+        write_shard(paths, shard, ["mean"])
+    path = paths.shard_vectors(1, "mean") if kind == "vectors" else paths.shard_fasta(1)
     flip_a_bit(path)
     with pytest.raises(Fault, match=f"{path}: is not what the job of shard 1 recorded"):
-        merge_shards(layout, 2, ["mean"])
-    assert not layout.vectors("mean").exists()
+        merge_shards(paths, 2, ["mean"])
+    assert not paths.vectors("mean").exists()
 
 
 @pytest.mark.parametrize(
-    "other", [{"dtype": "float16"}, {"output_dtype": "float16"}, {"model": {"sha256": "1" * 64}}]
+    "other",
+    [
+        {"dtype": "float16"},
+        {"output_dtype": "float16"},
+        {"checkpoint": checkpoint(sha256="1" * 64)},
+    ],
 )
 def test_shards_that_were_not_computed_alike_are_not_merged(sample, other):
-    layout = sample(["MKV", "ACD", "WWW"], 2)
+    paths = sample(["MKV", "ACD", "WWW"], 2)
     for shard in range(2):
-        write_shard(layout, shard, ["mean"])
-    record_run(layout, 1, ["mean"], **other)
-    with pytest.raises(Fault, match=str(layout.shard_run(1))):
-        merge_shards(layout, 2, ["mean"])
+        write_shard(paths, shard, ["mean"])
+    record_run(paths, 1, ["mean"], **other)
+    with pytest.raises(Fault, match=str(paths.shard_run(1))):
+        merge_shards(paths, 2, ["mean"])
 
 
 def test_records_that_took_float32_are_flagged_with_their_duplicates(sample):
-    layout = sample(["MKV", "acd", "WWW", "ACD"], 2)
+    paths = sample(["MKV", "acd", "WWW", "ACD"], 2)
     for shard in range(2):
-        write_shard(layout, shard, ["mean"])
-    merge_shards(layout, 2, ["mean"])
-    assert layout.index.read_bytes() == layout.shard_index.read_bytes()
-    record_run(layout, 0, ["mean"], float32_rows=[1])
-    merge_shards(layout, 2, ["mean"])
-    index = pd.read_parquet(layout.index)
+        write_shard(paths, shard, ["mean"])
+    merge_shards(paths, 2, ["mean"])
+    assert paths.index.read_bytes() == paths.shard_index.read_bytes()
+    record_run(paths, 0, ["mean"], float32_rows=(1,))
+    merge_shards(paths, 2, ["mean"])
+    index = pd.read_parquet(paths.index)
     assert index["flags"].tolist() == ["", "upper_cased,float32", "", "float32"]
-    before = pd.read_parquet(layout.shard_index)
+    before = pd.read_parquet(paths.shard_index)
     pd.testing.assert_frame_equal(index.drop(columns="flags"), before.drop(columns="flags"))

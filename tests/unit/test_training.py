@@ -10,7 +10,8 @@ from perplexity import Counts, perplexities
 from training import Crops, Recipe, Trainer, train
 
 from packedesm.alphabet import CLS, EOS, MASK, encode
-from packedesm.esm2.checkpoints import load_archive, load_state
+from packedesm.esm2.checkpoints import load_state
+from packedesm.esm2.fair_esm import load_archive
 from packedesm.esm2.heads import LanguageModelHead
 from packedesm.esm2.model import PackedESM2
 

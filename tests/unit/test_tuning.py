@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from packedesm.device import token_budget as tuning
-from packedesm.esm2.checkpoints import load_state, write_random_checkpoint
+from packedesm.esm2.checkpoints import load_state
+from packedesm.esm2.fair_esm import write_random_checkpoint
+from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.model import PackedESM2
-from packedesm.esm2.registry import Geometry
 
 
 @pytest.fixture

@@ -1,24 +1,28 @@
 import gzip
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from packedesm.esm2.checkpoints import write_random_checkpoint
-from packedesm.esm2.registry import Geometry
-from packedesm.files import read_json, write_json
-from packedesm.paths import Layout
+from packedesm.embedding.record import ShardRun
+from packedesm.esm2.fair_esm import write_random_checkpoint
+from packedesm.esm2.geometry import Geometry
+from packedesm.esm2.registry import Checkpoint
+from packedesm.files import read_json
+from packedesm.options import VerifyOptions
+from packedesm.paths import Paths
 from packedesm.report.reference import Reference
 from packedesm.report.verify import choose, compare, verify
+from tests import typed
 from tests.unit.finished_run import write_run
 
 torch.set_num_threads(1)
 
 OUTPUTS = ["mean", "cls", "max", "residue"]
 WIDTH, LIMIT = 16, 60
-THRESHOLDS = {"min_cosine": 0.9995, "max_relative_l2": "auto", "seed": 1, "shards": 2}
 
 
 @pytest.fixture(scope="module")
@@ -40,45 +44,49 @@ def fasta(uniprot_500) -> str:
 
 
 @pytest.fixture(scope="module")
-def truth(tmp_path_factory, checkpoint, fasta) -> Layout:
+def truth(tmp_path_factory, checkpoint, fasta) -> Paths:
     """A finished run of two shards whose vectors are the reference's own."""
-    layout = write_run(
+    paths = write_run(
         tmp_path_factory.mktemp("truth") / "sample",
         fasta,
         2,
-        model={"path": str(checkpoint), "width": WIDTH},
-        run={"outputs": OUTPUTS},
+        run={"checkpoint": recorded(checkpoint), "outputs": tuple(OUTPUTS)},
         max_length=LIMIT,
     )
     reference = Reference(checkpoint)
     sequences = [record.split("\n")[1] for record in fasta[1:].split(">")]
-    store(layout, [reference.representation(sequence[:LIMIT]) for sequence in sequences])
-    write_json(layout.checkpoint, {"path": str(checkpoint)})
-    return layout
+    store(paths, [reference.representation(sequence[:LIMIT]) for sequence in sequences])
+    recorded(checkpoint).write(paths.checkpoint)
+    return paths
 
 
-def store(layout: Layout, tokens: list[np.ndarray]) -> None:
+def store(paths: Paths, tokens: list[np.ndarray]) -> None:
     """Write the four arrays of records whose token vectors are given."""
-    np.save(layout.vectors("mean"), np.stack([t[1:-1].mean(0) for t in tokens]))
-    np.save(layout.vectors("max"), np.stack([t[1:-1].max(0) for t in tokens]))
-    np.save(layout.vectors("cls"), np.stack([t[0] for t in tokens]))
-    np.save(layout.vectors("residue"), np.concatenate([t[1:-1] for t in tokens]))
-    np.save(layout.residue_offsets, np.cumsum([0, *(len(t) - 2 for t in tokens)]))
+    np.save(paths.vectors("mean"), np.stack([t[1:-1].mean(0) for t in tokens]))
+    np.save(paths.vectors("max"), np.stack([t[1:-1].max(0) for t in tokens]))
+    np.save(paths.vectors("cls"), np.stack([t[0] for t in tokens]))
+    np.save(paths.vectors("residue"), np.concatenate([t[1:-1] for t in tokens]))
+    np.save(paths.residue_offsets, np.cumsum([0, *(len(t) - 2 for t in tokens)]))
 
 
 @pytest.fixture
-def layout(truth, tmp_path) -> Layout:
+def paths(truth, tmp_path) -> Paths:
     """A copy of the finished run, to be damaged."""
-    return Layout(shutil.copytree(truth.root, tmp_path / "sample"))
+    return Paths(shutil.copytree(truth.root, tmp_path / "sample"))
 
 
-def run(layout: Layout, sequences: int = 100, **changes) -> dict:
-    return verify(layout, layout.checkpoint, sequences=sequences, **(THRESHOLDS | changes))
+def recorded(path) -> Checkpoint:
+    return typed.checkpoint(path=str(path), geometry=Geometry(layers=1, width=WIDTH, heads=2))
 
 
-def edit(layout: Layout, output: str, change) -> None:
-    array = np.load(layout.vectors(output))
-    np.save(layout.vectors(output), change(array.copy()))
+def run(paths: Paths, sequences: int = 100, shards: int = 2, **changes) -> dict:
+    asked = typed.options(VerifyOptions, verify={"sequences": sequences, **changes})
+    return verify(paths, Checkpoint.read(paths.checkpoint), asked, shards=shards)
+
+
+def edit(paths: Paths, output: str, change) -> None:
+    array = np.load(paths.vectors(output))
+    np.save(paths.vectors(output), change(array.copy()))
 
 
 def missed(result: dict) -> set[tuple[int, str]]:
@@ -87,9 +95,9 @@ def missed(result: dict) -> set[tuple[int, str]]:
     }
 
 
-def test_true_vectors_pass_in_every_output(layout):
-    result = run(layout)
-    index = pq.read_table(layout.shard_index).to_pylist()
+def test_true_vectors_pass_in_every_output(paths):
+    result = run(paths)
+    index = pq.read_table(paths.shard_index).to_pylist()
     assert result["passed"] is True
     assert result["sequences"] == len(index)
     assert len(result["records"]) == len(index) * len(OUTPUTS)
@@ -101,16 +109,16 @@ def test_true_vectors_pass_in_every_output(layout):
     assert any(
         record["embedded_length"] == LIMIT < record["length"] for record in result["records"]
     )
-    assert result == read_json(layout.verification)
+    assert result == read_json(paths.verification)
 
 
-def test_a_changed_row_is_caught_and_named(layout):
+def test_a_changed_row_is_caught_and_named(paths):
     def nudge(array):
         array[4] *= 1.001
         return array
 
-    edit(layout, "mean", nudge)
-    result = run(layout)
+    edit(paths, "mean", nudge)
+    result = run(paths)
     assert result["passed"] is False
     assert missed(result) == {(4, "mean")}
     assert (result["worst"]["row"], result["worst"]["output"]) == (4, "mean")
@@ -118,39 +126,39 @@ def test_a_changed_row_is_caught_and_named(layout):
 
 
 @pytest.mark.parametrize("output", ["mean", "cls", "max"])
-def test_swapped_rows_are_caught(layout, output):
+def test_swapped_rows_are_caught(paths, output):
     def swap(array):
         array[[1, 8]] = array[[8, 1]]
         return array
 
-    edit(layout, output, swap)
-    assert missed(run(layout)) == {(1, output), (8, output)}
+    edit(paths, output, swap)
+    assert missed(run(paths)) == {(1, output), (8, output)}
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_one_number_that_is_none_is_caught(layout, value):
+def test_one_number_that_is_none_is_caught(paths, value):
     def spoil(array):
         array[3, 7] = value
         return array
 
-    edit(layout, "max", spoil)
-    result = run(layout)
+    edit(paths, "max", spoil)
+    result = run(paths)
     assert result["passed"] is False
     assert missed(result) == {(3, "max")}
     assert result["worst"]["relative_l2"] is None
-    assert read_json(layout.verification)["worst"]["row"] == 3
+    assert read_json(paths.verification)["worst"]["row"] == 3
 
 
-def test_residue_offsets_off_by_one_are_caught(layout):
-    offsets = np.load(layout.residue_offsets)
-    np.save(layout.residue_offsets, np.concatenate(([0], offsets[1:-1] + 1, offsets[-1:])))
-    result = run(layout)
+def test_residue_offsets_off_by_one_are_caught(paths):
+    offsets = np.load(paths.residue_offsets)
+    np.save(paths.residue_offsets, np.concatenate(([0], offsets[1:-1] + 1, offsets[-1:])))
+    result = run(paths)
     rows = len(offsets) - 1
     assert missed(result) == {(row, "residue") for row in range(rows)}
 
 
-def test_a_single_wrong_residue_is_caught_under_a_loose_distance(layout):
-    place = np.load(layout.residue_offsets)[9] + 2
+def test_a_single_wrong_residue_is_caught_under_a_loose_distance(paths):
+    place = np.load(paths.residue_offsets)[9] + 2
 
     def tilt(array):
         # By a tenth of its length at a right angle: its cosine falls to 0.995.
@@ -159,16 +167,16 @@ def test_a_single_wrong_residue_is_caught_under_a_loose_distance(layout):
         array[place] += 0.1 * aside * np.linalg.norm(vector) / np.linalg.norm(aside)
         return array
 
-    edit(layout, "residue", tilt)
-    result = run(layout, max_relative_l2=10.0)
+    edit(paths, "residue", tilt)
+    result = run(paths, max_relative_l2=10.0)
     assert missed(result) == {(9, "residue")}
     assert result["worst"]["cosine"] == pytest.approx(1 / np.sqrt(1.01), abs=1e-5)
 
 
-def test_a_repeated_sequence_must_hold_the_vector_of_the_first(layout):
+def test_a_repeated_sequence_must_hold_the_vector_of_the_first(paths):
     repeats = [
         row["row"]
-        for row in pq.read_table(layout.shard_index).to_pylist()
+        for row in pq.read_table(paths.shard_index).to_pylist()
         if row["duplicate_of"] is not None
     ]
     assert len(repeats) == 1
@@ -177,37 +185,37 @@ def test_a_repeated_sequence_must_hold_the_vector_of_the_first(layout):
         array[repeats[0]] = 0
         return array
 
-    edit(layout, "mean", forget)
-    assert missed(run(layout)) == {(repeats[0], "mean")}
+    edit(paths, "mean", forget)
+    assert missed(run(paths)) == {(repeats[0], "mean")}
 
 
-def test_a_shard_whose_offsets_are_wrong_is_caught(layout):
-    path = layout.shard_fai(1)
+def test_a_shard_whose_offsets_are_wrong_is_caught(paths):
+    path = paths.shard_fai(1)
     lines = [line.split("\t") for line in path.read_text().splitlines()]
     row = int(lines[0][0])
     lines[0][2] = str(int(lines[0][2]) + 1)
     path.write_text("".join("\t".join(line) + "\n" for line in lines))
-    assert {place for place, _ in missed(run(layout))} == {row}
+    assert {place for place, _ in missed(run(paths))} == {row}
 
 
 def test_true_vectors_of_another_sequence_are_caught(tmp_path, checkpoint):
     # Both the job and the verification read the shard: their agreement alone proves nothing.
-    layout = write_run(tmp_path / "sample", ">a\nMKVLAAGIV\n", 1, run={"outputs": OUTPUTS})
-    write_json(layout.checkpoint, {"path": str(checkpoint)})
-    layout.shard_fasta(0).write_text(">0\nMKVLAAGIW\n")
-    store(layout, [Reference(checkpoint).representation("MKVLAAGIW")])
-    assert len(missed(run(layout, shards=1))) == len(OUTPUTS)
+    paths = write_run(tmp_path / "sample", ">a\nMKVLAAGIV\n", 1, run={"outputs": tuple(OUTPUTS)})
+    recorded(checkpoint).write(paths.checkpoint)
+    paths.shard_fasta(0).write_text(">0\nMKVLAAGIW\n")
+    store(paths, [Reference(checkpoint).representation("MKVLAAGIW")])
+    assert len(missed(run(paths, shards=1))) == len(OUTPUTS)
 
 
-def test_rows_are_found_in_every_row_group_of_the_index(layout):
-    table = pq.read_table(layout.shard_index)
-    pq.write_table(table, layout.shard_index, row_group_size=4)
-    result = run(layout)
+def test_rows_are_found_in_every_row_group_of_the_index(paths):
+    table = pq.read_table(paths.shard_index)
+    pq.write_table(table, paths.shard_index, row_group_size=4)
+    result = run(paths)
     assert result["passed"] is True
     assert [record["row"] for record in result["records"][:: len(OUTPUTS)]] == [*range(len(table))]
 
 
-def test_windows_are_averaged_per_residue(layout, checkpoint, fasta, tmp_path):
+def test_windows_are_averaged_per_residue(paths, checkpoint, fasta, tmp_path):
     reference = Reference(checkpoint)
     sequence = next(s for s in fasta.split("\n") if len(s) == max(map(len, fasta.split("\n"))))[
         :100
@@ -216,12 +224,12 @@ def test_windows_are_averaged_per_residue(layout, checkpoint, fasta, tmp_path):
         tmp_path / "windowed",
         f">a\n{sequence}\n",
         1,
-        run={"outputs": OUTPUTS},
+        run={"outputs": tuple(OUTPUTS)},
         max_length=60,
         window_overlap=20,
         long_sequences="window",
     )
-    write_json(windowed.checkpoint, {"path": str(checkpoint)})
+    recorded(checkpoint).write(windowed.checkpoint)
     first, second = (reference.representation(part) for part in (sequence[:60], sequence[40:]))
     shared = (first[41:61] + second[1:21]) / 2
     cls = (first[0] + second[0]) / 2
@@ -232,32 +240,33 @@ def test_windows_are_averaged_per_residue(layout, checkpoint, fasta, tmp_path):
     assert missed(run(windowed, shards=1)) >= {(0, "mean"), (0, "residue")}
 
 
-def test_the_limit_follows_the_coarser_number_format(layout):
+def test_the_limit_follows_the_coarser_number_format(paths):
     for dtype, output_dtype, limit in (
         ("float32", "float16", 0.005),
         ("float16", "float16", 0.005),
         ("bfloat16", "float16", 0.02),
         ("bfloat16", "float32", 0.02),
     ):
-        record = read_json(layout.shard_run(1))
-        write_json(layout.shard_run(1), record | {"dtype": dtype, "output_dtype": output_dtype})
-        assert run(layout, 1)["max_relative_l2"] == limit
-    assert run(layout, 1, max_relative_l2=0.3)["max_relative_l2"] == 0.3
+        run_1 = ShardRun.read(paths.shard_run(1))
+        plan = replace(run_1.plan, dtype=dtype, output_dtype=output_dtype)
+        replace(run_1, plan=plan).write(paths.shard_run(1))
+        assert run(paths, 1)["max_relative_l2"] == limit
+    assert run(paths, 1, max_relative_l2=0.3)["max_relative_l2"] == 0.3
 
 
-def test_no_sequences_means_no_verdict(layout):
-    result = run(layout, 0)
+def test_no_sequences_means_no_verdict(paths):
+    result = run(paths, 0)
     assert result["passed"] is None
     assert (result["sequences"], result["records"]) == (0, [])
-    assert read_json(layout.verification) == result
+    assert read_json(paths.verification) == result
 
 
-def test_the_sample_is_as_large_as_asked_and_seeded(layout):
-    result = run(layout, 5)
+def test_the_sample_is_as_large_as_asked_and_seeded(paths):
+    result = run(paths, 5)
     rows = [record["row"] for record in result["records"]]
     assert result["sequences"] == 5
     assert len(rows) == 5 * len(OUTPUTS)
-    assert [record["row"] for record in run(layout, 5)["records"]] == rows
+    assert [record["row"] for record in run(paths, 5)["records"]] == rows
 
 
 def test_sample_holds_shortest_longest_and_each_stratum_of_lengths():

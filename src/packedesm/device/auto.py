@@ -1,16 +1,23 @@
-"""What a job settles for itself where the configuration says ``auto``."""
+"""What a job resolves for itself where the configuration says ``auto``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
+from packedesm.device.memory import out_of_memory
 from packedesm.device.token_budget import fastest_budget
+from packedesm.errors import Fault
 from packedesm.esm2.attention import select_backend
+from packedesm.esm2.checkpoints import load_state
 from packedesm.esm2.model import PackedESM2
-from packedesm.esm2.registry import Geometry
+from packedesm.esm2.registry import Checkpoint
+from packedesm.options import EmbedOptions, EmbedPlan
+
+NAMED = "named in the configuration"
 
 # Tokens per pack: more gain nothing on a CPU, and only leave the caches.
 _CPU_BUDGET = 4096
@@ -19,46 +26,88 @@ _CPU_BUDGET = 4096
 _VECTORS_PER_TOKEN = 24
 
 
-def choose(options: Mapping[str, Any], geometry: Geometry, device: torch.device) -> dict[str, Any]:
-    """Settle what the options leave to ``auto``, but for the token budget: that needs the model."""
-    dtype = resolve_dtype(options["dtype"], device)
-    selection = select_backend(
-        options["attention"], device, getattr(torch, dtype), geometry.head_dim
+def load(
+    checkpoint: Checkpoint, options: EmbedOptions, device: torch.device
+) -> tuple[EmbedPlan, PackedESM2]:
+    """Resolve the options on `device`, and return the plan and the model, which is there.
+
+    Raises
+    ------
+    UserError
+        If the options do not fit the device, or the checkpoint does not load.
+    Fault
+        If the weights do not fit into the device's memory.
+    """
+    geometry, tensors = load_state(Path(checkpoint.path))
+    dtype, dtype_reason = resolve_dtype(options.dtype, device)
+    output_dtype, output_reason = resolve_output_dtype(options.output_dtype, dtype)
+    backend = select_backend(options.attention, device, getattr(torch, dtype), geometry.head_dim)
+    with _weights_fit(checkpoint, dtype):
+        model = PackedESM2.from_fair_esm(tensors, geometry, getattr(torch, dtype), device)
+    del tensors
+    budget, budget_reason = resolve_token_budget(options.token_budget, model, backend.name)
+    plan = EmbedPlan(
+        dtype=dtype,
+        output_dtype=output_dtype,
+        outputs=options.outputs,
+        attention=backend.name,
+        token_budget=budget,
+        reasons={
+            "dtype": dtype_reason,
+            "output_dtype": output_reason,
+            "attention": backend.reason,
+            "token_budget": budget_reason,
+        },
     )
-    return {
-        "dtype": dtype,
-        "output_dtype": resolve_output_dtype(options["output_dtype"], dtype),
-        "outputs": list(options["outputs"]),
-        "attention": {"backend": selection.name, "reason": selection.reason},
-    }
+    return plan, model
 
 
-def resolve_dtype(dtype: str, device: torch.device) -> str:
-    """Return the number format that ``dtype: auto`` means on `device`."""
+def resolve_dtype(dtype: str, device: torch.device) -> tuple[str, str]:
+    """Return the number format of the computation on `device`, and why."""
     if dtype != "auto":
-        return dtype
-    return "float16" if device.type == "cuda" else "float32"
+        return dtype, NAMED
+    if device.type == "cuda":
+        return "float16", "chosen automatically on a GPU"
+    return "float32", "chosen automatically on a CPU"
 
 
-def resolve_output_dtype(output_dtype: str, dtype: str) -> str:
-    """Return the number format that ``output_dtype: auto`` means for a computation in `dtype`."""
+def resolve_output_dtype(output_dtype: str, dtype: str) -> tuple[str, str]:
+    """Return the number format of the files for a computation in `dtype`, and why."""
     if output_dtype != "auto":
-        return output_dtype
-    return "float32" if dtype == "float32" else "float16"
+        return output_dtype, NAMED
+    found = "float32" if dtype == "float32" else "float16"
+    return found, f"chosen automatically for a computation in {dtype}"
 
 
-def token_budget(options: Mapping[str, Any], model: PackedESM2, attention: str) -> int:
-    """Return the tokens per pack; ``auto`` depends on `model` and on the device where it is.
+def resolve_token_budget(
+    token_budget: int | str, model: PackedESM2, attention: str
+) -> tuple[int, str]:
+    """Return the tokens per pack, and why; ``auto`` depends on `model` and the device it is on.
 
     On a GPU it is what `packedesm.device.token_budget` finds, and takes at most half of the free
     memory.
     """
-    if options["token_budget"] != "auto":
-        return options["token_budget"]
-    device = model.embed_tokens.weight.device
-    if device.type == "cpu":
-        return _CPU_BUDGET
-    free, _total = torch.cuda.mem_get_info(device)
-    per_token = _VECTORS_PER_TOKEN * model.geometry.width * model.embed_tokens.weight.itemsize
+    if isinstance(token_budget, int):
+        return token_budget, NAMED
+    weight = model.embed_tokens.weight
+    if weight.device.type == "cpu":
+        return _CPU_BUDGET, "chosen automatically: larger packs leave a CPU's caches"
+    free, _total = torch.cuda.mem_get_info(weight.device)
+    per_token = _VECTORS_PER_TOKEN * model.geometry.width * weight.itemsize
     fitting = free // 2 // per_token // 1024 * 1024
-    return fastest_budget(model, attention, max(1024, fitting))
+    budget = fastest_budget(model, attention, max(1024, fitting))
+    return budget, "chosen automatically: measured on this kind of GPU, within its free memory"
+
+
+@contextmanager
+def _weights_fit(checkpoint: Checkpoint, dtype: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        size = checkpoint.geometry.parameters * getattr(torch, dtype).itemsize / 1e9
+        raise Fault(
+            f"{checkpoint.path}: its weights, {size:.1f} GB in {dtype}, do not fit into the "
+            "device's memory; take a smaller model or a larger device"
+        ) from error

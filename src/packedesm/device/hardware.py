@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,12 @@ logger = logging.getLogger(__name__)
 # multiplies 1,024 x 1,024 in about 30 ms, a current GPU 8,192 x 8,192 in half precision in 1.5 ms.
 _SIDE = {"cpu": 1024, "cuda": 8192}
 _REPEATS = 9
-# From glibc's malloc.h, as mallopt(3) describes them.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
-def measure_matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
+def measure_matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
     """Return FLOP/s of a large square matrix product on random data, the median of nine.
 
-    A product of two (n, n) matrices counts 2 n^3 operations. This is the ceiling that the job's
+    A product of two (n, n) matrices counts 2 n^3 operations. This is the peak that the job's
     own FLOP/s are set against; it is measured in the job because clocks and neighbours differ,
     and with the library that the model's layers use: on a CPU they differ by a factor of two.
     """
@@ -43,55 +41,55 @@ def measure_matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * side**3 / statistics.median(seconds)
 
 
+@dataclass(frozen=True)
+class Device:
+    """What a job runs on."""
+
+    torch_device: torch.device
+    uuid: str | None  # of a GPU, as NVML gives it
+    name: str
+    memory_bytes: int | None  # None where the system does not tell
+
+    @classmethod
+    def of(cls, device: torch.device, uuid: str | None = None) -> Device:
+        """Return what is known of `device`."""
+        if device.type == "cuda":
+            properties = torch.cuda.get_device_properties(device)
+            return cls(device, uuid, properties.name, properties.total_memory)
+        return cls(device, uuid, _cpu_name(), _host_memory_bytes())
+
+    def describe(self) -> dict[str, Any]:
+        """Return kind, name, UUID and memory, and the CPU threads, for ``run.json``."""
+        return {
+            "kind": self.torch_device.type,
+            "name": self.name,
+            "uuid": self.uuid,
+            "memory_bytes": self.memory_bytes,
+            "threads": torch.get_num_threads(),
+        }
+
+
 @contextmanager
-def leased_device() -> Iterator[tuple[torch.device, str | None]]:
-    """Give the device of this job, a leased GPU or else the CPU, and the GPU's UUID."""
+def leased_device() -> Iterator[Device]:
+    """Give the device of this job, a leased GPU or else the CPU."""
     gpus, reason = visible_gpus()
     if device_kind() == "cpu":
         if gpus:
             logger.warning("running on the CPU: this build of torch cannot use %s", gpus[0].name)
         else:
             logger.info("running on the CPU: %s", reason)
-        yield torch.device("cpu"), None
+        yield Device.of(torch.device("cpu"))
         return
     with lease(gpus) as gpu:
         device = torch.device("cuda", gpus.index(gpu))
         torch.cuda.set_device(device)
         logger.info("running on %s, %s", gpu.name, gpu.uuid)
-        yield device, gpu.uuid
+        yield Device.of(device, gpu.uuid)
 
 
 def device_kind() -> str:
     """Return what kind of device a job gets here, ``cuda`` or ``cpu``."""
     return "cuda" if visible_gpus()[0] and torch.cuda.is_available() else "cpu"
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep the memory of freed tensors for the next ones, where it is glibc.
-
-    It gives blocks above 32 MB back to the system, which hands them out again page by page, zeroed:
-    of a forward pass on a CPU that was one part in fifteen (35M geometry, float32).
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def describe(device: torch.device, uuid: str | None) -> dict[str, Any]:
-    """Return name, memory and threads of the device, for ``run.json``."""
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        name, memory = properties.name, properties.total_memory
-    else:
-        name, memory = _cpu_name(), _host_memory_bytes()
-    return {
-        "kind": device.type,
-        "name": name,
-        "uuid": uuid,
-        "memory_bytes": memory,
-        "threads": torch.get_num_threads(),
-    }
 
 
 def _cpu_name() -> str:

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 from packedesm.device.hardware import time_repeats
-from packedesm.embedding.fallback import out_of_memory
+from packedesm.device.memory import out_of_memory
 from packedesm.errors import Fault
+from packedesm.esm2.geometry import VOCABULARY
 from packedesm.esm2.model import PackedESM2
-from packedesm.esm2.registry import VOCABULARY
 from packedesm.files import read_json, write_json
 
 logger = logging.getLogger(__name__)

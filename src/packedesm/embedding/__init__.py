@@ -1,1 +1,14 @@
 """Packs to the vectors of a shard: one job, from claim to published arrays."""
+
+from packedesm import exports
+
+__all__, __getattr__ = exports(
+    __name__,
+    {
+        "job": ["embed_shard"],
+        "runner": ["AsyncInferenceRunner"],
+        "record": ["ShardRun"],
+        "pack": ["FinishedPack", "PackStatistics"],
+        "resume": ["ShardState"],
+    },
+)

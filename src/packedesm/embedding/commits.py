@@ -15,22 +15,22 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from packedesm.embedding.runner import FinishedPack, PackStatistics
+from packedesm.embedding.pack import FinishedPack, PackStatistics
 from packedesm.files import TEMPORARY, explained, fsync
+from packedesm.paths import COMMIT_SUFFIX
 
-SUFFIX = ".part"
 _DIGEST = hashlib.sha256
 _TAIL = 8 + _DIGEST().digest_size  # the length of the description, and the digest
 
 
-class DamagedPart(Exception):
-    """A part is not whole; the message says in what way."""
+class DamagedCommit(Exception):
+    """A commit is not whole; the message says in what way."""
 
 
-class PartWriter:
-    """Write packs to a part as they finish, and commit it every so often.
+class CommitWriter:
+    """Write packs to a file as they finish, and commit it every so often.
 
-    A part is, pack after pack, the arrays of a `FinishedPack` (``rows``, ``residues``,
+    A commit is a file: pack after pack, the arrays of a `FinishedPack` (``rows``, ``residues``,
     ``float32_rows`` and one per output) in numpy's format; then a description in JSON, its length,
     and the SHA-256 of everything before. Packs are written at once, so that no more than one is
     held in memory and a commit has little left to flush.
@@ -38,13 +38,13 @@ class PartWriter:
     Parameters
     ----------
     folder
-        Where parts are kept.
+        Where commits are kept.
     description
-        What stands in every part: its fingerprint, its attempt, the outputs.
+        What stands in every commit: its fingerprint, its attempt, the outputs.
     may_commit
         Called before a commit; raises if this process is no longer the one that may.
     seconds, packs
-        A part is committed when it is this old, or holds this many packs.
+        A file is committed when it is this old, or holds this many packs.
     """
 
     def __init__(
@@ -97,12 +97,14 @@ class PartWriter:
         with self._lock:
             if self._file is not None:
                 with explained(self._folder):
-                    self._publish()
+                    self._write()
                 self._file, self._statistics = None, []
 
-    def _publish(self) -> None:
+    def _write(self) -> None:
         first, last = self._statistics[0].pack, self._statistics[-1].pack
-        path = self._folder / f"{first:08d}-{last:08d}-{self._description['attempt']}{SUFFIX}"
+        path = (
+            self._folder / f"{first:08d}-{last:08d}-{self._description['attempt']}{COMMIT_SUFFIX}"
+        )
         packs = [asdict(statistics) for statistics in self._statistics]
         text = json.dumps(self._description | {"packs": packs}).encode()
         self._file.write(text + len(text).to_bytes(8, "little"))
@@ -122,23 +124,23 @@ class PartWriter:
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part that was whole when it was read."""
+class Commit:
+    """A commit that was whole when it was read."""
 
     path: Path
     description: dict[str, Any]
     statistics: list[PackStatistics]
 
     @classmethod
-    def read(cls, path: Path) -> Part:
-        """Check a part against its digest and return it; DamagedPart if it is not whole."""
+    def read(cls, path: Path) -> Commit:
+        """Check a commit against its digest and return it; DamagedCommit if it is not whole."""
         with path.open("rb") as handle:
             size = os.fstat(handle.fileno()).st_size
             if size < _TAIL:
-                raise DamagedPart("it is cut short")
+                raise DamagedCommit("it is cut short")
             digest = _digest(handle, size - _DIGEST().digest_size)
             if digest != handle.read():
-                raise DamagedPart("its digest is not that of its content")
+                raise DamagedCommit("its digest is not that of its content")
             handle.seek(size - _TAIL)
             length = int.from_bytes(handle.read(8), "little")
             handle.seek(size - _TAIL - length)

@@ -5,71 +5,44 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from packedesm.device.memory import out_of_memory
+from packedesm.embedding.pack import not_finite
 from packedesm.embedding.pooling import pool
-from packedesm.errors import Fault
-from packedesm.esm2.checkpoints import load_state
+from packedesm.errors import Fault, plural
 from packedesm.esm2.model import PackedESM2
-from packedesm.packing.collator import PackedBatch, VarlenCollator
-from packedesm.packing.dataset import SequenceDataset
+from packedesm.options import EmbedPlan
+from packedesm.packing.batch import PackedBatch
 
 logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 
-# Out of memory has an exception of its own, but not where cuBLAS or the C library runs out.
-_OUT_OF_MEMORY = (
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDA error: out of memory",
-    "can't allocate memory",
-)
+
+@dataclass(frozen=True)
+class Means:
+    """What a `Fallback` needs and is given."""
+
+    load_float32: Callable[[torch.device], PackedESM2]  # the model in float32, on a device
+    collate: Callable[[np.ndarray], PackedBatch]  # a pack of these places in the shard, int64 (R,)
+    name: Callable[[int], str]  # what to call the record at a place in the shard
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Tell whether `error` says that the memory of the device is used up."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
-
-
-def not_finite(vectors: dict[str, np.ndarray], residues: np.ndarray) -> np.ndarray:
-    """Return which records of a pack have NaN or infinity in a vector: int64, their places.
-
-    Parameters
-    ----------
-    vectors
-        Per output (R, D), for ``residue`` (P, D).
-    residues
-        int (R,), embedded residues of each record.
-    """
-    bad = [np.empty(0, np.int64)]
-    for output, array in vectors.items():
-        lines = np.flatnonzero(~np.isfinite(array).all(axis=1))
-        if output == "residue":
-            lines = np.searchsorted(np.cumsum(residues), lines, side="right")
-        bad.append(lines)
-    return np.unique(np.concatenate(bad))
-
-
-class Rescue:
+class Fallback:
     """The slower ways around: fewer records at once, float32, or the CPU.
 
     Parameters
     ----------
-    dataset
-        Where the records of a pack are read again, to make smaller packs of them.
-    checkpoint
-        Where the weights are read again, once, in float32.
+    means
+        Where smaller packs and float32 weights come from, and the records' names.
     device
         The device of the job.
-    outputs, output_dtype
-        As the runner's.
-    name
-        Returns what to call a record, from its place in the shard, when speaking to the user.
+    plan
+        What is kept of each protein.
     limit
         Most tokens that fit at once, if an earlier attempt found out.
     remember
@@ -78,23 +51,17 @@ class Rescue:
 
     def __init__(
         self,
-        dataset: SequenceDataset,
-        checkpoint: Path,
+        means: Means,
         device: torch.device,
+        plan: EmbedPlan,
         *,
-        outputs: list[str],
-        output_dtype: torch.dtype,
-        name: Callable[[int], str],
         limit: int | None = None,
         remember: Callable[[int], None] = lambda _limit: None,
     ) -> None:
         self.limit = limit
-        self._dataset = dataset
-        self._checkpoint = checkpoint
+        self._means = means
         self._device = device
-        self._outputs = outputs
-        self._output_dtype = output_dtype
-        self._name = name
+        self._plan = plan
         self._remember = remember
         self._models: dict[torch.device, PackedESM2] = {}
         self._lock = threading.Lock()  # the main thread and the writer's both come here
@@ -114,8 +81,7 @@ class Rescue:
     def halves(self, batch: PackedBatch) -> list[PackedBatch]:
         """Return the records of a pack as two smaller packs."""
         middle = len(batch.rows) // 2
-        rows = (batch.rows[:middle], batch.rows[middle:])
-        return [VarlenCollator()(self._dataset.__getitems__(half.tolist())) for half in rows]
+        return [self._means.collate(half) for half in (batch.rows[:middle], batch.rows[middle:])]
 
     def alone(self, batch: PackedBatch) -> dict[str, torch.Tensor]:
         """Embed on the CPU, in float32, the one record that does not fit into the GPU's memory.
@@ -125,7 +91,7 @@ class Rescue:
         Fault
             If the job runs on the CPU already; names the record.
         """
-        name, tokens = self._name(int(batch.rows[0])), sum(batch.lengths)
+        name, tokens = self._means.name(int(batch.rows[0])), sum(batch.lengths)
         if self._device == CPU:
             raise Fault(
                 f"{name}: {tokens} tokens do not fit into memory, even alone; use a machine with "
@@ -148,10 +114,10 @@ class Rescue:
         Fault
             If their vectors are not finite in float32 either; names the first of them.
         """
-        first = self._name(int(batch.rows[bad[0]]))
+        first = self._means.name(int(batch.rows[bad[0]]))
         logger.warning(
-            "%d records, first %s, have NaN or infinity: their pack of %d is computed in float32",
-            *(len(bad), first, len(batch.rows)),
+            "NaN or infinity in vectors of %s, first %s: their pack of %d is computed in float32",
+            *(plural(len(bad), "record"), first, len(batch.rows)),
         )
         with self._lock:
             vectors = self._on_device_or_cpu(batch)
@@ -175,11 +141,8 @@ class Rescue:
     @torch.inference_mode()
     def _embed(self, batch: PackedBatch, device: torch.device) -> dict[str, torch.Tensor]:
         if device not in self._models:
-            geometry, state = load_state(self._checkpoint)
-            self._models[device] = PackedESM2.from_fair_esm(
-                state, geometry, torch.float32, device=device
-            )
+            self._models[device] = self._means.load_float32(device)
         batch = batch.to(device)
         hidden = self._models[device].forward_packed(**batch.inputs)
-        vectors = pool(hidden, batch, self._outputs, self._output_dtype)
+        vectors = pool(hidden, batch, self._plan.outputs, self._plan.output_dtype)
         return {output: tensor.cpu() for output, tensor in vectors.items()}

@@ -1,68 +1,68 @@
-"""One inference job: embed the records of one shard on one device."""
+"""One embedding job: the records of one shard on one device."""
 
 from __future__ import annotations
 
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import numpy as np
 import torch
 
-from packedesm.config import EMBED_OPTIONS, LENGTH_OPTIONS, pick
-from packedesm.device import hardware
-from packedesm.device.auto import choose, token_budget
+from packedesm.device.auto import load
 from packedesm.device.gpu_monitor import GPUMonitor
-from packedesm.embedding.fallback import Rescue, out_of_memory
-from packedesm.embedding.output import publish
+from packedesm.device.hardware import leased_device, measure_matmul_peak
+from packedesm.device.memory import keep_freed_memory
+from packedesm.embedding.fallback import Fallback, Means
+from packedesm.embedding.feed import Feed
+from packedesm.embedding.output import write_shard
+from packedesm.embedding.pack import FinishedPack
+from packedesm.embedding.record import JobFacts, ShardRun
 from packedesm.embedding.resume import ShardState
-from packedesm.embedding.runner import AsyncInferenceRunner, FinishedPack
+from packedesm.embedding.runner import AsyncInferenceRunner
 from packedesm.embedding.signals import stopping_on_signals
-from packedesm.errors import Fault, UserError, quote
+from packedesm.errors import UserError, plural, quote
 from packedesm.esm2.checkpoints import check_weights, load_state
 from packedesm.esm2.model import PackedESM2
-from packedesm.packing.collator import PackedBatch
-from packedesm.packing.dataloader import create_async_dataloader, worker_lost
+from packedesm.esm2.registry import Checkpoint
+from packedesm.options import EmbedOptions, EmbedPlan, JobOptions
+from packedesm.packing.batch import PackedBatch
+from packedesm.packing.collator import VarlenCollator
+from packedesm.packing.dataloader import worker_lost
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.packing.packer import Packs, plan_packs
-from packedesm.paths import Layout
+from packedesm.paths import Paths
 from packedesm.progress import Progress
-from packedesm.sequences.shards import check_written
-from packedesm.sequences.windows import segment_tokens
+from packedesm.sequences.index import read_rows
+from packedesm.sequences.summary import check_digest
 from packedesm.versions import versions
 
 logger = logging.getLogger(__name__)
 
 
 def embed_shard(
-    layout: Layout,
+    paths: Paths,
     shard: int,
-    checkpoint: Mapping[str, Any],
-    options: Mapping[str, Any],
-    job: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    options: EmbedOptions,
+    job: JobOptions,
     *,
     threads: int,
-) -> dict[str, Any]:
+) -> ShardRun:
     """Embed one shard: write its arrays, ``packs.tsv`` and ``run.json``, and return the latter.
 
-    What is finished is committed to `Layout.shard_state` as it goes, and whoever runs this again
+    What is finished is committed to `Paths.shard_state` as it goes, and whoever runs this again
     goes on from there. On SIGTERM and SIGINT the process commits what is finished and exits.
 
     Parameters
     ----------
-    layout, shard
+    paths, shard
         Where the shard's FASTA lies and the results go.
-    checkpoint
-        The record that `packedesm.esm2.checkpoints.prepare` wrote.
-    options
-        The configuration's values of `packedesm.config.EMBED_OPTIONS`.
-    job
-        The configuration's values of `packedesm.config.JOB_OPTIONS`; they change no vector.
     threads
         CPU threads that torch may use.
 
@@ -75,221 +75,141 @@ def embed_shard(
         If the disk is full, or another process has taken the shard over.
     """
     torch.set_num_threads(threads)
-    hardware.keep_freed_memory()
-    check_written(layout, layout.shard_fai(shard))
-    dataset = SequenceDataset(layout.shard_fasta(shard), **pick(options, LENGTH_OPTIONS))
-    with stopping_on_signals() as check_stop, ShardState(layout.shard_state(shard)) as state:
-        with hardware.leased_device() as (device, uuid), GPUMonitor(uuid) as monitor:
-            weights = check_weights(checkpoint)
-            run = _embed(layout, dataset, checkpoint, options, job, state, device, check_stop)
-            run["device"] = hardware.describe(device, uuid)
-        if check_weights(checkpoint) != weights:
-            raise UserError(f"{checkpoint['path']}: changed while it was in use; run again")
-        record = {
-            "shard": shard,
-            "records": len(dataset),
-            "residues": int(dataset.embedded_lengths.sum()),
-            "tokens": int(dataset.tokens.sum()),
-            "shortened": dataset.shortened,
-            "model": dict(checkpoint),
-            "options": pick(options, EMBED_OPTIONS),
-            **run,
-            "gpu": _gpu(monitor.summary(), state),
-            "host": platform.node(),
-            "versions": versions(),
-        }
-        return publish(layout, shard, dataset, state, record)
+    keep_freed_memory()
+    check_digest(paths, paths.shard_fai(shard))
+    dataset = SequenceDataset(paths.shard_fasta(shard), options.length)
+    with stopping_on_signals() as check_stop, ShardState(paths.shard_state(shard)) as state:
+        with leased_device() as device, GPUMonitor(device.uuid) as monitor, _unchanged(checkpoint):
+            place = device.torch_device
+            plan, model = load(checkpoint, options, place)
+            deciding = _deciding(paths, dataset, checkpoint, place)
+            plan = state.adopt(plan, deciding, keep_budget=options.token_budget == "auto")
+            packs = plan_packs(dataset.tokens, plan.token_budget)
+            peak = measure_matmul_peak(place, getattr(torch, plan.dtype))
+            _say(dataset, packs, plan, place)
+            fallback = _fallback(paths, dataset, checkpoint, plan, place, state)
+            runner = AsyncInferenceRunner(model, plan, place, fallback)
+            embed_packs(runner, Feed(dataset, packs, job, place, check_stop), state, job)
+        facts = JobFacts(
+            shard=shard,
+            records=len(dataset),
+            residues=int(dataset.embedded_lengths.sum()),
+            tokens=int(dataset.tokens.sum()),
+            checkpoint=checkpoint,
+            options=options,
+            plan=plan,
+            fasta_sha256=deciding["fasta_sha256"],
+            packs=len(packs),
+            fill=packs.fill,
+            flops=checkpoint.geometry.flops(options.length.sequence_tokens(dataset.lengths)),
+            matmul_peak_flops=peak,
+            device=device.describe(),
+            gpu=_gpu(monitor.summary(), state),
+            host=platform.node(),
+            versions=versions(),
+        )
+        return write_shard(paths, dataset, state, facts)
 
 
-def _embed(
-    layout: Layout,
-    dataset: SequenceDataset,
-    checkpoint: Mapping[str, Any],
-    options: Mapping[str, Any],
-    job: Mapping[str, Any],
-    state: ShardState,
-    device: torch.device,
-    check_stop: Callable[[], None],
-) -> dict[str, Any]:
-    """Embed what earlier attempts have not, and return what belongs into ``run.json`` about it."""
-    geometry, tensors = load_state(checkpoint["path"])
-    flops = geometry.flops(segment_tokens(dataset.lengths, *dataset.policy))
-    choice = choose(options, geometry, device)
-    dtype = getattr(torch, choice["dtype"])
-    with _weights_fit(checkpoint, choice["dtype"]):
-        model = PackedESM2.from_fair_esm(tensors, geometry, dtype, device=device)
-    del tensors
-    choice["token_budget"] = token_budget(options, model, choice["attention"]["backend"])
-    # One that was measured at the moment would give every attempt its own.
-    remembered = ["token_budget"] if options["token_budget"] == "auto" else []
-    choice |= _settle(layout, dataset, checkpoint, choice, device, state, remembered)
-    ceiling = hardware.measure_matmul_ceiling(device, dtype)
-    packs = plan_packs(dataset.tokens, choice["token_budget"])
-    _say(dataset, packs, choice, device)
-    standing = state.standing()
-    kept = {"outputs": choice["outputs"], "output_dtype": getattr(torch, choice["output_dtype"])}
-    rescue = Rescue(
-        dataset,
-        checkpoint["path"],
-        device,
-        **kept,
-        name=partial(record_name, layout, dataset),
-        limit=state.token_limit(),
-        remember=state.remember_limit,
-    )
-    runner = AsyncInferenceRunner(
-        model,
-        device,
-        **kept,
-        attention=choice["attention"]["backend"],
-        token_budget=choice["token_budget"],
-        rescue=rescue,
-    )
-    bounds = {"seconds": job["commit_seconds"], "packs": job["commit_packs"]}
-    residues = int(dataset.embedded_lengths.sum())
-    before = sum(pack.residues for pack in standing.values())
-    with (
-        state.committing(choice["outputs"], **bounds) as commit,
-        Progress("embedding", residues, "residues", before=before) as progress,
-    ):
-        left = [number for number in range(len(packs)) if number not in standing]
-        feed = partial(_feed, dataset, packs, job, device, check_stop)
-        _run(runner, feed, left, commit, progress, state.seconds_before)
-    return {
-        **choice,
-        "packs": len(packs),
-        "fill": packs.fill,
-        "flops": flops,
-        "matmul_ceiling_flops": ceiling,
-    }
-
-
-def _run(
-    runner: AsyncInferenceRunner,
-    feed: Callable[..., AbstractContextManager[Iterable[PackedBatch]]],
-    left: list[int],
-    commit: Callable[[FinishedPack], None],
-    progress: Progress,
-    seconds_before: float,
+def embed_packs(
+    runner: AsyncInferenceRunner, feed: Feed, state: ShardState, job: JobOptions
 ) -> None:
-    """Embed the packs of the numbers `left`; if a worker process is lost, go on without any."""
-    done = set()
+    """Embed and commit the packs that earlier attempts have not committed."""
+    committed = state.committed()
+    done = set(committed)
+    residues = int(feed.dataset.embedded_lengths.sum())
+    residues_done = sum(pack.residues for pack in committed.values())
+    bounds = {"seconds": job.commit_seconds, "packs": job.commit_packs}
+    start = time.perf_counter() - state.seconds_before
+    with (
+        state.committing(runner.plan.outputs, **bounds) as commit,
+        Progress("embedding", residues, "residues", before=residues_done) as progress,
+    ):
 
-    def finish(pack: FinishedPack) -> None:
-        commit(pack)
-        done.add(pack.statistics.pack)
-        progress.add(pack.statistics.residues)
+        def finish(pack: FinishedPack) -> None:
+            commit(pack)
+            done.add(pack.statistics.pack)
+            progress.add(pack.statistics.residues)
 
-    start = time.perf_counter() - seconds_before
-    try:
-        with feed(left) as batches:
-            runner.run(batches, finish, numbers=left, seconds_before=seconds_before)
-        return
-    except RuntimeError as error:
-        if not worker_lost(error):
-            raise
-        logger.warning("%s; this process reads the rest itself", str(error).splitlines()[0])
-    left = [number for number in left if number not in done]
-    seconds_before = time.perf_counter() - start
-    with feed(left, workers=0) as batches:
-        runner.run(batches, finish, numbers=left, seconds_before=seconds_before)
+        def run(*, in_process: bool) -> None:
+            todo = [number for number in range(len(feed.packs)) if number not in done]
+            before = time.perf_counter() - start
+            with feed.batches(todo, in_process=in_process) as batches:
+                runner.run(batches, finish, numbers=todo, seconds_before=before)
 
-
-@contextmanager
-def _feed(
-    dataset: SequenceDataset,
-    packs: Packs,
-    job: Mapping[str, Any],
-    device: torch.device,
-    check_stop: Callable[[], None],
-    left: list[int],
-    workers: int | None = None,
-) -> Iterator[Iterator[PackedBatch]]:
-    """Give the batches of the packs `left`; no worker process outlives the block."""
-    if workers is None:
-        workers = _worker_count(job["workers"], device, len(left))
-    loader = create_async_dataloader(
-        dataset,
-        [packs[number] for number in left],
-        workers=workers,
-        pin_memory=device.type == "cuda",
-        seed=job["seed"],
-    )
-    try:
-        yield _until(loader, check_stop)
-    except BaseException:
-        loader.kill()
-        raise
+        try:
+            run(in_process=False)
+        except RuntimeError as error:
+            if not worker_lost(error):
+                raise
+            logger.warning("%s; this process reads the rest itself", str(error).splitlines()[0])
+            run(in_process=True)
 
 
 @contextmanager
-def _weights_fit(checkpoint: Mapping[str, Any], dtype: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        if not out_of_memory(error):
-            raise
-        size = checkpoint["parameters"] * getattr(torch, dtype).itemsize / 1e9
-        raise Fault(
-            f"{checkpoint['path']}: its weights, {size:.1f} GB in {dtype}, do not fit into the "
-            "device's memory; take a smaller model or a larger device"
-        ) from error
+def _unchanged(checkpoint: Checkpoint) -> Iterator[None]:
+    """Make sure that the weights are those that were recorded, before the block and after it."""
+    weights = check_weights(checkpoint)
+    yield
+    if check_weights(checkpoint) != weights:
+        raise UserError(f"{checkpoint.path}: changed while it was in use; run again")
 
 
-def _settle(
-    layout: Layout,
+def _deciding(
+    paths: Paths, dataset: SequenceDataset, checkpoint: Checkpoint, device: torch.device
+) -> dict[str, Any]:
+    """Return what decides the vectors besides the plan."""
+    installed = versions()
+    return {
+        "fasta_sha256": check_digest(paths, dataset.fasta),
+        "checkpoint_sha256": checkpoint.sha256,
+        **dataset.policy.as_config(),
+        "device": device.type,
+        **{name: installed[name] for name in ("packedesm", "torch")},
+    }
+
+
+def _fallback(
+    paths: Paths,
     dataset: SequenceDataset,
-    checkpoint: Mapping[str, Any],
-    choice: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    plan: EmbedPlan,
     device: torch.device,
     state: ShardState,
-    remembered: list[str],
-) -> dict[str, Any]:
-    """Hold on to what decides the vectors; return what of it is as in earlier attempts."""
-    installed = versions()
-    plan = {
-        "fasta_sha256": check_written(layout, dataset.fasta),
-        "checkpoint_sha256": checkpoint["sha256"],
-        **dict(zip(LENGTH_OPTIONS, dataset.policy, strict=True)),
-        **{key: choice[key] for key in ("dtype", "output_dtype", "outputs", "token_budget")},
-        "attention": choice["attention"]["backend"],
-        "device": device.type,
-        **{key: installed[key] for key in ("packedesm", "torch")},
-    }
-    settled = state.settle(plan, remembered)
-    return {key: settled[key] for key in ("token_budget", "fasta_sha256")}
-
-
-def _until(batches: Iterable[PackedBatch], check_stop: Callable[[], None]) -> Iterator[PackedBatch]:
-    for batch in batches:
-        check_stop()
-        yield batch
-
-
-def record_name(layout: Layout, dataset: SequenceDataset, item: int) -> str:
-    """Return what the user calls a record of the shard: its id and its place in the input."""
-    row = int(dataset.rows[item])
-    found = pq.read_table(layout.shard_index, columns=["id"], filters=pc.field("row") == row)
-    return f"record {row + 1} ({quote(found['id'][0].as_py())})"
-
-
-def _say(dataset: SequenceDataset, packs, choice: dict[str, Any], device: torch.device) -> None:
-    backend = choice["attention"]
-    logger.info("%s on %s, files in %s", choice["dtype"], device, choice["output_dtype"])
-    logger.info("attention backend %s: %s", backend["backend"], backend["reason"])
-    logger.info(
-        "%d records in %d packs of at most %d tokens, fill %.1f%%",
-        *(len(dataset), len(packs), choice["token_budget"], 100 * packs.fill),
+) -> Fallback:
+    means = Means(
+        load_float32=partial(_load_float32, checkpoint),
+        collate=partial(_collate, dataset),
+        name=partial(record_name, paths, dataset),
     )
-    if dataset.shortened:
-        logger.warning("%d records are longer than max_length and are cut", dataset.shortened)
+    limit, remember = state.token_limit(), state.remember_limit
+    return Fallback(means, device, plan, limit=limit, remember=remember)
 
 
-def _worker_count(workers: int | str, device: torch.device, packs: int) -> int:
-    if workers == "auto":
-        # On a CPU the forward pass wants every core, and collating a pack takes a millisecond.
-        workers = 2 if device.type == "cuda" else 0
-    return min(workers, packs)
+def _load_float32(checkpoint: Checkpoint, device: torch.device) -> PackedESM2:
+    geometry, tensors = load_state(Path(checkpoint.path))
+    return PackedESM2.from_fair_esm(tensors, geometry, torch.float32, device)
+
+
+def _collate(dataset: SequenceDataset, places: np.ndarray) -> PackedBatch:
+    return VarlenCollator()(dataset.__getitems__(places.tolist()))
+
+
+def record_name(paths: Paths, dataset: SequenceDataset, place: int) -> str:
+    """Return what the user calls a record of the shard: its id and its place in the input."""
+    row = int(dataset.rows[place])
+    (found,) = read_rows(paths.shard_index, np.array([row]))
+    return f"record {row + 1} ({quote(found['id'])})"
+
+
+def _say(dataset: SequenceDataset, packs: Packs, plan: EmbedPlan, device: torch.device) -> None:
+    logger.info("%s on %s, files in %s", plan.dtype, device, plan.output_dtype)
+    logger.info("attention backend %s: %s", plan.attention, plan.reasons["attention"])
+    logger.info(
+        "%s in %s of at most %d tokens, fill %.1f%%",
+        *(plural(len(dataset), "record"), plural(len(packs), "pack")),
+        *(plan.token_budget, 100 * packs.fill),
+    )
 
 
 def _gpu(summary: dict[str, Any], state: ShardState) -> dict[str, Any]:

@@ -2,89 +2,158 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, fields
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
-from packedesm.config import EMBED_OPTIONS, pick
+import numpy as np
+
 from packedesm.device.hardware import device_kind
-from packedesm.embedding.resume import ShardState, now
-from packedesm.embedding.runner import PackStatistics
-from packedesm.files import file_digest, read_json, write_json
+from packedesm.embedding.claim import now
+from packedesm.embedding.pack import FinishedPack, PackStatistics, not_finite, write_packs
+from packedesm.embedding.record import JobFacts, Seconds, ShardRun
+from packedesm.embedding.resume import ShardState
+from packedesm.esm2.registry import Checkpoint
+from packedesm.files import atomic_path, create_npy, file_digest
+from packedesm.options import EmbedOptions
 from packedesm.packing.dataset import SequenceDataset
-from packedesm.paths import Layout
-from packedesm.report.tables import write_table
-from packedesm.results.merge import shard_writer
-from packedesm.sequences.shards import check_written
+from packedesm.paths import Paths
+from packedesm.sequences.summary import check_digest
 from packedesm.versions import versions
 
 
-def publish(
-    layout: Layout,
-    shard: int,
-    dataset: SequenceDataset,
-    state: ShardState,
-    record: dict[str, Any],
-) -> dict[str, Any]:
+def write_shard(
+    paths: Paths, dataset: SequenceDataset, state: ShardState, facts: JobFacts
+) -> ShardRun:
     """Write arrays, ``packs.tsv`` and, last, ``run.json``; delete the state."""
-    outputs = record["outputs"]
-    arrays = (dataset.embedded_lengths, record["model"]["width"], outputs, record["output_dtype"])
-    float32 = []
-    with shard_writer(layout, shard, *arrays) as writer:
+    float32_rows: list[int] = []
+    width, plan = facts.checkpoint.geometry.width, facts.plan
+    residues = dataset.embedded_lengths
+    arrays = (residues, width, plan.outputs, plan.output_dtype)
+    with shard_writer(paths, facts.shard, *arrays) as writer:
         for pack in state.finished():
             writer.write(pack)
-            float32 += dataset.rows[pack.float32_rows].tolist()
-        state.check_owner()
+            float32_rows += dataset.rows[pack.float32_rows].tolist()
+        state.claim.check()
     statistics = list(state.statistics().values())
-    columns = [field.name for field in fields(PackStatistics)]
-    write_table(layout.shard_packs(shard), columns, map(asdict, statistics))
-    history = state.history()
-    record = record | {
-        "fingerprint": state.fingerprint,
-        "arrays": {name: file_digest(layout.shard_vectors(shard, name)) for name in outputs},
-        "seconds": _seconds(statistics, history.pop("setup"), history.pop("total")),
-        **history,
-        "token_limit": state.token_limit(),
-        "split_packs": sum(pack.pieces > 1 for pack in statistics),
-        "float32_rows": sorted(float32),
-        "finished": now(),
-    }
-    write_json(layout.shard_run(shard), record)
+    write_packs(paths.shard_packs(facts.shard), statistics)
+    run = ShardRun(
+        **vars(facts),
+        fingerprint=state.fingerprint,
+        arrays={
+            name: file_digest(paths.shard_vectors(facts.shard, name)) for name in facts.plan.outputs
+        },
+        float32_rows=tuple(sorted(float32_rows)),
+        token_limit=state.token_limit(),
+        split_packs=sum(pack.splits > 1 for pack in statistics),
+        seconds=_seconds(statistics, *state.setup_and_total_seconds()),
+        **state.attempts(),
+        finished=now(),
+    )
+    run.write(paths.shard_run(facts.shard))
     state.remove()
-    return record
+    return run
 
 
-def finished(
-    layout: Layout, shard: int, checkpoint: Mapping[str, Any], options: Mapping[str, Any]
-) -> bool:
+def finished(paths: Paths, shard: int, checkpoint: Checkpoint, options: EmbedOptions) -> bool:
     """Tell whether `embed_shard` need not run again: its files are whole, and of this very job.
 
     Parameters as those of `embed_shard`; any device of the same kind will do.
     """
     try:
-        run = read_json(layout.shard_run(shard))
-    except (FileNotFoundError, ValueError):
+        run = ShardRun.read(paths.shard_run(shard))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
-    expected = {
-        "fasta_sha256": check_written(layout, layout.shard_fasta(shard)),
-        "model": dict(checkpoint),
-        "options": pick(options, EMBED_OPTIONS),
-        "versions": versions(),
-    }
-    files = {name: layout.shard_vectors(shard, name) for name in run["arrays"]}
+    files = {name: paths.shard_vectors(shard, name) for name in run.arrays}
     return (
-        all(run.get(name) == value for name, value in expected.items())
-        and run["device"]["kind"] == device_kind()
+        run.fasta_sha256 == check_digest(paths, paths.shard_fasta(shard))
+        and (run.checkpoint, run.options) == (checkpoint, options)
+        and run.versions == versions()
+        and run.device["kind"] == device_kind()
         and all(path.exists() for path in files.values())
-        and {name: file_digest(path) for name, path in files.items()} == run["arrays"]
+        and {name: file_digest(path) for name, path in files.items()} == run.arrays
     )
 
 
-def _seconds(statistics: list[PackStatistics], setup: float, total: float) -> dict[str, float]:
-    return {
-        "setup": setup,
-        "embedding": max((pack.finished_seconds for pack in statistics), default=0.0),
-        "forward": sum(pack.forward_seconds for pack in statistics),
-        "waiting": sum(pack.wait_seconds for pack in statistics),
-        "total": total,
-    }
+@contextmanager
+def shard_writer(
+    paths: Paths,
+    shard: int,
+    residues: np.ndarray,
+    width: int,
+    outputs: Sequence[str],
+    dtype: str,
+) -> Iterator[ShardWriter]:
+    """Give a `ShardWriter`; its arrays appear if the block succeeds and no record is missing.
+
+    Parameters
+    ----------
+    paths, shard
+        Where the arrays go.
+    residues
+        int (N,), embedded residues of each record of the shard.
+    width
+        Numbers in a vector, D.
+    outputs, dtype
+        The arrays to write and their number format, ``float32`` or ``float16``.
+    """
+    with ExitStack() as stack:
+        arrays = {}
+        for output in outputs:
+            temporary = stack.enter_context(atomic_path(paths.shard_vectors(shard, output)))
+            count = residues.sum() if output == "residue" else len(residues)
+            arrays[output] = create_npy(temporary, (count, width), dtype)
+        writer = ShardWriter(arrays, residues)
+        yield writer
+        writer.close()
+
+
+class ShardWriter:
+    """Receive the vectors of one shard, pack by pack, in any order."""
+
+    def __init__(self, arrays: dict[str, np.memmap], residues: np.ndarray) -> None:
+        self._arrays = arrays
+        self._ends = np.cumsum(residues)
+        self._written = np.zeros(len(residues), bool)
+
+    def write(self, pack: FinishedPack) -> None:
+        """Store the vectors of one pack.
+
+        Raises
+        ------
+        RuntimeError
+            If a record comes a second time, or a vector holds NaN or infinity.
+        """
+        rows = pack.rows
+        if self._written[rows].any():
+            raise RuntimeError(f"records {rows[self._written[rows]].tolist()} were embedded twice")
+        if len(bad := not_finite(pack.vectors, pack.residues)):
+            raise RuntimeError(f"vectors of the shard's records {rows[bad]} hold NaN or infinity")
+        for output, array in pack.vectors.items():
+            if output == "residue":
+                stops = np.cumsum(pack.residues)
+                for row, stop, count in zip(rows, stops, pack.residues, strict=True):
+                    end = self._ends[row]
+                    self._arrays[output][end - count : end] = array[stop - count : stop]
+            else:
+                self._arrays[output][rows] = array
+        self._written[rows] = True
+
+    def close(self) -> None:
+        """Flush the arrays; RuntimeError if a record was not written."""
+        if not self._written.all():
+            missing = np.flatnonzero(~self._written)
+            raise RuntimeError(
+                f"{len(missing)} records have no vector, first {missing[:5].tolist()}"
+            )
+        for array in self._arrays.values():
+            array.flush()
+
+
+def _seconds(statistics: list[PackStatistics], setup: float, total: float) -> Seconds:
+    return Seconds(
+        setup=setup,
+        embedding=max((pack.finished_seconds for pack in statistics), default=0.0),
+        forward=sum(pack.forward_seconds for pack in statistics),
+        waiting=sum(pack.wait_seconds for pack in statistics),
+        total=total,
+    )

@@ -1,12 +1,14 @@
 """From one vector per token to what is kept of each protein."""
 
+from collections.abc import Sequence
+
 import torch
 
-from packedesm.packing.collator import PackedBatch
+from packedesm.packing.batch import PackedBatch
 
 
 def pool(
-    hidden: torch.Tensor, batch: PackedBatch, outputs: list[str], dtype: torch.dtype
+    hidden: torch.Tensor, batch: PackedBatch, outputs: Sequence[str], output_dtype: str
 ) -> dict[str, torch.Tensor]:
     """Pool the token vectors of one pack, on the device they are on.
 
@@ -22,14 +24,15 @@ def pool(
         The pack, on the same device.
     outputs
         Any of ``mean``, ``cls``, ``max``, ``residue``.
-    dtype
-        Number format of the result.
+    output_dtype
+        Number format of the result, such as ``float16``.
 
     Returns
     -------
     dict
         Per output an (R, D) tensor; for ``residue`` (P, D), the records back to back.
     """
+    dtype = getattr(torch, output_dtype)
     pooled = {}
     if set(outputs) != {"cls"}:
         residues = _residues(hidden, batch)
@@ -38,7 +41,7 @@ def pool(
             pooled[output] = residues.to(dtype)
         elif output == "cls":
             cls = hidden.index_select(0, batch.cu_seqlens[:-1]).float()
-            pooled[output] = _reduce(cls, "mean", batch.record_segments).to(dtype)
+            pooled[output] = _reduce(cls, "mean", batch.record_windows).to(dtype)
         else:
             pooled[output] = _reduce(residues, output, batch.record_residues).to(dtype)
     return pooled

@@ -12,39 +12,15 @@ from itertools import count
 import numpy as np
 import torch
 
-from packedesm.embedding.fallback import Rescue, not_finite, out_of_memory
+from packedesm.device.memory import out_of_memory
+from packedesm.embedding.fallback import Fallback
+from packedesm.embedding.pack import FinishedPack, PackStatistics, not_finite
 from packedesm.embedding.pooling import pool
 from packedesm.esm2.model import PackedESM2
-from packedesm.packing.collator import PackedBatch
+from packedesm.options import EmbedPlan
+from packedesm.packing.batch import PackedBatch
 
 IN_FLIGHT = 3  # one pack is copied in, one computed and one copied out and written
-
-
-@dataclass(frozen=True)
-class PackStatistics:
-    """What one pack was and took; a line of ``packs.tsv``."""
-
-    pack: int
-    records: int
-    residues: int
-    tokens: int
-    fill: float  # tokens over the token budget; a pack of one over-long record counts as full
-    wait_seconds: float  # until the loader handed this pack over
-    forward_seconds: float  # forward pass and pooling, on the device
-    finished_seconds: float  # from the start of the run until its vectors were there
-    pieces: int  # forward passes; more than one if the pack was split for want of memory
-    float32_records: int  # that were embedded in float32 instead of half precision
-
-
-@dataclass(frozen=True)
-class FinishedPack:
-    """The vectors of one pack, with the rows that they belong to."""
-
-    statistics: PackStatistics
-    rows: np.ndarray  # int64 (R,), the records' places in the shard
-    residues: np.ndarray  # int64 (R,), embedded residues of each record
-    vectors: dict[str, np.ndarray]  # per output (R, D), for residue (P, D)
-    float32_rows: np.ndarray  # int64, those of `rows` that half precision could not embed
 
 
 Sink = Callable[[FinishedPack], None]
@@ -60,16 +36,12 @@ class AsyncInferenceRunner:
     Parameters
     ----------
     model
-        The model.
+        The model, on `device`.
+    plan
+        The attention backend, what is kept of each protein, and the tokens of a full pack.
     device
-        Where the model is.
-    attention
-        Name of the attention backend.
-    outputs, output_dtype
-        What is kept of each protein, and in which number format, see `pooling.pool`.
-    token_budget
-        Tokens that a full pack holds, for the fill.
-    rescue
+        Where packs are computed.
+    fallback
         What helps a pack that does not fit into memory or whose vectors are not finite; without
         it, that is an error.
     """
@@ -77,20 +49,13 @@ class AsyncInferenceRunner:
     def __init__(
         self,
         model: PackedESM2,
+        plan: EmbedPlan,
         device: torch.device,
-        *,
-        attention: str,
-        outputs: list[str],
-        output_dtype: torch.dtype,
-        token_budget: int,
-        rescue: Rescue | None = None,
+        fallback: Fallback | None = None,
     ) -> None:
         self.model = model
-        self.attention = attention
-        self.outputs = outputs
-        self.output_dtype = output_dtype
-        self.token_budget = token_budget
-        self.rescue = rescue
+        self.plan = plan
+        self.fallback = fallback
         self._device = device
         self._lane = _CudaLane(device) if device.type == "cuda" else _CpuLane()
 
@@ -132,11 +97,11 @@ class AsyncInferenceRunner:
                 future.result()
 
     def _launch(self, batch: PackedBatch, waiting: Iterable[Future[None]]) -> Collect:
-        """Start a pack on the device, or embed it in pieces if it does not fit."""
+        """Start a pack on the device, or embed it by halves if it does not fit."""
         tokens = sum(batch.lengths)
-        if self.rescue is None:
+        if self.fallback is None:
             return self._lane.launch(batch, self._embed)
-        if self.rescue.fits(tokens):
+        if self.fallback.fits(tokens):
             try:
                 return self._lane.launch(batch, self._embed)
             except Exception as error:
@@ -144,16 +109,16 @@ class AsyncInferenceRunner:
                     raise
             # Only now, outside the handler: the exception's traceback held the tensors.
             if len(batch.rows) > 1:
-                self.rescue.lower(tokens)
+                self.fallback.lower(tokens)
         for future in waiting:
             future.result()
-        embedded = self._in_pieces(batch)
+        embedded = self._split(batch)
         return lambda: embedded
 
-    def _in_pieces(self, batch: PackedBatch) -> Embedded:
+    def _split(self, batch: PackedBatch) -> Embedded:
         """Embed a pack by halves, down to single records, and wait for each."""
         tokens = sum(batch.lengths)
-        if self.rescue.fits(tokens) or len(batch.rows) == 1:
+        if self.fallback.fits(tokens) or len(batch.rows) == 1:
             self._free_memory()
             try:
                 return self._lane.launch(batch, self._embed)()
@@ -163,24 +128,24 @@ class AsyncInferenceRunner:
             if len(batch.rows) == 1:
                 self._free_memory()
                 start = time.perf_counter()
-                vectors = self.rescue.alone(batch)
+                vectors = self.fallback.alone(batch)
                 return Embedded(vectors, time.perf_counter() - start, 1, batch.rows)
-            self.rescue.lower(tokens)
-        return Embedded.join([self._in_pieces(half) for half in self.rescue.halves(batch)])
+            self.fallback.lower(tokens)
+        return Embedded.join([self._split(half) for half in self.fallback.halves(batch)])
 
     def _free_memory(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _embed(self, batch: PackedBatch) -> dict[str, torch.Tensor]:
-        hidden = self.model.forward_packed(**batch.inputs, attention=self.attention)
-        return pool(hidden, batch, self.outputs, self.output_dtype)
+        hidden = self.model.forward_packed(**batch.inputs, attention=self.plan.attention)
+        return pool(hidden, batch, self.plan.outputs, self.plan.output_dtype)
 
     def _finish(self, pack, batch, wait, collect, sink, start) -> None:
         embedded = collect()
         vectors, float32_rows = embedded.numpy(), embedded.float32_rows
-        if self.rescue is not None and len(bad := not_finite(vectors, batch.residues)):
-            vectors = Embedded(self.rescue.in_float32(batch, bad)).numpy()
+        if self.fallback is not None and len(bad := not_finite(vectors, batch.residues)):
+            vectors = Embedded(self.fallback.in_float32(batch, bad)).numpy()
             float32_rows = batch.rows
         tokens = sum(batch.lengths)
         statistics = PackStatistics(
@@ -188,11 +153,11 @@ class AsyncInferenceRunner:
             records=len(batch.rows),
             residues=int(batch.residues.sum()),
             tokens=tokens,
-            fill=tokens / max(self.token_budget, tokens),
+            fill=tokens / max(self.plan.token_budget, tokens),
             wait_seconds=wait,
             forward_seconds=embedded.seconds,
             finished_seconds=time.perf_counter() - start,
-            pieces=embedded.pieces,
+            splits=embedded.splits,
             float32_records=len(float32_rows),
         )
         sink(FinishedPack(statistics, batch.rows, batch.residues, vectors, float32_rows))
@@ -207,7 +172,7 @@ class Embedded:
 
     vectors: dict[str, torch.Tensor]
     seconds: float = 0.0
-    pieces: int = 1
+    splits: int = 1
     float32_rows: np.ndarray = field(default_factory=lambda: _NO_ROWS)
 
     def numpy(self) -> dict[str, np.ndarray]:
@@ -220,7 +185,7 @@ class Embedded:
         return cls(
             {name: torch.cat([part.vectors[name] for part in parts]) for name in parts[0].vectors},
             sum(part.seconds for part in parts),
-            sum(part.pieces for part in parts),
+            sum(part.splits for part in parts),
             np.concatenate([part.float32_rows for part in parts]),
         )
 

@@ -25,6 +25,14 @@ class Selection(NamedTuple):
     reason: str
 
 
+class Sequences(NamedTuple):
+    """Where the sequences of a pack stand."""
+
+    cu_seqlens: torch.Tensor  # int32 (sequences + 1,), where each begins, then the total
+    max_seqlen: int  # tokens of the longest
+    lengths: Sequence[int] | None = None  # tokens of each, on the host
+
+
 def varlen_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -33,8 +41,6 @@ def varlen_attention(
     max_seqlen: int,
     *,
     backend: str = "sdpa",
-    lengths: Sequence[int] | None = None,
-    phases: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return softmax(q kᵀ / √head_dim) v, computed within each sequence of the pack.
 
@@ -50,24 +56,40 @@ def varlen_attention(
         Length of the longest sequence.
     backend
         A name from `BACKENDS`; `select_backend` finds one that fits.
-    lengths
-        Sequence lengths on the host. Only ``sdpa`` reads them; without them it copies
-        `cu_seqlens` from the device, which waits for it.
-    phases
-        For backends in `TURNING` only, complex64 (total_tokens, 1, 1, head_dim / 2): what rotary
-        embedding shall turn each pair of neighbours in `q` and `k` by. Without them it has been
-        done.
 
     Returns
     -------
     torch.Tensor
         Shape (total_tokens, heads, head_dim), dtype of `q`.
     """
-    if phases is not None:
-        if backend not in TURNING:
-            raise ValueError(f"attention {backend} takes q and k that have been turned")
-        return BACKENDS[backend](q, k, v, cu_seqlens, max_seqlen, lengths, phases)
-    return BACKENDS[backend](q, k, v, cu_seqlens, max_seqlen, lengths)
+    return attend(backend, q, k, v, Sequences(cu_seqlens, max_seqlen))
+
+
+def attend(
+    backend: str,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    sequences: Sequences,
+    rotary: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return what `varlen_attention` returns, with all that a backend can use.
+
+    Parameters
+    ----------
+    sequences
+        With `lengths`, ``sdpa`` need not copy `cu_seqlens` from the device, which waits for it; no
+        other backend reads them.
+    rotary
+        For backends in `WITH_ROTARY` only, complex64 (total_tokens, 1, 1, head_dim / 2): what
+        rotary embedding shall rotate each pair of neighbours in `q` and `k` by. Without it that
+        has been done.
+    """
+    if rotary is None:
+        return BACKENDS[backend](q, k, v, sequences)
+    if backend not in WITH_ROTARY:
+        raise ValueError(f"attention {backend} takes q and k that have been rotated")
+    return BACKENDS[backend](q, k, v, sequences, rotary)
 
 
 def select_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> Selection:
@@ -79,24 +101,24 @@ def select_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim
         If a named backend is missing or does not fit, or one that is installed does not import.
     """
     if name != "auto":
-        obstacle = _obstacle(name, device, dtype, head_dim)
-        if obstacle:
+        if reason := unavailable_reason(name, device, dtype, head_dim):
             raise UserError(
-                f"attention backend {name!r} cannot be used: {obstacle}; choose auto or sdpa"
+                f"attention backend {name!r} cannot be used: {reason}; choose auto or sdpa"
             )
         return Selection(name, "named in the configuration")
     passed_over = []
     for candidate in PREFERENCE.get(device.type, ("sdpa",)):
-        obstacle = _obstacle(candidate, device, dtype, head_dim)
-        if obstacle is None:
+        reason = unavailable_reason(candidate, device, dtype, head_dim)
+        if reason is None:
             return Selection(candidate, "; ".join(["chosen automatically", *passed_over]))
-        passed_over.append(f"not {candidate}: {obstacle}")
+        passed_over.append(f"not {candidate}: {reason}")
     raise AssertionError("sdpa always fits")
 
 
-def _sdpa(q, k, v, cu_seqlens, max_seqlen, lengths):
+def _sdpa(q, k, v, sequences):
+    lengths = sequences.lengths
     if lengths is None:
-        lengths = cu_seqlens.diff().tolist()
+        lengths = sequences.cu_seqlens.diff().tolist()
     if sum(lengths) != len(q):
         raise ValueError(f"lengths add up to {sum(lengths)}, but there are {len(q)} tokens")
     # Neighbours of one length share a call; each part is one run of such neighbours.
@@ -110,27 +132,33 @@ def _sdpa(q, k, v, cu_seqlens, max_seqlen, lengths):
     return torch.cat(attended)
 
 
-def _varlen_cpu(q, k, v, cu_seqlens, max_seqlen, lengths, phases=None):
-    return kernels.attend(q, k, v, cu_seqlens, phases)
+def _varlen_cpu(q, k, v, sequences, rotary=None):
+    return kernels.attend(q, k, v, sequences.cu_seqlens, rotary)
 
 
-def _torch_varlen(q, k, v, cu_seqlens, max_seqlen, lengths):
+def _torch_varlen(q, k, v, sequences):
     from torch.nn.attention.varlen import varlen_attn
 
     # torch 2.10 has no `scale`; its default is 1/√head_dim in every version.
-    return varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
+    return varlen_attn(q, k, v, *_both_sides(sequences))
 
 
-def _flash_attn(q, k, v, cu_seqlens, max_seqlen, lengths):
+def _flash_attn(q, k, v, sequences):
     from flash_attn import flash_attn_varlen_func
 
-    return flash_attn_varlen_func(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
+    return flash_attn_varlen_func(q, k, v, *_both_sides(sequences))
 
 
-def _fa3(q, k, v, cu_seqlens, max_seqlen, lengths):
+def _fa3(q, k, v, sequences):
     from fa3_fwd_interface import flash_attn_varlen_func
 
-    return flash_attn_varlen_func(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
+    return flash_attn_varlen_func(q, k, v, *_both_sides(sequences))
+
+
+def _both_sides(sequences):
+    """Return where the sequences of the queries and of the keys stand: the same."""
+    cu_seqlens, max_seqlen, _ = sequences
+    return cu_seqlens, cu_seqlens, max_seqlen, max_seqlen
 
 
 BACKENDS: dict[str, Callable[..., torch.Tensor]] = {
@@ -141,7 +169,7 @@ BACKENDS: dict[str, Callable[..., torch.Tensor]] = {
     "fa3": _fa3,
 }
 
-TURNING = {"varlen_cpu"}  # can do the rotary embedding of q and k on the way
+WITH_ROTARY = {"varlen_cpu"}  # can do the rotary embedding of q and k on the way
 
 # Fastest first. torch's own kernel before flash_attn's: both are FlashAttention-2, and torch's
 # was built with the torch that is running.
@@ -192,12 +220,14 @@ _NEEDS = {
 }
 
 
-def _obstacle(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+def unavailable_reason(
+    name: str, device: torch.device, dtype: torch.dtype, head_dim: int
+) -> str | None:
     """Return why `name` cannot be used, or None."""
     if name == "sdpa":
         return None
     if name == "varlen_cpu":
-        return kernels.obstacle(device, dtype, head_dim)
+        return kernels.unavailable_reason(device, dtype, head_dim)
     if name not in _NEEDS:
         return f"it is unknown, known are {', '.join(BACKENDS)}"
     needs = _NEEDS[name]

@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import requests
 from filelock import FileLock
 
 from packedesm.errors import UserError
-from packedesm.esm2.registry import checkpoint_folder
+from packedesm.esm2.registry import DIGESTS, checkpoint_folder
+from packedesm.files import digests
 from packedesm.progress import Progress
 
 log = logging.getLogger(__name__)
 
 BASE_URL = "https://dl.fbaipublicfiles.com/fair-esm/models"
-
-# md5 as TorchDrug publishes them, sha256 as several public projects agree.
-DIGESTS: dict[str, dict[str, str]] = {
-    "esm2_t6_8M_UR50D": {"md5": "8039fc9cee7f71cd2633b13b5a38ff50"},
-    "esm2_t12_35M_UR50D": {"md5": "a894ddb31522e511e1273abb23b5f974"},
-    "esm2_t30_150M_UR50D": {"md5": "229fcf8f9f3d4d442215662ca001b906"},
-    "esm2_t33_650M_UR50D": {
-        "md5": "ba6d997e29db07a2ad9dca20e024b102",
-        "sha256": "ea9d0522b335a8778dea6535a65301f10208dece28cd5865482b0b1fc446168c",
-    },
-    "esm2_t36_3B_UR50D": {
-        "md5": "d37a0d0dbe7431e48a72072b9180b16b",
-        "sha256": "7de8b4082ba15891959ab368b77ce3886697af1efb16d3c9e9e7b0c5d3f07500",
-    },
-    "esm2_t48_15B_UR50D": {"md5": "af61a9c0b792ae50e244cde443b7f4ac"},
-}
 
 BLOCK = 1 << 16  # what a dropped connection can lose: requests hands over whole blocks
 ATTEMPTS = 6  # in a row without a new byte
@@ -99,17 +83,6 @@ def download(url: str, path: Path, expected: Mapping[str, str], *, pause: float 
             )
     part.replace(path)
     log.info("%s: downloaded and checked", path)
-
-
-def digests(paths: Iterable[Path], algorithms: Iterable[str]) -> dict[str, str]:
-    """Return hexadecimal digests of the files' bytes, one file after the other, read once."""
-    hashes = {algorithm: hashlib.new(algorithm) for algorithm in algorithms}
-    for path in paths:
-        with Path(path).open("rb") as handle:
-            while block := handle.read(BLOCK):
-                for running in hashes.values():
-                    running.update(block)
-    return {algorithm: running.hexdigest() for algorithm, running in hashes.items()}
 
 
 class _Dropped(Exception):

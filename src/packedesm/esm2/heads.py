@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from packedesm.esm2.registry import VOCABULARY
+from packedesm.esm2.geometry import VOCABULARY
 
 PREFIX = "encoder.lm_head."  # of its weights in fair-esm's files
 WEIGHTS = ("dense.weight", "dense.bias", "layer_norm.weight", "layer_norm.bias", "bias")

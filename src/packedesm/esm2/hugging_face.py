@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from packedesm.errors import UserError, first_line
-from packedesm.esm2.registry import VOCABULARY, Geometry, checked_geometry
+from packedesm.esm2.geometry import VOCABULARY, Geometry, checked_geometry
 from packedesm.files import read_json
 
 # Hugging Face's names after "esm." and, for layers, "encoder.layer.N."; then fair-esm's.

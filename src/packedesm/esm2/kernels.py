@@ -6,14 +6,13 @@ They were compiled when packedesm was installed, once for AVX-512 and once for A
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.util
 from ctypes import c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
 import torch
-
-from packedesm.files import file_digest
 
 # By torch's name of what the CPU can do.
 _LIBRARIES = {"AVX512": "packedesm.esm2._kernels_avx512", "AVX2": "packedesm.esm2._kernels_avx2"}
@@ -32,22 +31,22 @@ def attend(
     k: torch.Tensor,
     v: torch.Tensor,
     cu_seqlens: torch.Tensor,
-    phases: torch.Tensor | None = None,
+    rotary: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return softmax(q kᵀ / √head_dim) v of each sequence; see `packedesm.esm2.attention`.
 
-    Sums are float32; in bfloat16, turned q and k and weights are rounded.
+    Sums are float32; in bfloat16, rotated q and k and weights are rounded.
 
     Parameters
     ----------
-    phases
-        complex64 (total_tokens, 1, 1, head_dim / 2): each pair of neighbours in q and k is turned
-        by its token's phase first.
+    rotary
+        complex64 (total_tokens, 1, 1, head_dim / 2): each pair of neighbours in q and k is
+        rotated by its token's phase first.
 
     Raises
     ------
     ValueError
-        If q, k, v and phases do not match, `cu_seqlens` are not the bounds of sequences in a pack
+        If q, k, v and rotary do not match, `cu_seqlens` are not the bounds of sequences in a pack
         of this many tokens, or a gradient is asked for: there is none.
     """
     tokens, heads, head_dim = q.shape
@@ -60,24 +59,24 @@ def attend(
         raise ValueError(f"cu_seqlens must be int32 from 0 to the {tokens} tokens of the pack")
     if bool((bounds.diff() < 0).any()):
         raise ValueError("cu_seqlens must not fall")
-    if phases is not None:
-        if phases.shape != (tokens, 1, 1, head_dim // 2) or phases.dtype != torch.complex64:
-            raise ValueError(f"phases must be complex64 ({tokens}, 1, 1, {head_dim // 2})")
-        phases = phases.contiguous()
+    if rotary is not None:
+        if rotary.shape != (tokens, 1, 1, head_dim // 2) or rotary.dtype != torch.complex64:
+            raise ValueError(f"rotary must be complex64 ({tokens}, 1, 1, {head_dim // 2})")
+        rotary = rotary.contiguous()
     q, k, v = (_heads_adjoin(x) for x in (q, k, v))
     out = torch.empty(tokens, heads, head_dim, dtype=q.dtype)
     _attend(q.dtype)(
         head_dim,
         *(x.data_ptr() for x in (q, k, v)),
         *(x.stride(0) for x in (q, k, v)),
-        *(None if phases is None else phases.data_ptr(), bounds.data_ptr()),
+        *(None if rotary is None else rotary.data_ptr(), bounds.data_ptr()),
         *(len(bounds) - 1, heads),
         *(out.data_ptr(), torch.get_num_threads()),
     )
     return out
 
 
-def obstacle(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+def unavailable_reason(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
     """Return why `attend` cannot be used, or None."""
     if device.type != "cpu":
         return "it runs on a CPU"
@@ -104,12 +103,17 @@ def _library() -> ctypes.CDLL | None:
     library = ctypes.CDLL(found.origin)
     library.source_digest.restype = ctypes.c_char_p
     # In a checkout the source may have changed since the installation, and with it the arguments.
-    if _SOURCE.exists() and file_digest(_SOURCE).encode() != library.source_digest():
+    if _SOURCE.exists() and _source_digest() != library.source_digest():
         return None
     library.attend_float32.argtypes = _ATTEND
     if library.has_bfloat16():
         library.attend_bfloat16.argtypes = _ATTEND
     return library
+
+
+def _source_digest() -> bytes:
+    # Here and not by `packedesm.files`: the kernels stand on nothing else of the package.
+    return hashlib.sha256(_SOURCE.read_bytes()).hexdigest().encode()
 
 
 def _attend(dtype: torch.dtype):

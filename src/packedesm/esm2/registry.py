@@ -1,78 +1,18 @@
-"""Which models there are, how large they are, and where their weights lie; all without torch."""
+"""Which models there are, where their weights lie, and what is recorded of them; without torch."""
 
 from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from packedesm.errors import UserError
-
-VOCABULARY = 33  # tokens of fair-esm's ESM-1b alphabet, which ESM-2 uses
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Size of an ESM-2 model: transformer layers, width of a vector, attention heads."""
-
-    layers: int
-    width: int
-    heads: int
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.width // self.heads
-
-    @property
-    def parameters(self) -> int:
-        """Weights of the encoder, without the heads for language modelling and contacts.
-
-        Per layer 12 width² + 13 width: q, k, v and output 4 width² + 4 width, the two feed-forward
-        matrices 8 width² + 5 width, two LayerNorms 4 width. Besides, the embeddings and the last
-        LayerNorm.
-        """
-        per_layer = 12 * self.width**2 + 13 * self.width
-        return VOCABULARY * self.width + self.layers * per_layer + 2 * self.width
-
-    def flops(self, lengths: Sequence[int] | np.ndarray) -> float:
-        """Return the floating-point operations of one pass over sequences of `lengths` tokens.
-
-        Per layer 24 width² for each token (2 operations for each of the 12 width² weights of its
-        matrices) and 4 width T² for a sequence of T tokens (the products q kᵀ and softmax v).
-        Element-wise work is not counted.
-        """
-        tokens = np.asarray(lengths, np.float64)
-        matrices = 24 * self.width**2 * tokens.sum()
-        attention = 4 * self.width * np.square(tokens).sum()
-        return float(self.layers * (matrices + attention))
-
-
-def checked_geometry(source: Path, layers: Any, width: Any, heads: Any) -> Geometry:
-    """Return the size that a checkpoint states.
-
-    Raises
-    ------
-    UserError
-        If no model can have it.
-    """
-    numbers = {"layers": layers, "width": width, "heads": heads}
-    for what, number in numbers.items():
-        if type(number) is not int or number < 1:
-            raise UserError(f"{source}: number of {what} is {number!r}, not a whole number above 0")
-    if width % (2 * heads):
-        raise UserError(
-            f"{source}: width {width} does not split into {heads} heads of even width; "
-            "its settings do not fit its weights"
-        )
-    return Geometry(layers, width, heads)
-
+from packedesm.esm2.geometry import Geometry
+from packedesm.files import read_json, write_json
 
 TINY = "esm2_tiny_random"  # made locally, untrained
 DEMO = "esm2_t6_3M_demo"  # trained by us, part of the package: to try the software, not for science
@@ -87,6 +27,77 @@ MODELS = {
     "esm2_t36_3B_UR50D": Geometry(layers=36, width=2560, heads=40),
     "esm2_t48_15B_UR50D": Geometry(layers=48, width=5120, heads=40),
 }
+
+# md5 as TorchDrug publishes them, sha256 as several public projects agree.
+DIGESTS: dict[str, dict[str, str]] = {
+    "esm2_t6_8M_UR50D": {"md5": "8039fc9cee7f71cd2633b13b5a38ff50"},
+    "esm2_t12_35M_UR50D": {"md5": "a894ddb31522e511e1273abb23b5f974"},
+    "esm2_t30_150M_UR50D": {"md5": "229fcf8f9f3d4d442215662ca001b906"},
+    "esm2_t33_650M_UR50D": {
+        "md5": "ba6d997e29db07a2ad9dca20e024b102",
+        "sha256": "ea9d0522b335a8778dea6535a65301f10208dece28cd5865482b0b1fc446168c",
+    },
+    "esm2_t36_3B_UR50D": {
+        "md5": "d37a0d0dbe7431e48a72072b9180b16b",
+        "sha256": "7de8b4082ba15891959ab368b77ce3886697af1efb16d3c9e9e7b0c5d3f07500",
+    },
+    "esm2_t48_15B_UR50D": {"md5": "af61a9c0b792ae50e244cde443b7f4ac"},
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights that a run uses, as they were when `packedesm.esm2.checkpoints.prepare` saw them.
+
+    Attributes
+    ----------
+    model
+        As the user named it.
+    path, format
+        Where the weights lie, and whose layout they have: ``fair-esm`` or ``huggingface``.
+    bytes, sha256, modified_ns
+        Size, digest and times of change of their files.
+    untrained, demo
+        Random weights; the small trained model that ships with the package.
+    digest_checked
+        Whether the digest is the published one.
+    """
+
+    model: str
+    path: str
+    format: str
+    geometry: Geometry
+    bytes: int
+    sha256: str
+    modified_ns: tuple[int, ...]
+    untrained: bool
+    demo: bool
+    digest_checked: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values: the fields, with the numbers of `geometry` among them."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        size = values.pop("geometry")
+        sizes = {"layers": size.layers, "width": size.width, "heads": size.heads}
+        values["modified_ns"] = list(self.modified_ns)
+        return {**values, **sizes, "parameters": size.parameters}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Checkpoint:
+        """Return what `as_json` gave; KeyError if something is missing."""
+        values = {field.name: content[field.name] for field in fields(cls) if field.name in content}
+        values["geometry"] = Geometry(*(content[size] for size in ("layers", "width", "heads")))
+        values["modified_ns"] = tuple(content["modified_ns"])
+        return cls(**values)
+
+    @classmethod
+    def read(cls, path: Path) -> Checkpoint:
+        """Read ``checkpoint.json``."""
+        return cls.from_json(read_json(path))
+
+    def write(self, path: Path) -> None:
+        """Write ``checkpoint.json``, atomically."""
+        write_json(path, self.as_json())
 
 
 def locate(model: str, folder: str | Path = "auto") -> Path:

@@ -1,1 +1,14 @@
 """Shards to packs: plan them from the lengths, read, tokenise and collate them."""
+
+from packedesm import exports
+
+__all__, __getattr__ = exports(
+    __name__,
+    {
+        "packer": ["FirstFitDecreasingPacker", "Packs", "plan_packs"],
+        "dataset": ["Protein", "SequenceDataset"],
+        "batch": ["PackedBatch"],
+        "collator": ["VarlenCollator"],
+        "dataloader": ["create_async_dataloader"],
+    },
+)

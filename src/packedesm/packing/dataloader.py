@@ -17,6 +17,7 @@ from packedesm.packing.dataset import SequenceDataset
 # Collating a pack takes milliseconds; starting a worker on a slow file system up to a minute.
 PATIENCE = 300.0
 
+_PREFETCH = 4  # packs that each worker prepares ahead
 _WORKER_LOST = "DataLoader worker"  # how torch's message begins when one died
 
 
@@ -35,7 +36,6 @@ def create_async_dataloader(
     workers: int,
     pin_memory: bool,
     seed: int,
-    prefetch: int = 4,
     patience: float = PATIENCE,
 ) -> AsyncDataLoader:
     """Return a DataLoader that yields one `PackedBatch` per pack, in the order of `packs`.
@@ -53,14 +53,12 @@ def create_async_dataloader(
         Copy batches to page-locked memory, from where copies to a GPU are asynchronous.
     seed
         Seed of the workers' random state. Nothing in the path draws random numbers today.
-    prefetch
-        Packs that each worker prepares ahead.
     patience
         Seconds to wait for a pack; then workers count as hung and are killed, a RuntimeError.
     """
     generator = torch.Generator()
     generator.manual_seed(seed)
-    several = {"multiprocessing_context": "spawn", "prefetch_factor": prefetch} if workers else {}
+    several = {"multiprocessing_context": "spawn", "prefetch_factor": _PREFETCH} if workers else {}
     return AsyncDataLoader(
         dataset,
         batch_sampler=_Plan(packs),

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from torch.utils.data import Dataset
 
+from packedesm.options import LengthPolicy
 from packedesm.sequences.faidx import read_faidx
-from packedesm.sequences.windows import record_tokens, segments
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +19,7 @@ class Protein:
 
     row: int  # its place among the records of the shard, from 0
     sequence: bytes  # the residues that are embedded, after truncation
-    segments: list[tuple[int, int]]  # residue ranges that go through the model, see `segments`
+    windows: list[tuple[int, int]]  # residue ranges that go through the model
 
 
 class SequenceDataset(Dataset):
@@ -35,8 +34,8 @@ class SequenceDataset(Dataset):
     ----------
     fasta
         A shard written by `packedesm.sequences.shards` (single-line records), with its ``.fai``.
-    max_length, long_sequences, window_overlap
-        The length policy, see `packedesm.sequences.windows.segments`.
+    policy
+        Which residues are embedded.
 
     Attributes
     ----------
@@ -47,20 +46,17 @@ class SequenceDataset(Dataset):
     embedded_lengths : int64 (N,)
         Residues that are embedded.
     tokens : int64 (N,)
-        Tokens that the model sees, ``<cls>`` and ``<eos>`` of every segment included.
+        Tokens that the model sees, ``<cls>`` and ``<eos>`` of every window included.
     shortened : int
         Records that lose residues under ``long_sequences: truncate``.
     """
 
-    def __init__(
-        self, fasta: Path, *, max_length: int, long_sequences: str, window_overlap: int
-    ) -> None:
+    def __init__(self, fasta: Path, policy: LengthPolicy) -> None:
         self.fasta = Path(fasta)
-        self.policy = (max_length, long_sequences, window_overlap)
+        self.policy = policy
         self.rows, self.lengths, self._offsets = read_faidx(Path(f"{fasta}.fai"))
-        truncate = long_sequences == "truncate"
-        self.embedded_lengths = np.minimum(self.lengths, max_length) if truncate else self.lengths
-        self.tokens = record_tokens(self.lengths, *self.policy)
+        self.embedded_lengths = policy.embedded(self.lengths)
+        self.tokens = policy.tokens(self.lengths)
         self.shortened = int((self.embedded_lengths < self.lengths).sum())
         self._bytes: mmap.mmap | None = None
 
@@ -73,7 +69,7 @@ class SequenceDataset(Dataset):
                 self._bytes = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
         start = int(self._offsets[item])
         sequence = self._bytes[start : start + int(self.embedded_lengths[item])]
-        return Protein(int(item), sequence, segments(int(self.lengths[item]), *self.policy))
+        return Protein(int(item), sequence, self.policy.windows(int(self.lengths[item])))
 
     def __getitems__(self, items: Sequence[int]) -> list[Protein]:
         """Return the records of one pack (the DataLoader prefers this to single items)."""

@@ -1,8 +1,8 @@
 """What a run cost: packing, padding avoided, throughput, hardware, and what the input held."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,26 +10,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from packedesm.embedding.pack import read_packs
+from packedesm.embedding.record import ShardRun
 from packedesm.files import read_json, write_json
 from packedesm.packing.packer import padded_tokens
-from packedesm.paths import Layout
-from packedesm.report.tables import read_packs, write_tables
-from packedesm.results.merge import embedded_as
+from packedesm.paths import Paths
+from packedesm.report.tables import write_tables
 from packedesm.sequences.faidx import read_faidx
-from packedesm.sequences.windows import segment_tokens
+from packedesm.sequences.index import embedded_as, length_counts
 
-DISTURBANCES = ("restarts", "recomputed_packs", "discarded_parts", "split_packs")
+RECOVERIES = ("restarts", "recomputed_packs", "discarded_commits", "split_packs")
 
 
-def write_metrics(layout: Layout, shards: int | Iterable[int]) -> dict[str, Any]:
+def write_metrics(paths: Paths, shards: int) -> dict[str, Any]:
     """Summarise the runs of all shards in metrics.json, packing.tsv and throughput.tsv.
 
     Parameters
     ----------
-    layout
+    paths
         Paths of one sample whose shards have all been embedded.
     shards
-        The number of shards, or the shards themselves.
+        The number of shards.
 
     Returns
     -------
@@ -42,15 +43,14 @@ def write_metrics(layout: Layout, shards: int | Iterable[int]) -> dict[str, Any]
         If the packs of a shard do not hold exactly the tokens of its records, or are fuller
         than full: the run is then not to be trusted.
     """
-    shards = range(shards) if isinstance(shards, int) else shards
-    sharding = read_json(layout.sharding)
-    runs = [read_json(layout.shard_run(shard)) for shard in shards]
-    packing = [_packing(layout, run, sharding) for run in runs]
+    sharding = read_json(paths.sharding)
+    runs = [ShardRun.read(paths.shard_run(shard)) for shard in range(shards)]
+    packing = [_packing(paths, run) for run in runs]
     throughput = [_throughput(run) for run in runs]
     metrics = {
-        **_input_summary(sharding, length_counts(layout.shard_index)),
-        "model": runs[0]["model"],
-        "outputs": runs[0]["outputs"],
+        **_input_summary(sharding, length_counts(paths.shard_index)),
+        "model": runs[0].checkpoint.as_json(),
+        "outputs": list(runs[0].plan.outputs),
         "packing": {"all": _packing_of_all(packing), "shards": packing},
         "throughput": {
             "all": _throughput_of_all(throughput, runs),
@@ -58,42 +58,21 @@ def write_metrics(layout: Layout, shards: int | Iterable[int]) -> dict[str, Any]
             "spread": _spread(throughput),
             "elapsed": _elapsed(runs),
         },
-        "disturbances": {
-            **{name: sum(run[name] for run in runs) for name in DISTURBANCES},
-            "float32_records": _float32_records(layout, runs),
+        "recoveries": {
+            **{name: sum(getattr(run, name) for run in runs) for name in RECOVERIES},
+            "float32_records": _float32_records(paths, runs),
         },
         "runs": [_run_summary(run) for run in runs],
     }
-    write_tables(layout, metrics)
-    write_json(layout.metrics, metrics)
+    write_tables(paths, metrics)
+    write_json(paths.metrics, metrics)
     return metrics
 
 
-def length_counts(index: Path) -> np.ndarray:
-    """Count the records of each length in an index.parquet, in constant memory.
-
-    Returns
-    -------
-    ndarray of int64, shape (longest + 1,)
-        Element L is the number of records of L residues.
-    """
-    counts = np.zeros(1, dtype=np.int64)
-    for batch in pq.ParquetFile(index).iter_batches(1 << 20, columns=["length"]):
-        found = np.bincount(batch.column(0).to_numpy(), minlength=len(counts))
-        found[: len(counts)] += counts
-        counts = found
-    return counts
-
-
-def _packing(layout: Layout, run: dict, sharding: dict) -> dict[str, Any]:
-    shard, budget = run["shard"], run["token_budget"]
-    sequences = segment_tokens(
-        read_faidx(layout.shard_fai(shard)).lengths,
-        sharding["max_length"],
-        sharding["long_sequences"],
-        sharding["window_overlap"],
-    )
-    packs = read_packs(layout.shard_packs(shard))["tokens"]
+def _packing(paths: Paths, run: ShardRun) -> dict[str, Any]:
+    shard, budget = run.shard, run.plan.token_budget
+    sequences = run.options.length.sequence_tokens(read_faidx(paths.shard_fai(shard)).lengths)
+    packs = read_packs(paths.shard_packs(shard))["tokens"]
     tokens = int(packs.sum())
     if tokens != int(sequences.sum()):
         raise RuntimeError(
@@ -101,7 +80,7 @@ def _packing(layout: Layout, run: dict, sharding: dict) -> dict[str, Any]:
         )
     row = {
         "shard": shard,
-        "records": run["records"],
+        "records": run.records,
         "packs": len(packs),
         "tokens": tokens,
         "token_budget": budget,
@@ -146,29 +125,29 @@ def _avoided(tokens: int, padded: int) -> float | None:
     return None if computed is None else 1 - computed
 
 
-def _throughput(run: dict) -> dict[str, Any]:
-    seconds = run["seconds"]
+def _throughput(run: ShardRun) -> dict[str, Any]:
+    seconds = run.seconds
     row = {
-        "shard": run["shard"],
-        "device": run["device"]["name"],
-        "records": run["records"],
-        "residues": run["residues"],
-        "tokens": run["tokens"],
-        "seconds": seconds["embedding"],
-        "setup_seconds": seconds["setup"],
-        "forward_seconds": seconds["forward"],
-        "wait_seconds": seconds["waiting"],
-        "flops": run["flops"],
+        "shard": run.shard,
+        "device": run.device["name"],
+        "records": run.records,
+        "residues": run.residues,
+        "tokens": run.tokens,
+        "seconds": seconds.embedding,
+        "setup_seconds": seconds.setup,
+        "forward_seconds": seconds.forward,
+        "wait_seconds": seconds.waiting,
+        "flops": run.flops,
         # What the device could have computed meanwhile, at the matmul rate measured in the job.
-        "ceiling_flops": _product(run["matmul_ceiling_flops"], seconds["embedding"]),
-        "gpu_utilisation_percent": _mean(run["gpu"]["samples"], "utilisation_percent"),
-        "energy_j": run["gpu"]["energy_j"],
-        "restarts": run["restarts"],
+        "peak_flops": _product(run.matmul_peak_flops, seconds.embedding),
+        "gpu_utilisation_percent": _mean(run.gpu["samples"], "utilisation_percent"),
+        "energy_j": run.gpu["energy_j"],
+        "restarts": run.restarts,
     }
     return _with_rates(row)
 
 
-def _throughput_of_all(rows: list[dict], runs: list[dict]) -> dict[str, Any]:
+def _throughput_of_all(rows: list[dict], runs: list[ShardRun]) -> dict[str, Any]:
     summed = (
         "records",
         "residues",
@@ -178,13 +157,13 @@ def _throughput_of_all(rows: list[dict], runs: list[dict]) -> dict[str, Any]:
         "forward_seconds",
         "wait_seconds",
         "flops",
-        "ceiling_flops",
+        "peak_flops",
         "energy_j",
         "restarts",
     )
     total = {name: _sum(row[name] for row in rows) for name in summed}
     devices = sorted({row["device"] for row in rows})
-    samples = [sample for run in runs for sample in run["gpu"]["samples"]]
+    samples = [sample for run in runs for sample in run.gpu["samples"]]
     return _with_rates(
         {
             "shard": "all",
@@ -204,8 +183,8 @@ def _with_rates(row: dict[str, Any]) -> dict[str, Any]:
         "residues_per_second": _ratio(row["residues"], seconds),
         "tokens_per_second": _ratio(row["tokens"], seconds),
         "tflops": _ratio(row["flops"] / 1e12, seconds),
-        "matmul_ceiling_tflops": _ratio(_product(row["ceiling_flops"], 1e-12), seconds),
-        "mfu": _ratio(row["flops"], row["ceiling_flops"]),
+        "matmul_peak_tflops": _ratio(_product(row["peak_flops"], 1e-12), seconds),
+        "mfu": _ratio(row["flops"], row["peak_flops"]),
         "forward_share": _ratio(row["forward_seconds"], seconds),
         "wait_share": _ratio(row["wait_seconds"], seconds),
     }
@@ -224,57 +203,48 @@ def _spread(rows: list[dict]) -> dict[str, float | None]:
     }
 
 
-def _elapsed(runs: list[dict]) -> dict[str, Any]:
+def _elapsed(runs: list[ShardRun]) -> dict[str, Any]:
     """Return the span from the first job's start to the last job's end, queueing included."""
-    starts = [datetime.fromisoformat(run["started"]) for run in runs]
-    ends = [datetime.fromisoformat(run["finished"]) for run in runs]
+    starts = [datetime.fromisoformat(run.started) for run in runs]
+    ends = [datetime.fromisoformat(run.finished) for run in runs]
     # The time of day can be set back meanwhile; what one job took was measured on another clock.
-    longest = max(run["seconds"]["total"] for run in runs)
+    longest = max(run.seconds.total for run in runs)
     seconds = max((max(ends) - min(starts)).total_seconds(), longest)
     return {
         "started": min(starts).isoformat(timespec="seconds"),
         "seconds": seconds,
-        "sequences_per_second": _ratio(sum(run["records"] for run in runs), seconds),
-        "residues_per_second": _ratio(sum(run["residues"] for run in runs), seconds),
+        "sequences_per_second": _ratio(sum(run.records for run in runs), seconds),
+        "residues_per_second": _ratio(sum(run.residues for run in runs), seconds),
     }
 
 
-def _run_summary(run: dict) -> dict[str, Any]:
-    kept = (
-        "shard",
-        "host",
-        "started",
-        "device",
-        "dtype",
-        "output_dtype",
-        "attention",
-        *DISTURBANCES,
-        "seconds",
-        "versions",
-    )
-    gpu = run["gpu"]
-    samples = gpu["samples"]
+def _run_summary(run: ShardRun) -> dict[str, Any]:
+    samples = run.gpu["samples"]
     return {
-        **{name: run[name] for name in kept},
+        **{name: getattr(run, name) for name in ("shard", "host", "started", "device")},
+        "plan": asdict(run.plan),
+        **{name: getattr(run, name) for name in RECOVERIES},
+        "seconds": asdict(run.seconds),
+        "versions": run.versions,
         "gpu": {
-            "available": gpu["available"],
-            "reason": gpu["reason"],
+            "available": run.gpu["available"],
+            "reason": run.gpu["reason"],
             "samples": len(samples),
             "utilisation_percent": _mean(samples, "utilisation_percent"),
             "power_w": _mean(samples, "power_w"),
             "sm_clock_mhz": _mean(samples, "sm_clock_mhz"),
             "peak_memory_bytes": max((sample["memory_bytes"] for sample in samples), default=None),
-            "energy_j": gpu["energy_j"],
+            "energy_j": run.gpu["energy_j"],
         },
     }
 
 
-def _float32_records(layout: Layout, runs: list[dict]) -> int:
+def _float32_records(paths: Paths, runs: list[ShardRun]) -> int:
     """Count the records, duplicates included, whose vector is marked as computed in float32."""
-    rows = pa.array([row for run in runs for row in run["float32_rows"]], pa.int64())
+    rows = pa.array([row for run in runs for row in run.float32_rows], pa.int64())
     if not len(rows):
         return 0
-    index = pq.read_table(layout.shard_index, columns=["row", "duplicate_of"])
+    index = pq.read_table(paths.shard_index, columns=["row", "duplicate_of"])
     return pc.sum(pc.is_in(embedded_as(index), value_set=rows)).as_py()
 
 

@@ -9,12 +9,12 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from packedesm.embedding.pack import read_packs
 from packedesm.errors import printable
 from packedesm.files import read_json, write_text
-from packedesm.paths import Layout
+from packedesm.paths import Paths
 from packedesm.report import plots
-from packedesm.report.metrics import length_counts
-from packedesm.report.tables import read_packs
+from packedesm.sequences.index import length_counts
 
 FLAGS = {
     "upper_cased": "Lower-case letters were read as upper case.",
@@ -43,7 +43,7 @@ FILES = {
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def write_report(layout: Layout) -> Path:
+def write_report(paths: Paths) -> Path:
     """Write report.html from metrics.json, verification.json, the index and the packs.
 
     The page holds its style and its figures, loads nothing, and runs no script. Text that comes
@@ -54,28 +54,28 @@ def write_report(layout: Layout) -> Path:
     Path
         The report.
     """
-    metrics = read_json(layout.metrics)
-    verification = read_json(layout.verification)
+    metrics = read_json(paths.metrics)
+    verification = read_json(paths.verification)
     content = {
-        "sample": layout.root.resolve().name,
+        "sample": paths.root.resolve().name,
         "metrics": metrics,
         "verification": verification,
-        "figures": _figures(layout, metrics, verification),
+        "figures": _figures(paths, metrics, verification),
         "flags": _flags(metrics["flags"]),
         "files": _files(metrics),
         "run_facts": _run_facts(metrics),
         "versions": _distinct(metrics, lambda run: run["versions"]),
     }
-    write_text(layout.report, _environment().get_template("report.html.j2").render(content))
-    return layout.report
+    write_text(paths.report, _environment().get_template("report.html.j2").render(content))
+    return paths.report
 
 
-def _figures(layout: Layout, metrics: dict, verification: dict) -> dict[str, Markup]:
-    packs = [read_packs(layout.shard_packs(run["shard"])) for run in metrics["runs"]]
+def _figures(paths: Paths, metrics: dict, verification: dict) -> dict[str, Markup]:
+    packs = [read_packs(paths.shard_packs(run["shard"])) for run in metrics["runs"]]
     packing = metrics["packing"]["all"]
     limit = None if metrics["long_sequences"] == "full" else metrics["max_length"]
     figures = {
-        "lengths": plots.lengths(length_counts(layout.shard_index), limit),
+        "lengths": plots.lengths(length_counts(paths.shard_index), limit),
         "padding": plots.padding(
             packing["tokens"], packing["padded_tokens_sorted"], packing["padded_tokens_arrival"]
         ),
@@ -111,7 +111,7 @@ def _flags(counts: dict[str, int]) -> list[dict[str, Any]]:
 
 def _files(metrics: dict) -> list[dict[str, str]]:
     records, width = metrics["records"], metrics["model"]["width"]
-    number = ", ".join(_distinct(metrics, lambda run: run["output_dtype"]))
+    number = ", ".join(_distinct(metrics, lambda run: run["plan"]["output_dtype"]))
     files = []
     for output in metrics["outputs"]:
         rows = metrics["embedded_residues"] if output == "residue" else records
@@ -127,8 +127,8 @@ def _run_facts(metrics: dict) -> dict[str, list[str]]:
     """Return what the jobs ran on and with; more than one value where the jobs differed."""
     return {
         "devices": _distinct(metrics, _device),
-        "dtypes": _distinct(metrics, lambda run: run["dtype"]),
-        "output_dtypes": _distinct(metrics, lambda run: run["output_dtype"]),
+        "dtypes": _distinct(metrics, lambda run: run["plan"]["dtype"]),
+        "output_dtypes": _distinct(metrics, lambda run: run["plan"]["output_dtype"]),
         "attention": _distinct(metrics, _attention),
         "gpu_reasons": _distinct(metrics, lambda run: run["gpu"]["reason"]),
     }
@@ -141,7 +141,7 @@ def _device(run: dict) -> str:
 
 
 def _attention(run: dict) -> str:
-    return f"{run['attention']['backend']} ({run['attention']['reason']})"
+    return f"{run['plan']['attention']} ({run['plan']['reasons']['attention']})"
 
 
 def _distinct(metrics: dict, value: Callable[[dict], Any]) -> list[Any]:

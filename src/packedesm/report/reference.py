@@ -9,7 +9,8 @@ import esm
 import numpy as np
 import torch
 
-from packedesm.esm2.checkpoints import load_archive, load_state
+from packedesm.esm2.checkpoints import load_state
+from packedesm.esm2.fair_esm import load_archive
 
 
 class Reference:

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,14 @@ import numpy as np
 import pyarrow.parquet as pq
 from pyfaidx import Fasta
 
-from packedesm.files import read_json, write_json
-from packedesm.paths import Layout
+from packedesm.embedding.record import ShardRun
+from packedesm.esm2.registry import Checkpoint
+from packedesm.files import write_json
+from packedesm.options import LengthPolicy, VerifyOptions
+from packedesm.paths import Paths
 from packedesm.progress import Progress
 from packedesm.report.reference import Reference
-from packedesm.sequences.windows import segments
+from packedesm.sequences.index import read_rows
 
 # Largest relative L2 distance that passes under `auto`, coarsest format last. Rounding alone gives
 # about 1e-6 in float32, 0.0014 in float16 and 0.011 in bfloat16 over the depth of ESM-2.
@@ -53,14 +56,7 @@ def choose(lengths: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def verify(
-    layout: Layout,
-    checkpoint: Path,
-    *,
-    sequences: int,
-    min_cosine: float,
-    max_relative_l2: float | str,
-    seed: int,
-    shards: int | Iterable[int],
+    paths: Paths, checkpoint: Checkpoint, options: VerifyOptions, *, shards: int
 ) -> dict[str, Any]:
     """Embed sampled records again with the reference and write verification.json.
 
@@ -71,21 +67,15 @@ def verify(
 
     Parameters
     ----------
-    layout
+    paths
         A sample whose vectors have been merged.
     checkpoint
-        The checkpoint.json that the run used.
-    sequences
-        Records to compare; 0 turns verification off.
-    min_cosine
-        Smallest cosine similarity that passes; for ``residue`` each residue has to pass.
-    max_relative_l2
-        Largest ``|x - reference| / |reference|`` that passes, over all numbers of the record;
-        ``auto`` takes it from `AUTO_LIMITS`.
-    seed
-        Seed of the sample.
+        The one that the run used.
+    options
+        What is compared, and what passes: the cosine of each residue for ``residue``, the distance
+        over all numbers of a record; ``auto`` takes the largest distance from `AUTO_LIMITS`.
     shards
-        The number of shards, or the shards themselves.
+        The number of shards.
 
     Returns
     -------
@@ -96,21 +86,20 @@ def verify(
         of the comparison that is furthest off.
     """
     start = time.perf_counter()
-    shards = range(shards) if isinstance(shards, int) else shards
-    runs = [read_json(layout.shard_run(shard)) for shard in shards]
-    limits = (min_cosine, _limit(max_relative_l2, runs))
-    records = []
-    if sequences:
-        reference = Reference(Path(read_json(checkpoint)["path"]))
-        policy, outputs = _length_policy(layout), runs[0]["outputs"]
-        sample = _sample(layout, shards, sequences, seed)
+    runs = [ShardRun.read(paths.shard_run(shard)) for shard in range(shards)]
+    limits = (options.min_cosine, _limit(options.max_relative_l2, runs))
+    records: list[dict[str, Any]] = []
+    if options.sequences:
+        reference = Reference(Path(checkpoint.path))
+        policy, outputs = runs[0].options.length, runs[0].plan.outputs
+        sample = _sample(paths, shards, options.sequences, options.seed)
         with Progress("verifying", len(sample), "proteins") as progress:
             for record, sequence in sample:
                 expected = (
                     reference_vectors(reference, sequence, policy, outputs) if sequence else {}
                 )
                 for output in outputs:
-                    found = _stored(layout, output, record["row"])
+                    found = _stored(paths, output, record["row"])
                     result = compare(found, expected.get(output), *limits)
                     records.append({**record, "output": output, **result})
                 progress.add(1)
@@ -124,12 +113,12 @@ def verify(
         "records": records,
         "seconds": time.perf_counter() - start,
     }
-    write_json(layout.verification, result)
+    write_json(paths.verification, result)
     return result
 
 
 def reference_vectors(
-    reference: Reference, sequence: str, policy: tuple[int, str, int], outputs: list[str]
+    reference: Reference, sequence: str, policy: LengthPolicy, outputs: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Return what the outputs of one protein should be, in float64.
 
@@ -141,7 +130,7 @@ def reference_vectors(
     dict
         Shape (D,) for ``mean``, ``cls`` and ``max``; (embedded residues, D) for ``residue``.
     """
-    spans = segments(len(sequence), *policy)
+    spans = policy.windows(len(sequence))
     tokens = [
         reference.representation(sequence[start:stop]).astype(np.float64) for start, stop in spans
     ]
@@ -185,27 +174,23 @@ def compare(
     return {"cosine": cosine, "relative_l2": relative_l2, "passed": passed}
 
 
-def _limit(max_relative_l2: float | str, runs: list[dict[str, Any]]) -> float:
-    if max_relative_l2 != "auto":
+def _limit(max_relative_l2: float | str, runs: list[ShardRun]) -> float:
+    if not isinstance(max_relative_l2, str):
         return max_relative_l2
-    return max(AUTO_LIMITS[run[key]] for run in runs for key in ("dtype", "output_dtype"))
-
-
-def _length_policy(layout: Layout) -> tuple[int, str, int]:
-    sharding = read_json(layout.sharding)
-    return sharding["max_length"], sharding["long_sequences"], sharding["window_overlap"]
+    dtypes = {dtype for run in runs for dtype in (run.plan.dtype, run.plan.output_dtype)}
+    return max(AUTO_LIMITS[dtype] for dtype in dtypes)
 
 
 def _sample(
-    layout: Layout, shards: Iterable[int], count: int, seed: int
+    paths: Paths, shards: int, count: int, seed: int
 ) -> list[tuple[dict[str, Any], str | None]]:
     """Return each sampled row's facts and its sequence, None if that is not the index's."""
-    lengths = pq.read_table(layout.shard_index, columns=["length"])["length"].to_numpy()
-    facts = _index_rows(layout.shard_index, choose(lengths, count, seed))
+    lengths = pq.read_table(paths.shard_index, columns=["length"])["length"].to_numpy()
+    facts = list(read_rows(paths.shard_index, choose(lengths, count, seed)))
     sources = [
         fact["row"] if fact["duplicate_of"] is None else fact["duplicate_of"] for fact in facts
     ]
-    sequences = _read_sequences(layout, shards, sources)
+    sequences = _read_sequences(paths, shards, sources)
     sample = []
     for fact, source in zip(facts, sources, strict=True):
         sequence = sequences[source]
@@ -215,29 +200,15 @@ def _sample(
     return sample
 
 
-def _index_rows(index: Path, rows: np.ndarray) -> list[dict[str, Any]]:
-    """Read some rows of the index, opening only the row groups that hold them."""
-    columns = ["row", "id", "length", "embedded_length", "sha256", "duplicate_of"]
-    file = pq.ParquetFile(index)
-    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-    starts = np.concatenate(([0], np.cumsum(sizes)))
-    groups = np.searchsorted(starts, rows, side="right") - 1
-    facts = []
-    for group in np.unique(groups):
-        inside = rows[groups == group] - starts[group]
-        facts += file.read_row_group(int(group), columns=columns).take(inside).to_pylist()
-    return facts
-
-
-def _read_sequences(layout: Layout, shards: Iterable[int], rows: Iterable[int]) -> dict[int, str]:
+def _read_sequences(paths: Paths, shards: int, rows: Iterable[int]) -> dict[int, str]:
     """Read records of the shard FASTAs by row, through pyfaidx rather than our own reader."""
-    held = [shard for shard in shards if layout.shard_fai(shard).stat().st_size]
-    firsts = [_first_row(layout.shard_fai(shard)) for shard in held]
+    held = [shard for shard in range(shards) if paths.shard_fai(shard).stat().st_size]
+    firsts = [_first_row(paths.shard_fai(shard)) for shard in held]
     sequences = {}
     wanted = np.array(sorted(set(rows)))
     places = np.searchsorted(firsts, wanted, side="right") - 1
     for place in np.unique(places):
-        path = str(layout.shard_fasta(held[place]))
+        path = str(paths.shard_fasta(held[place]))
         with Fasta(path, as_raw=True, build_index=False) as fasta:
             sequences |= {int(row): fasta[str(row)][:] for row in wanted[places == place]}
     return sequences
@@ -248,12 +219,12 @@ def _first_row(fai: Path) -> int:
         return int(handle.readline().split("\t")[0])
 
 
-def _stored(layout: Layout, output: str, row: int) -> np.ndarray:
+def _stored(paths: Paths, output: str, row: int) -> np.ndarray:
     """Return the published vector of one record, or of each of its residues."""
-    array = np.load(layout.vectors(output), mmap_mode="r")
+    array = np.load(paths.vectors(output), mmap_mode="r")
     if output != "residue":
         return array[row]
-    start, stop = np.load(layout.residue_offsets, mmap_mode="r")[row : row + 2]
+    start, stop = np.load(paths.residue_offsets, mmap_mode="r")[row : row + 2]
     return array[start:stop]
 
 

@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from packedesm.embedding.record import ShardRun
 from packedesm.errors import Fault, UserError
 from packedesm.files import file_digest, read_json, write_json
-from packedesm.paths import Layout
+from packedesm.paths import Paths
 from packedesm.versions import versions
 
 
-def write_manifest(layout: Layout, config: Mapping[str, Any]) -> dict[str, Any]:
+def write_manifest(paths: Paths, config: Mapping[str, Any]) -> dict[str, Any]:
     """Check a sample's results and write ``manifest.json``, and return its content.
 
     Parameters
     ----------
-    layout
+    paths
         The sample, merged, verified and reported.
     config
         The resolved configuration, kept in the manifest with its digest.
@@ -36,61 +37,61 @@ def write_manifest(layout: Layout, config: Mapping[str, Any]) -> dict[str, Any]:
     RuntimeError
         If an array does not have the shape or number format that the index and the jobs say.
     """
-    verification = read_json(layout.verification)
+    verification = read_json(paths.verification)
     if verification["passed"] is False:
-        raise UserError(_explain_failure(layout, verification))
-    run = read_json(layout.shard_run(0))
-    index = pq.read_table(layout.index, columns=["embedded_length"])
+        raise UserError(_explain_failure(paths, verification))
+    run = ShardRun.read(paths.shard_run(0))
+    index = pq.read_table(paths.index, columns=["embedded_length"])
     residues = int(index["embedded_length"].to_numpy().sum())
     text = json.dumps(config, sort_keys=True, default=str)
     manifest = {
         "format": 1,
         "records": index.num_rows,
         "residues": residues,
-        "model": {key: value for key, value in run["model"].items() if key != "path"},
-        "dtype": run["dtype"],
-        "attention": run["attention"]["backend"],
-        "arrays": _check_arrays(layout, run, index.num_rows, residues),
-        "sha256": _check_digests(layout),
+        "model": {key: value for key, value in run.checkpoint.as_json().items() if key != "path"},
+        "dtype": run.plan.dtype,
+        "attention": run.plan.attention,
+        "arrays": _check_arrays(paths, run, index.num_rows, residues),
+        "sha256": _check_digests(paths),
         "verified": verification["sequences"],
         "config": json.loads(text),
         "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "versions": versions(),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_json(layout.manifest, manifest)
+    write_json(paths.manifest, manifest)
     return manifest
 
 
 def _check_arrays(
-    layout: Layout, run: Mapping[str, Any], records: int, residues: int
+    paths: Paths, run: ShardRun, records: int, residues: int
 ) -> dict[str, dict[str, Any]]:
     """Return shape and dtype of each array, or raise if they are not what they must be."""
-    width = run["model"]["width"]
+    width, dtype = run.checkpoint.geometry.width, run.plan.output_dtype
     arrays = {}
-    for output in run["outputs"]:
-        path = layout.vectors(output)
+    for output in run.plan.outputs:
+        path = paths.vectors(output)
         array = np.load(path, mmap_mode="r")
         expected = (residues if output == "residue" else records, width)
-        if array.shape != expected or array.dtype != run["output_dtype"]:
+        if array.shape != expected or array.dtype != dtype:
             raise RuntimeError(
-                f"{path} is {array.dtype} {array.shape}, expected {run['output_dtype']} {expected}"
+                f"{path} is {array.dtype} {array.shape}, expected {dtype} {expected}"
             )
         arrays[path.name] = {"shape": list(array.shape), "dtype": str(array.dtype)}
     return arrays
 
 
-def _check_digests(layout: Layout) -> dict[str, str]:
+def _check_digests(paths: Paths) -> dict[str, str]:
     """Return the digests of arrays and index, or raise if a file changed since the merge."""
-    digests = read_json(layout.merging)["sha256"]
+    digests = read_json(paths.merging)["sha256"]
     for name, digest in digests.items():
-        path = layout.root / name
+        path = paths.root / name
         if file_digest(path) != digest:
             raise Fault(f"{path}: changed since it was merged; delete it and run again")
     return digests
 
 
-def _explain_failure(layout: Layout, verification: Mapping[str, Any]) -> str:
+def _explain_failure(paths: Paths, verification: Mapping[str, Any]) -> str:
     worst = verification["worst"]
     # A vector with NaN, or of another size, has no distance.
     cosine, distance = (
@@ -102,5 +103,5 @@ def _explain_failure(layout: Layout, verification: Mapping[str, Any]) -> str:
         f"fair-esm in float32 miss min_cosine {verification['min_cosine']} or max_relative_l2 "
         f"{verification['max_relative_l2']} (worst: row {worst['row']}, {worst['output']}, cosine "
         f"{cosine}, relative L2 {distance}); no manifest is written; "
-        f"see {layout.verification}"
+        f"see {paths.verification}"
     )

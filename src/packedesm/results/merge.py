@@ -1,122 +1,29 @@
-"""Arrays on disk: written by the jobs in any order, merged in input order, published atomically."""
+"""The shards' arrays merged in input order, a row for every record; written atomically."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from packedesm.embedding.fallback import not_finite
-from packedesm.embedding.runner import FinishedPack
+from packedesm.embedding.record import ShardRun
 from packedesm.errors import Fault
-from packedesm.files import atomic_path, file_digest, read_json, write_json
-from packedesm.paths import Layout
-from packedesm.sequences.shards import check_written
+from packedesm.files import atomic_path, create_npy, file_digest, write_json
+from packedesm.paths import Paths
+from packedesm.sequences.index import write_flagged
+from packedesm.sequences.summary import check_digest
 
-FLOAT32 = "float32"  # the flag of records that half precision could not embed
 _ROWS_AT_ONCE = 1 << 16  # rows held in memory while merging: 84 MB of 1,280 float16 numbers twice
 
 
-@contextmanager
-def shard_writer(
-    layout: Layout,
-    shard: int,
-    residues: np.ndarray,
-    width: int,
-    outputs: Sequence[str],
-    dtype: str,
-) -> Iterator[ShardWriter]:
-    """Give a `ShardWriter`; publish its arrays if the block succeeds and no record is missing.
-
-    Parameters
-    ----------
-    layout, shard
-        Where the arrays go.
-    residues
-        int (N,), embedded residues of each record of the shard.
-    width
-        Numbers in a vector, D.
-    outputs, dtype
-        The arrays to write and their number format, ``float32`` or ``float16``.
-    """
-    with ExitStack() as stack:
-        arrays = {}
-        for output in outputs:
-            temporary = stack.enter_context(atomic_path(layout.shard_vectors(shard, output)))
-            count = residues.sum() if output == "residue" else len(residues)
-            arrays[output] = create_npy(temporary, (count, width), dtype)
-        writer = ShardWriter(arrays, residues)
-        yield writer
-        writer.close()
-
-
-class ShardWriter:
-    """Receive the vectors of one shard, pack by pack, in any order."""
-
-    def __init__(self, arrays: dict[str, np.memmap], residues: np.ndarray) -> None:
-        self._arrays = arrays
-        self._ends = np.cumsum(residues)
-        self._written = np.zeros(len(residues), bool)
-
-    def write(self, pack: FinishedPack) -> None:
-        """Store the vectors of one pack.
-
-        Raises
-        ------
-        RuntimeError
-            If a record comes a second time, or a vector holds NaN or infinity.
-        """
-        rows = pack.rows
-        if self._written[rows].any():
-            raise RuntimeError(f"records {rows[self._written[rows]].tolist()} were embedded twice")
-        if len(bad := not_finite(pack.vectors, pack.residues)):
-            raise RuntimeError(f"vectors of the shard's records {rows[bad]} hold NaN or infinity")
-        for output, array in pack.vectors.items():
-            if output == "residue":
-                stops = np.cumsum(pack.residues)
-                for row, stop, count in zip(rows, stops, pack.residues, strict=True):
-                    end = self._ends[row]
-                    self._arrays[output][end - count : end] = array[stop - count : stop]
-            else:
-                self._arrays[output][rows] = array
-        self._written[rows] = True
-
-    def close(self) -> None:
-        """Flush the arrays; RuntimeError if a record was not written."""
-        if not self._written.all():
-            missing = np.flatnonzero(~self._written)
-            raise RuntimeError(
-                f"{len(missing)} records have no vector, first {missing[:5].tolist()}"
-            )
-        for array in self._arrays.values():
-            array.flush()
-
-
-def create_npy(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap:
-    """Create a ``.npy`` file of `shape` and return it as a writable memory map."""
-    # open_memmap writes an unreadable header when a dimension is a numpy integer.
-    shape = tuple(int(size) for size in shape)
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
-    if hasattr(os, "posix_fallocate"):
-        # Writing to a mapped hole on a full disk kills the process; this raises instead.
-        with path.open("r+b") as handle:
-            os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
-    return array
-
-
-def merge_shards(layout: Layout, shards: int, outputs: Sequence[str]) -> None:
+def merge_shards(paths: Paths, shards: int, outputs: Sequence[str]) -> None:
     """Concatenate the shards' arrays in input order, one row per input record.
 
-    Records that duplicate an earlier one receive its vectors. Arrays and index are published in
-    `layout`, each atomically, and their digests in `layout.merging`.
+    Records that duplicate an earlier one receive its vectors. Arrays and index are written to
+    `paths`, each atomically, and their digests in `paths.merging`.
 
     Raises
     ------
@@ -126,10 +33,10 @@ def merge_shards(layout: Layout, shards: int, outputs: Sequence[str]) -> None:
     RuntimeError
         If the shards do not hold as many rows as the index has unique records.
     """
-    check_written(layout, layout.shard_index)
-    runs = [_checked_run(layout, shard) for shard in range(shards)]
-    _expect_one_kind(layout, runs)
-    index = pq.read_table(layout.shard_index, columns=["row", "embedded_length", "duplicate_of"])
+    check_digest(paths, paths.shard_index)
+    runs = [_checked_run(paths, shard) for shard in range(shards)]
+    _expect_one_kind(paths, runs)
+    index = pq.read_table(paths.shard_index, columns=["row", "embedded_length", "duplicate_of"])
     rows = index["row"].to_numpy()
     source = index["duplicate_of"].fill_null(-1).to_numpy()
     unique = source < 0
@@ -138,71 +45,49 @@ def merge_shards(layout: Layout, shards: int, outputs: Sequence[str]) -> None:
     residues = index["embedded_length"].to_numpy().astype(np.int64)
     for output in outputs:
         parts = [
-            np.load(layout.shard_vectors(shard, output), mmap_mode="r") for shard in range(shards)
+            np.load(paths.shard_vectors(shard, output), mmap_mode="r") for shard in range(shards)
         ]
         if output == "residue":
-            _merge_residues(layout, parts, residues, unique, place)
+            _merge_residues(paths, parts, residues, unique, place)
         else:
             _expect_rows(parts, int(unique.sum()), output)
-            _write_rows(layout.vectors(output), parts, place)
-    _write_index(layout, [row for run in runs for row in run["float32_rows"]])
-    files = [*layout.arrays(list(outputs)), layout.index]
-    write_json(layout.merging, {"sha256": {path.name: file_digest(path) for path in files}})
+            _write_rows(paths.vectors(output), parts, place)
+    float32_rows = [row for run in runs for row in run.float32_rows]
+    write_flagged(paths.index, paths.shard_index, float32_rows)
+    files = [*paths.arrays(list(outputs)), paths.index]
+    write_json(paths.merging, {"sha256": {path.name: file_digest(path) for path in files}})
 
 
-def _checked_run(layout: Layout, shard: int) -> dict[str, Any]:
+def _checked_run(paths: Paths, shard: int) -> ShardRun:
     """Return ``run.json`` of a shard whose input and arrays are those that it names."""
-    run = read_json(layout.shard_run(shard))
-    files = {layout.shard_fasta(shard): run["fasta_sha256"]}
-    files |= {layout.shard_vectors(shard, name): digest for name, digest in run["arrays"].items()}
+    run = ShardRun.read(paths.shard_run(shard))
+    files = {paths.shard_fasta(shard): run.fasta_sha256}
+    files |= {paths.shard_vectors(shard, name): digest for name, digest in run.arrays.items()}
     for path, digest in files.items():
         if file_digest(path) != digest:
             raise Fault(
                 f"{path}: is not what the job of shard {shard} recorded (damaged, or of another "
-                f"run); delete {layout.shard_run(shard)} and run again"
+                f"run); delete {paths.shard_run(shard)} and run again"
             )
     return run
 
 
-def _expect_one_kind(layout: Layout, runs: list[dict[str, Any]]) -> None:
+def _expect_one_kind(paths: Paths, runs: list[ShardRun]) -> None:
+    first = runs[0]
     for run in runs:
+        where = paths.shard_run(run.shard)
         for what in ("dtype", "output_dtype", "outputs"):
-            if run[what] != runs[0][what]:
+            found, expected = getattr(run.plan, what), getattr(first.plan, what)
+            if found != expected:
                 raise Fault(
-                    f"{layout.shard_run(run['shard'])}: {what} is {run[what]}, but "
-                    f"{runs[0][what]} in shard {runs[0]['shard']}; name one in the configuration"
+                    f"{where}: {what} is {found}, but {expected} in shard {first.shard}; "
+                    "name one in the configuration"
                 )
-        if run["model"]["sha256"] != runs[0]["model"]["sha256"]:
+        if run.checkpoint.sha256 != first.checkpoint.sha256:
             raise Fault(
-                f"{layout.shard_run(run['shard'])}: made with other weights than shard "
-                f"{runs[0]['shard']}; delete it and run again"
+                f"{where}: made with other weights than shard {first.shard}; "
+                "delete it and run again"
             )
-
-
-def _write_index(layout: Layout, float32_rows: list[int]) -> None:
-    """Publish the index; the records of `float32_rows` and their duplicates are flagged."""
-    with atomic_path(layout.index) as temporary:
-        if not float32_rows:
-            temporary.write_bytes(layout.shard_index.read_bytes())
-            return
-        index = pq.ParquetFile(layout.shard_index)
-        with pq.ParquetWriter(temporary, index.schema_arrow) as writer:
-            for group in range(index.num_row_groups):
-                writer.write_table(_with_float32_flag(index.read_row_group(group), float32_rows))
-
-
-def _with_float32_flag(index: pa.Table, float32_rows: list[int]) -> pa.Table:
-    flagged = pc.is_in(embedded_as(index), value_set=pa.array(float32_rows, pa.int64()))
-    none = pc.equal(index["flags"], "")
-    added = pc.if_else(none, FLOAT32, pc.binary_join_element_wise(index["flags"], FLOAT32, ","))
-    column = index.schema.get_field_index("flags")
-    flags = pc.if_else(flagged, added, index["flags"])
-    return index.set_column(column, index.schema.field("flags"), flags)
-
-
-def embedded_as(index: pa.Table) -> pa.ChunkedArray:
-    """Return the row whose vector each record of an index has: its own, or its duplicate's."""
-    return pc.coalesce(index["duplicate_of"], index["row"])
 
 
 def _write_rows(path: Path, parts: list[np.ndarray], place: np.ndarray) -> None:
@@ -220,7 +105,7 @@ def _write_rows(path: Path, parts: list[np.ndarray], place: np.ndarray) -> None:
 
 
 def _merge_residues(
-    layout: Layout,
+    paths: Paths,
     parts: list[np.ndarray],
     residues: np.ndarray,
     unique: np.ndarray,
@@ -231,7 +116,7 @@ def _merge_residues(
     starts = np.concatenate(([0], np.cumsum(residues[unique])))[:-1]  # of each unique record
     _expect_rows(parts, int(residues[unique].sum()), "residue")
     bounds = np.cumsum([0, *(len(part) for part in parts)])
-    with atomic_path(layout.vectors("residue")) as temporary:
+    with atomic_path(paths.vectors("residue")) as temporary:
         shape = (int(offsets[-1]), parts[0].shape[1])
         merged = create_npy(temporary, shape, parts[0].dtype.str)
         for row, (begin, end) in enumerate(pairwise(offsets.tolist())):
@@ -241,7 +126,7 @@ def _merge_residues(
             local = start - bounds[part]
             merged[begin:end] = parts[part][local : local + end - begin]
         merged.flush()
-    with atomic_path(layout.residue_offsets) as temporary, temporary.open("wb") as handle:
+    with atomic_path(paths.residue_offsets) as temporary, temporary.open("wb") as handle:
         np.save(handle, offsets.astype(np.int64))
 
 

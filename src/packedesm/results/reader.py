@@ -10,7 +10,7 @@ import numpy as np
 
 from packedesm.errors import UserError
 from packedesm.files import read_json
-from packedesm.paths import Layout
+from packedesm.paths import Paths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,10 +26,10 @@ class Results:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._layout = Layout(path)
-        if not self._layout.manifest.exists():
+        self._paths = Paths(path)
+        if not self._paths.manifest.exists():
             raise UserError(f"{path}: no manifest.json here; not the results of a finished run")
-        self.manifest = read_json(self._layout.manifest)
+        self.manifest = read_json(self._paths.manifest)
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -40,7 +40,7 @@ class Results:
         """One line per record, in input order: ``row``, ``id``, ``length``, ``flags`` …"""
         import pandas as pd  # here: every job and command imports this file, and few need a table
 
-        return pd.read_parquet(self._layout.index)
+        return pd.read_parquet(self._paths.index)
 
     @property
     def ids(self) -> list[str]:
@@ -55,10 +55,10 @@ class Results:
         UserError
             If the run did not make this output.
         """
-        path = self._layout.vectors(output)
+        path = self._paths.vectors(output)
         if path.name not in self.manifest["arrays"]:
             made = ", ".join(self.manifest["arrays"])
-            raise UserError(f"{self._layout.root}: has no {path.name}; it holds {made}")
+            raise UserError(f"{self._paths.root}: has no {path.name}; it holds {made}")
         return np.load(path, mmap_mode="r")
 
     def row(self, record_id: str) -> int:
@@ -72,7 +72,7 @@ class Results:
     def residues(self, record: int | str) -> np.ndarray:
         """Return the (length, D) residue vectors of one record, given by row or by id."""
         row, residues = self._as_row(record), self.array("residue")
-        start, end = np.load(self._layout.residue_offsets, mmap_mode="r")[row : row + 2]
+        start, end = np.load(self._paths.residue_offsets, mmap_mode="r")[row : row + 2]
         return residues[start:end]
 
     def _as_row(self, record: int | str) -> int:

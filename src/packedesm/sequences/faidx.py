@@ -1,9 +1,10 @@
-"""Read the ``.fai`` of a shard: faidx's index of where each record's sequence lies."""
+"""The ``.fai`` of a shard: faidx's index of where each record's sequence lies."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from pyarrow import csv
 
 _COLUMNS = ("name", "length", "offset", "linebases", "linewidth")
@@ -15,6 +16,14 @@ class Faidx(NamedTuple):
     rows: np.ndarray  # the records' names: rows of the whole input
     lengths: np.ndarray  # residues
     offsets: np.ndarray  # bytes from the start of the FASTA to the first residue
+
+
+def write_faidx(path: Path, faidx: Faidx) -> None:
+    """Write the index of a FASTA whose sequences have one line each."""
+    rows, lengths, offsets = faidx
+    table = pa.table([rows, lengths, offsets, lengths, lengths + 1], names=_COLUMNS)
+    options = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
+    csv.write_csv(table, path, options)
 
 
 def read_faidx(path: Path) -> Faidx:

@@ -19,23 +19,10 @@ import numpy as np
 import pyarrow as pa
 
 from packedesm.errors import UserError, quote
+from packedesm.options import LengthPolicy, ShardOptions
 from packedesm.progress import Progress
 from packedesm.sequences.fasta import Block, read_blocks
-
-LONG_FLAGS = {"truncate": "truncated", "window": "windowed"}
-"""The flag of a record longer than ``max_length``, by the choice for long sequences."""
-
-SCHEMA = pa.schema(
-    {
-        "row": pa.int64(),
-        "id": pa.string(),
-        "description": pa.string(),
-        "length": pa.int32(),
-        "embedded_length": pa.int32(),
-        "sha256": pa.string(),
-        "flags": pa.string(),
-    }
-)
+from packedesm.sequences.index import LONG_FLAGS, READ_SCHEMA
 
 
 @dataclass
@@ -62,7 +49,7 @@ def read_digests(path: Path) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Spool:
+class Staging:
     """All kept records, on disk and in arrays.
 
     Attributes
@@ -70,7 +57,7 @@ class Spool:
     fasta
         One ``>ROW`` line and one sequence line for every row.
     table
-        Arrow file with the columns of `SCHEMA`.
+        Arrow file with the columns of `index.READ_SCHEMA`.
     sequence_digests, id_digests
         The first 16 bytes of the SHA-256 of every sequence and of every id, for `read_digests`.
     lengths
@@ -115,9 +102,7 @@ class Spool:
         return " and ".join(f"{source.path} record {number}" for source, number in places)
 
 
-def write_spool(
-    fastas: list[Path], folder: Path, max_length: int, long_sequences: str, empty_sequences: str
-) -> Spool:
+def stage_records(fastas: list[Path], folder: Path, options: ShardOptions) -> Staging:
     """Read every record of `fastas` in order and write the temporary files into `folder`.
 
     Raises
@@ -127,25 +112,22 @@ def write_spool(
         `max_length` and `long_sequences` is ``error``, or no record is left.
     """
     inputs = [Input(path, bytes=_size(path)) for path in map(Path, fastas)]
-    limits = max_length, long_sequences, empty_sequences
     with (
-        _SpoolWriter(folder) as writer,
+        _StagingWriter(folder) as writer,
         Progress("reading", sum(source.bytes for source in inputs), "bytes") as progress,
     ):
         for source in inputs:
             source.first_row = writer.rows
             for block in read_blocks(source.path, on_read=progress.add):
-                if kept := _keep(block, source, *limits):
-                    writer.write(
-                        _Batch(kept, writer.rows, max_length, LONG_FLAGS.get(long_sequences))
-                    )
+                if kept := _keep(block, source, options):
+                    writer.write(_Batch(kept, writer.rows, options.length))
     if writer.rows == 0:
         names = ", ".join(str(source.path) for source in inputs)
         raise UserError(f"{names}: no record has residues; give a FASTA file with sequences")
-    return writer.spool(inputs)
+    return writer.staging(inputs)
 
 
-class _SpoolWriter:
+class _StagingWriter:
     """The open files of a spool, and what is kept of the records written to them."""
 
     def __init__(self, folder: Path) -> None:
@@ -163,7 +145,7 @@ class _SpoolWriter:
     def __enter__(self) -> Self:
         with ExitStack() as opened:
             paths = dict(self._paths)
-            table = pa.ipc.new_file(str(paths.pop("table")), SCHEMA)
+            table = pa.ipc.new_file(str(paths.pop("table")), READ_SCHEMA)
             self._table = opened.enter_context(table)
             files = {name: opened.enter_context(path.open("wb")) for name, path in paths.items()}
             self._files = files
@@ -184,10 +166,10 @@ class _SpoolWriter:
         self._flags.update(chain.from_iterable(batch.flags))
         self.rows += len(batch.ids)
 
-    def spool(self, inputs: list[Input]) -> Spool:
+    def staging(self, inputs: list[Input]) -> Staging:
         """Return all that was written, after the files are closed."""
         lengths = np.concatenate(self._lengths)
-        return Spool(
+        return Staging(
             **self._paths, lengths=lengths, flags=dict(sorted(self._flags.items())), inputs=inputs
         )
 
@@ -202,16 +184,14 @@ def _size(path: Path) -> int:
 class _Batch:
     """The columns of some consecutive records, the first of which is `row`."""
 
-    def __init__(self, block: Block, row: int, max_length: int, long_flag: str | None) -> None:
+    def __init__(self, block: Block, row: int, policy: LengthPolicy) -> None:
         self.row = row
         self.ids, self.descriptions = block.ids, block.descriptions
         self.sequences, self.flags = block.sequences, block.flags
         self.lengths = _lengths(block)
-        self.embedded_lengths = self.lengths
-        if long_flag == LONG_FLAGS["truncate"]:
-            self.embedded_lengths = np.minimum(self.lengths, max_length)
-        if long_flag:
-            for index in np.flatnonzero(self.lengths > max_length):
+        self.embedded_lengths = policy.embedded(self.lengths)
+        if long_flag := LONG_FLAGS.get(policy.long_sequences):
+            for index in np.flatnonzero(self.lengths > policy.max_length):
                 self.flags[index] += (long_flag,)
         self.digests = _digests(self.sequences)
 
@@ -228,25 +208,24 @@ class _Batch:
             "sha256": _hexadecimal(self.digests),
             "flags": [",".join(names) for names in self.flags],
         }
-        return pa.record_batch(columns, schema=SCHEMA)
+        return pa.record_batch(columns, schema=READ_SCHEMA)
 
 
-def _keep(
-    block: Block, source: Input, max_length: int, long_sequences: str, empty_sequences: str
-) -> Block:
+def _keep(block: Block, source: Input, options: ShardOptions) -> Block:
     """Return the records that get a row, counted in `source`; refuse what the options refuse."""
     before = source.records + len(source.skipped)
-    limit = max_length if long_sequences == "error" else sys.maxsize
+    policy = options.length
+    limit = policy.max_length if policy.long_sequences == "error" else sys.maxsize
     lengths = _lengths(block)
     odd = np.flatnonzero((lengths == 0) | (lengths > limit)).tolist()
     for index in odd:
         name = f"{source.path}: record {before + index + 1} {quote(block.ids[index])}"
         if lengths[index]:
             raise UserError(
-                f"{name} has {lengths[index]} residues, more than max_length "
-                f"({max_length}); raise max_length or let long_sequences be truncate or window"
+                f"{name} has {lengths[index]} residues, more than max_length ({limit}); "
+                "raise max_length or let long_sequences be truncate or window"
             )
-        if empty_sequences == "error":
+        if options.empty_sequences == "error":
             raise UserError(f"{name} has no residues; remove it or set empty_sequences to skip")
         source.skipped.append(before + index)
     kept = block.select(block.sequences) if odd else block

@@ -27,7 +27,7 @@ def has_committed_first(state: Path) -> bool:
     """Tell whether this process embeds the shard, as the first to do so, and has made a part."""
     with suppress(OSError, ValueError):
         owner = json.loads((state / "owner.json").read_text())
-        mine = owner["pid"] == os.getpid() and any(state.glob(f"*-{owner['token']}.part"))
+        mine = owner["pid"] == os.getpid() and any(state.glob(f"*-{owner['token']}.commit"))
         return mine and (state / f"attempt-0001-{owner['token']}").exists()
     return False
 

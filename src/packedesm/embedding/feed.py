@@ -1,0 +1,62 @@
+"""The packs that a job has still to do, read and collated ahead of the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from packedesm.options import JobOptions
+from packedesm.packing.batch import PackedBatch
+from packedesm.packing.dataloader import create_async_dataloader
+from packedesm.packing.dataset import SequenceDataset
+from packedesm.packing.packer import Packs
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Where the packs of a job come from."""
+
+    dataset: SequenceDataset
+    packs: Packs
+    job: JobOptions
+    device: torch.device
+    check_stop: Callable[[], None]  # raises if the job is to stop
+
+    @contextmanager
+    def batches(
+        self, todo: Sequence[int], *, in_process: bool = False
+    ) -> Iterator[Iterator[PackedBatch]]:
+        """Give the batches of the packs `todo`; no worker process outlives the block.
+
+        Parameters
+        ----------
+        in_process
+            Start no workers: this process reads and collates.
+        """
+        loader = create_async_dataloader(
+            self.dataset,
+            [self.packs[number] for number in todo],
+            workers=0 if in_process else self._workers(len(todo)),
+            pin_memory=self.device.type == "cuda",
+            seed=self.job.seed,
+        )
+        try:
+            yield self._until_stopped(loader)
+        except BaseException:
+            loader.kill()
+            raise
+
+    def _until_stopped(self, batches) -> Iterator[PackedBatch]:
+        for batch in batches:
+            self.check_stop()
+            yield batch
+
+    def _workers(self, packs: int) -> int:
+        workers = self.job.workers
+        if isinstance(workers, str):
+            # On a CPU the forward pass wants every core, and collating a pack takes a millisecond.
+            workers = 2 if self.device.type == "cuda" else 0
+        return min(workers, packs)

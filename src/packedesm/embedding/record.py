@@ -1,0 +1,90 @@
+"""``run.json``: what an embedding job tells of itself to the steps after it; without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from packedesm.esm2.registry import Checkpoint
+from packedesm.files import read_json, write_json
+from packedesm.options import EmbedOptions, EmbedPlan
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """What a job spent its time on, all attempts together."""
+
+    setup: float  # until the first pack, of every attempt
+    embedding: float  # from then to the last pack
+    forward: float  # forward passes and pooling, on the device
+    waiting: float  # for the loader
+    total: float
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """What a job knows of itself before it writes its arrays."""
+
+    shard: int
+    records: int
+    residues: int  # that are embedded
+    tokens: int
+    checkpoint: Checkpoint
+    options: EmbedOptions  # as asked for
+    plan: EmbedPlan  # as resolved
+    fasta_sha256: str  # of the shard
+    packs: int
+    fill: float  # tokens over token budgets, at most 1
+    flops: float  # of all forward passes
+    matmul_peak_flops: float  # per second, of a large matrix product on the device
+    device: dict[str, Any]  # see `packedesm.device.hardware.Device.describe`
+    gpu: dict[str, Any]  # see `packedesm.device.gpu_monitor.GPUMonitor.summary`
+    host: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ShardRun(JobFacts):
+    """What one embedding job recorded about itself."""
+
+    fingerprint: str  # of all that decides the vectors
+    arrays: dict[str, str]  # SHA-256 of the shard's array of each output
+    float32_rows: tuple[int, ...]  # rows that half precision could not embed
+    token_limit: int | None  # most tokens that fitted into memory at once, if it was found out
+    split_packs: int
+    restarts: int
+    recomputed_packs: int
+    discarded_commits: int
+    seconds: Seconds
+    started: str  # time of day, UTC, ISO 8601
+    finished: str
+
+    @classmethod
+    def read(cls, path: Path) -> ShardRun:
+        """Read ``run.json``; ValueError, KeyError or TypeError if it is not one."""
+        content: Mapping[str, Any] = read_json(path)
+        values = {field.name: content[field.name] for field in fields(cls)}
+        plan = values["plan"]
+        return cls(
+            **values
+            | {
+                "checkpoint": Checkpoint.from_json(values["checkpoint"]),
+                "options": EmbedOptions.of(values["options"]),
+                "plan": EmbedPlan(**plan | {"outputs": tuple(plan["outputs"])}),
+                "seconds": Seconds(**values["seconds"]),
+                "float32_rows": tuple(values["float32_rows"]),
+            }
+        )
+
+    def write(self, path: Path) -> None:
+        """Write ``run.json``, atomically."""
+        nested = {
+            "checkpoint": self.checkpoint.as_json(),
+            "options": self.options.as_config(),
+            "plan": asdict(self.plan),
+            "seconds": asdict(self.seconds),
+        }
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        write_json(path, values | nested)

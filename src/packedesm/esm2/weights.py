@@ -1,0 +1,152 @@
+"""fair-esm's weights by name: which there must be, and how `PackedESM2` holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from packedesm.errors import UserError
+from packedesm.esm2.geometry import VOCABULARY, Geometry
+
+ROTARY_BASE = 10_000
+
+# Our modules, and the fair-esm modules whose weights they hold, stacked.
+_LAYER_SOURCES = {
+    "attention_norm": ("self_attn_layer_norm",),
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attention_out": ("self_attn.out_proj",),
+    "mlp_norm": ("final_layer_norm",),
+    "fc1": ("fc1",),
+    "fc2": ("fc2",),
+}
+_ROTATED = ("self_attn.q_proj", "self_attn.k_proj")
+_FREQUENCIES = "layers.{}.self_attn.rot_emb.inv_freq"
+
+
+def tensor_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of every encoder weight in fair-esm's layout, without prefix."""
+    width = geometry.width
+    rows = {"fc1": (4 * width, width), "fc2": (width, 4 * width)}
+    shapes: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (VOCABULARY, width)}
+    for layer in range(geometry.layers):
+        for ours, parts in _LAYER_SOURCES.items():
+            weight = (width,) if ours.endswith("norm") else rows.get(ours, (width, width))
+            for kind, shape in (("weight", weight), ("bias", weight[:1])):
+                shapes |= {f"layers.{layer}.{part}.{kind}": shape for part in parts}
+    return shapes | {f"emb_layer_norm_after.{kind}": (width,) for kind in ("weight", "bias")}
+
+
+def check_tensors(
+    found: Mapping[str, tuple[int, ...]], geometry: Geometry, source: str = "checkpoint"
+) -> None:
+    """Raise UserError, naming `source`, unless `found` are the tensors of `geometry`.
+
+    Parameters
+    ----------
+    found
+        Shapes by fair-esm's names without prefix. The rotary frequencies may be there or not;
+        the heads (``lm_head``, ``contact_head``) are ignored.
+    """
+    size = f"{geometry.layers} layers, width {geometry.width}, {geometry.heads} heads"
+    hint = "use a complete ESM-2 checkpoint whose settings match its weights"
+    expected = tensor_shapes(geometry)
+    optional = {_FREQUENCIES.format(n): (geometry.head_dim // 2,) for n in range(geometry.layers)}
+    for name, shape in expected.items():
+        if name not in found:
+            raise UserError(f"{source}: tensor {name} is missing (for {size}); {hint}")
+        if found[name] != shape:
+            raise UserError(
+                f"{source}: tensor {name} has shape {list(found[name])}, "
+                f"expected {list(shape)} (for {size}); {hint}"
+            )
+    for name, shape in found.items():
+        if name in expected or name.startswith(("lm_head.", "contact_head.")):
+            continue
+        if name not in optional:
+            raise UserError(f"{source}: unexpected tensor {name} (for {size}); {hint}")
+        if shape != optional[name]:
+            raise UserError(
+                f"{source}: tensor {name} has shape {list(shape)}, "
+                f"expected {list(optional[name])} (for {size}); {hint}"
+            )
+
+
+def stacked(
+    state: Mapping[str, torch.Tensor], geometry: Geometry
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield name and tensor of each weight of `PackedESM2`, from fair-esm's by their names.
+
+    Those that rotary embedding rotates are interleaved, so that the two numbers of a pair adjoin.
+    """
+    for ours, sources in _weight_sources(geometry).items():
+        parts = [
+            _interleave(state[name], geometry.heads) if _is_rotated(name) else state[name]
+            for name in sources
+        ]
+        yield ours, parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def unstacked(
+    weights: Mapping[str, torch.Tensor], geometry: Geometry
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield fair-esm's name and tensor of each weight of `PackedESM2`; undoes `stacked`."""
+    for ours, sources in _weight_sources(geometry).items():
+        for name, part in zip(sources, weights[ours].chunk(len(sources)), strict=True):
+            yield name, _undo_interleave(part, geometry.heads) if _is_rotated(name) else part
+
+
+def rotary_frequencies(state: Mapping[str, torch.Tensor], geometry: Geometry) -> torch.Tensor:
+    """Return the checkpoint's rotary frequencies as float32 (head_dim / 2,).
+
+    ESM-2 was trained with frequencies rounded to float16. They are in the published files, and
+    fair-esm loads them from there: computing them anew gives other vectors than the reference.
+
+    Raises
+    ------
+    UserError
+        If they differ between layers.
+    """
+    stored = [state[name].float() for name in frequency_names(geometry) if name in state]
+    if not stored:
+        # As fair-esm computes them where a file has none.
+        exponents = torch.arange(0, geometry.head_dim, 2).float() / geometry.head_dim
+        return 1.0 / (ROTARY_BASE**exponents)
+    if not all(torch.equal(frequencies, stored[0]) for frequencies in stored):
+        raise UserError("checkpoint: rotary frequencies (rot_emb.inv_freq) differ between layers")
+    return stored[0]
+
+
+def frequency_names(geometry: Geometry) -> list[str]:
+    """Return fair-esm's name of the rotary frequencies of each layer, without prefix."""
+    return [_FREQUENCIES.format(layer) for layer in range(geometry.layers)]
+
+
+def _weight_sources(geometry: Geometry) -> dict[str, tuple[str, ...]]:
+    """Return our weights' names, each with the fair-esm weights that are stacked into it."""
+    sources: dict[str, tuple[str, ...]] = {"embed_tokens.weight": ("embed_tokens.weight",)}
+    for kind in ("weight", "bias"):
+        sources[f"final_norm.{kind}"] = (f"emb_layer_norm_after.{kind}",)
+        for layer in range(geometry.layers):
+            for module, parts in _LAYER_SOURCES.items():
+                sources[f"layers.{layer}.{module}.{kind}"] = tuple(
+                    f"layers.{layer}.{part}.{kind}" for part in parts
+                )
+    return sources
+
+
+def _is_rotated(name: str) -> bool:
+    """Tell whether a fair-esm weight makes numbers that rotary embedding rotates."""
+    return any(module in name for module in _ROTATED)
+
+
+def _interleave(weight: torch.Tensor, heads: int) -> torch.Tensor:
+    """Order each head's outputs 0, Dh/2, 1, Dh/2 + 1, …: the pairs that rotary rotates together."""
+    halves = weight.unflatten(0, (heads, 2, -1))
+    return halves.transpose(1, 2).flatten(0, 2)
+
+
+def _undo_interleave(weight: torch.Tensor, heads: int) -> torch.Tensor:
+    """Order each head's outputs as fair-esm has them: undoes `_interleave`."""
+    pairs = weight.unflatten(0, (heads, -1, 2))
+    return pairs.transpose(1, 2).flatten(0, 2)

@@ -1,0 +1,110 @@
+"""``index.parquet``: one row per record of the input, in its order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from packedesm.files import atomic_path
+
+FLOAT32 = "float32"
+"""The flag of records that half precision could not embed."""
+
+LONG_FLAGS = {"truncate": "truncated", "window": "windowed"}
+"""The flag of a record longer than ``max_length``, by the choice for long sequences."""
+
+# What is known of a record when it is read; `duplicate_of` only when all have been.
+READ_SCHEMA = pa.schema(
+    {
+        "row": pa.int64(),
+        "id": pa.string(),
+        "description": pa.string(),
+        "length": pa.int32(),
+        "embedded_length": pa.int32(),
+        "sha256": pa.string(),
+        "flags": pa.string(),
+    }
+)
+_DUPLICATE_PLACE = READ_SCHEMA.get_field_index("flags")
+SCHEMA = READ_SCHEMA.insert(_DUPLICATE_PLACE, pa.field("duplicate_of", pa.int64()))
+
+
+def write_index(path: Path, tables: Iterable[pa.Table], duplicate_of: np.ndarray) -> None:
+    """Write the index, atomically.
+
+    Parameters
+    ----------
+    tables
+        The records in order, with the columns of `READ_SCHEMA`.
+    duplicate_of
+        int64 (N,): the row whose vector a row receives, -1 for its own.
+    """
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, SCHEMA, compression="zstd", use_dictionary=["flags"]) as writer,
+    ):
+        row = 0
+        for table in tables:
+            duplicates = duplicate_of[row : row + len(table)]
+            column = pa.array(duplicates, mask=duplicates < 0)
+            place = _DUPLICATE_PLACE
+            writer.write_table(table.add_column(place, SCHEMA.field(place), column))
+            row += len(table)
+
+
+def write_flagged(path: Path, source: Path, float32_rows: list[int]) -> None:
+    """Write the index `source` to `path`, `float32_rows` and their duplicates flagged."""
+    with atomic_path(path) as temporary:
+        if not float32_rows:
+            temporary.write_bytes(source.read_bytes())
+            return
+        index = pq.ParquetFile(source)
+        with pq.ParquetWriter(temporary, index.schema_arrow) as writer:
+            for group in range(index.num_row_groups):
+                writer.write_table(_with_float32_flag(index.read_row_group(group), float32_rows))
+
+
+def embedded_as(index: pa.Table) -> pa.ChunkedArray:
+    """Return the row whose vector each record of an index has: its own, or its duplicate's."""
+    return pc.coalesce(index["duplicate_of"], index["row"])
+
+
+def length_counts(index: Path) -> np.ndarray:
+    """Count the records of each length, in constant memory.
+
+    Returns
+    -------
+    ndarray of int64, shape (longest + 1,)
+        Element L is the number of records of L residues.
+    """
+    counts = np.zeros(1, dtype=np.int64)
+    for batch in pq.ParquetFile(index).iter_batches(1 << 20, columns=["length"]):
+        found = np.bincount(batch.column(0).to_numpy(), minlength=len(counts))
+        found[: len(counts)] += counts
+        counts = found
+    return counts
+
+
+def read_rows(index: Path, rows: np.ndarray) -> Iterator[dict]:
+    """Yield some rows, ascending, with their columns; opens only the row groups that hold them."""
+    file = pq.ParquetFile(index)
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    starts = np.concatenate(([0], np.cumsum(sizes)))
+    groups = np.searchsorted(starts, rows, side="right") - 1
+    for group in np.unique(groups):
+        inside = rows[groups == group] - starts[group]
+        yield from file.read_row_group(int(group)).take(inside).to_pylist()
+
+
+def _with_float32_flag(index: pa.Table, float32_rows: list[int]) -> pa.Table:
+    flagged = pc.is_in(embedded_as(index), value_set=pa.array(float32_rows, pa.int64()))
+    none = pc.equal(index["flags"], "")
+    added = pc.if_else(none, FLOAT32, pc.binary_join_element_wise(index["flags"], FLOAT32, ","))
+    column = index.schema.get_field_index("flags")
+    flags = pc.if_else(flagged, added, index["flags"])
+    return index.set_column(column, index.schema.field("flags"), flags)
