@@ -6,7 +6,7 @@ import math
 
 from packedesm.esm2.registry import Checkpoint
 
-# Starting Python, loading weights over a busy network, measuring the matmul peak: rarely five minutes.
+# Starting Python, loading weights over a busy network, measuring the peak: rarely five minutes.
 _SETUP_MINUTES = 15
 # Twice the computed time: GPUs are shared, clocks vary, and a limit that is hit costs a queue.
 _MARGIN = 2
