@@ -1,5 +1,6 @@
 # make run    set up .venv and run the workflow on the shipped example
 # make test   set up .venv and run every test that can run on this machine
+# make test-training  the tests of examples/training
 # make bench  compare with every other way to get ESM-2 vectors, in an environment of its own
 # make bench-micro  time attention, packer, tokeniser, sharding, collation, store and merge
 # make check  linters and formatters
@@ -12,7 +13,7 @@ READY := $(VENV)/.ready
 BENCH := benchmarks/.venv
 KERNELS := setup.py src/packedesm/cpu_kernels.cpp
 
-.PHONY: run test test-most test-slurm bench bench-micro bench-wheels check lock clean
+.PHONY: run test test-most test-slurm test-training bench bench-micro bench-wheels check lock clean
 
 run: $(READY)
 	$(BIN)/snakemake --cores all --quiet rules
@@ -26,6 +27,9 @@ test-most: $(READY)
 
 test-slurm: $(READY)
 	$(BIN)/python -m pytest -m slurm
+
+test-training: $(READY)
+	$(BIN)/python -m pytest examples/training
 
 bench: $(BENCH)/.ready
 	$(BENCH)/bin/python -m benchmarks.compare
