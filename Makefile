@@ -5,6 +5,7 @@
 # make bench-micro  time attention, packer, tokeniser, sharding, collation, store and merge
 # make coverage  which lines the quick tests enter, in subprocesses too
 # make check  linters, formatters, spelling and types
+# make architecture  draw docs/architecture.svg from the code again
 # make lock   pin the newest versions that pyproject.toml admits
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ READY := $(VENV)/.ready
 BENCH := benchmarks/.venv
 KERNELS := setup.py src/packedesm/cpu_kernels.cpp
 
-.PHONY: run test test-most test-slurm test-training coverage bench bench-micro bench-wheels check lock clean
+.PHONY: run test test-most test-slurm test-training coverage bench bench-micro bench-wheels check architecture lock clean
 
 run: $(READY)
 	$(BIN)/snakemake --cores all --quiet rules
@@ -73,6 +74,9 @@ check: $(READY)
 	$(BIN)/snakemake --lint
 	$(BIN)/codespell
 	$(BIN)/mypy
+
+architecture: $(READY)
+	$(BIN)/python -m docs.draw_architecture
 
 # Installed once; again only after a change of what is to be installed.
 $(READY): requirements.lock pyproject.toml $(KERNELS)

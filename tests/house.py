@@ -170,10 +170,11 @@ def importers(house: House, module: str, allowed: tuple[str, ...]) -> list[str]:
 
 def circles(house: House) -> list[list[str]]:
     """Return the groups of modules that load one another, each group sorted."""
-    reached = {name: _reached(house.loads(), name) for name in house.sources}
+    loads = house.loads()
+    reached = {name: _reached(loads, name) for name in loads}
     groups = {
         tuple(sorted(other for other in reached[name] if name in reached[other]))
-        for name in house.sources
+        for name in reached
     }
     return sorted(list(group) for group in groups if group)
 
