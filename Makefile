@@ -1,8 +1,11 @@
 # make run    set up .venv and run the workflow on the shipped example
 # make test   set up .venv and run every test that can run on this machine
+# make test-training  the tests of examples/training
 # make bench  compare with every other way to get ESM-2 vectors, in an environment of its own
 # make bench-micro  time attention, packer, tokeniser, sharding, collation, store and merge
-# make check  linters and formatters
+# make coverage  which lines the quick tests enter, in subprocesses too
+# make check  linters, formatters, spelling and types
+# make architecture  draw docs/architecture.svg from the code again
 # make lock   pin the newest versions that pyproject.toml admits
 
 PYTHON ?= python3
@@ -12,7 +15,7 @@ READY := $(VENV)/.ready
 BENCH := benchmarks/.venv
 KERNELS := setup.py src/packedesm/esm2/kernels.cpp
 
-.PHONY: run test test-most test-slurm bench bench-micro bench-wheels check lock clean
+.PHONY: run test test-most test-slurm test-training coverage bench bench-micro bench-wheels check architecture lock clean
 
 run: $(READY)
 	$(BIN)/snakemake --cores all --quiet rules
@@ -26,6 +29,17 @@ test-most: $(READY)
 
 test-slurm: $(READY)
 	$(BIN)/python -m pytest -m slurm
+
+test-training: $(READY)
+	$(BIN)/python -m pytest examples/training
+
+# What is slow, or needs a GPU or a Slurm, is left out: for finding lines that no quick test enters.
+coverage: $(READY)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal \
+	  -m "not slow and not gpu and not slurm"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 bench: $(BENCH)/.ready
 	$(BENCH)/bin/python -m benchmarks.compare
@@ -58,6 +72,11 @@ check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
+	$(BIN)/codespell
+	$(BIN)/mypy
+
+architecture: $(READY)
+	$(BIN)/python -m docs.draw_architecture
 
 # Installed once; again only after a change of what is to be installed.
 $(READY): requirements.lock pyproject.toml $(KERNELS)

@@ -4,14 +4,17 @@ import esm
 import numpy as np
 import pytest
 import torch
-from packs import packs
-from perplexity import Counts, hidden_residue_losses
+import torch.nn.functional as F
 
+from packedesm.alphabet import MASK, encode
 from packedesm.esm2.checkpoints import load_state, prepare
 from packedesm.esm2.fair_esm import load_archive
 from packedesm.esm2.heads import LanguageModelHead
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import DEMO, MODELS, locate
+from packedesm.packing.collator import VarlenCollator
+from packedesm.packing.dataset import Protein
+from packedesm.packing.packer import plan_packs
 from packedesm.report.reference import Reference
 from packedesm.sequences.fasta import read_records
 
@@ -19,6 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 FLOAT32_RESIDUE = 5e-6  # relative L2 of every residue's vector
 LIMIT = 1022
+TOKEN_BUDGET = 8192
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +32,21 @@ def encoder():
 
 
 @pytest.fixture(scope="module")
+def head():
+    return LanguageModelHead.from_fair_esm(load_archive(locate(DEMO))["model"])
+
+
+@pytest.fixture(scope="module")
 def sequences(uniprot_500):
     return [record.sequence[:LIMIT] for record in read_records(uniprot_500)]
+
+
+def packs(sequences):
+    """Yield packs of whole proteins, each with the indices of its sequences."""
+    plan = plan_packs(np.array([len(sequence) + 2 for sequence in sequences]), TOKEN_BUDGET)
+    for items in (plan[pack] for pack in range(len(plan))):
+        proteins = [Protein(int(i), sequences[i], [(0, len(sequences[i]))]) for i in items]
+        yield items, VarlenCollator()(proteins)
 
 
 def distances(encoder, sequences, reference):
@@ -76,12 +93,42 @@ def test_its_record_says_what_it_is(tmp_path):
     assert record.untrained is False
 
 
-def test_it_predicts_hidden_residues_better_than_their_frequencies(encoder, sequences):
-    head = LanguageModelHead.from_fair_esm(load_archive(locate(DEMO))["model"])
+def test_it_predicts_hidden_residues_better_than_their_frequencies(encoder, head, sequences):
     chosen = [sequence for sequence in sequences if len(sequence) < 400][:40]
     # Counted on the very proteins that are asked for, which favours the counts.
-    losses, _ = hidden_residue_losses(encoder, head, Counts(chosen), chosen, seed=1)
-    assert losses["model"].mean() < losses["unigram"].mean()
+    counts = torch.bincount(torch.from_numpy(encode(b"".join(chosen))).long(), minlength=33)
+    unigram = (counts / counts.sum()).log()
+    generator = torch.Generator().manual_seed(1)
+    losses = {"model": [], "unigram": []}
+    for _, batch in packs(chosen):
+        drawn = torch.rand(len(batch.residue_tokens), generator=generator) < 0.15
+        places = batch.residue_tokens[drawn]
+        answers = batch.input_ids[places]
+        hidden = encoder.forward_packed(
+            **{**batch.inputs, "input_ids": batch.input_ids.index_fill(0, places, MASK)}
+        )
+        logits = head(hidden[places], encoder.embed_tokens.weight)
+        losses["model"].append(F.cross_entropy(logits, answers, reduction="none"))
+        losses["unigram"].append(-unigram[answers])
+    model, unigram = (torch.cat(losses[name]) for name in ("model", "unigram"))
+    assert len(model) > 1000
+    assert model.mean() < unigram.mean()
+
+
+def test_its_head_gives_the_logits_of_fair_esm(encoder, head):
+    with pytest.warns(UserWarning, match="Regression weights"):
+        reference, alphabet = esm.pretrained.load_model_and_alphabet_core(
+            "esm2", load_archive(locate(DEMO))
+        )
+    tokens = alphabet.get_batch_converter()([("", "MK<mask>AYIAKQRMKT")])[2]
+    with torch.inference_mode():
+        expected = reference.eval()(tokens)["logits"][0]
+    length = tokens.shape[1]
+    hidden = encoder.forward_packed(
+        tokens[0], torch.arange(length), torch.tensor([0, length], dtype=torch.int32), length
+    )
+    found = head(hidden, encoder.embed_tokens.weight)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_fair_esm_gives_the_same_vectors_for_a_few(encoder, sequences):

@@ -36,7 +36,7 @@ def mean_vectors(encoder: PackedESM2, sequences: Sequence[bytes]) -> np.ndarray:
     for items, batch in packs(sequences):
         with torch.inference_mode():
             hidden = encoder.forward_packed(**batch.inputs)
-            vectors[items] = pool(hidden, batch, ["mean"], torch.float32)["mean"].numpy()
+            vectors[items] = pool(hidden, batch, ["mean"], "float32")["mean"].numpy()
     return vectors
 
 

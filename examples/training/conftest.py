@@ -1,0 +1,1 @@
+"""Its place is its purpose: pytest puts the folder of this file on the path of the tests."""
