@@ -1,5 +1,6 @@
 # make run    set up .venv and run the workflow on the shipped example
 # make test   set up .venv and run every test that can run on this machine
+# make test-lesser-cpus  of them, those of the CPU's instructions, as on CPUs with fewer
 # make bench  compare with every other way to get ESM-2 vectors, in an environment of its own
 # make bench-micro  time attention, packer, tokeniser, sharding, collation, store and merge
 # make check  linters and formatters
@@ -12,20 +13,23 @@ READY := $(VENV)/.ready
 BENCH := benchmarks/.venv
 KERNELS := setup.py src/packedesm/cpu_kernels.cpp
 
-.PHONY: run test test-most test-slurm bench bench-micro bench-wheels check lock clean
+.PHONY: run test test-most test-slurm test-lesser-cpus bench bench-micro bench-wheels check lock clean
 
 run: $(READY)
 	$(BIN)/snakemake --cores all --quiet rules
 	@cat docs/after-run.txt
 
 # With --jobs=2 side by side: the tests on Slurm mostly wait.
-test: test-most test-slurm
+test: test-most test-slurm test-lesser-cpus
 
 test-most: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not slurm"
 
 test-slurm: $(READY)
 	$(BIN)/python -m pytest -m slurm
+
+test-lesser-cpus: $(READY)
+	$(BIN)/python -m tests.lesser_cpus --numprocesses auto --maxprocesses 4 --dist loadscope
 
 bench: $(BENCH)/.ready
 	$(BENCH)/bin/python -m benchmarks.compare

@@ -11,6 +11,7 @@ from packedesm.errors import UserError
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
+pytestmark = pytest.mark.cpu
 
 
 def packed(lengths, heads=2, head_dim=16, dtype=torch.float32, device="cpu"):
