@@ -1,6 +1,7 @@
 # make run    set up .venv and run the workflow on the shipped example
 # make test   set up .venv and run every test that can run on this machine
 # make test-training  the tests of examples/training
+# make test-lesser-cpus  of them, those of the CPU's instructions, as on CPUs with fewer
 # make bench  compare with every other way to get ESM-2 vectors, in an environment of its own
 # make bench-micro  time attention, packer, tokeniser, sharding, collation, store and merge
 # make coverage  which lines the quick tests enter, in subprocesses too
@@ -15,14 +16,14 @@ READY := $(VENV)/.ready
 BENCH := benchmarks/.venv
 KERNELS := setup.py src/packedesm/esm2/kernels.cpp
 
-.PHONY: run test test-most test-slurm test-training coverage bench bench-micro bench-wheels check architecture lock clean
+.PHONY: run test test-most test-slurm test-lesser-cpus test-training coverage bench bench-micro bench-wheels check architecture lock clean
 
 run: $(READY)
 	$(BIN)/snakemake --cores all --quiet rules
 	@cat docs/after-run.txt
 
 # With --jobs=2 side by side: the tests on Slurm mostly wait.
-test: test-most test-slurm
+test: test-most test-slurm test-lesser-cpus
 
 test-most: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not slurm"
@@ -40,6 +41,9 @@ coverage: $(READY)
 	  -m "not slow and not gpu and not slurm"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+test-lesser-cpus: $(READY)
+	$(BIN)/python -m tests.lesser_cpus --numprocesses auto --maxprocesses 4 --dist loadscope
 
 bench: $(BENCH)/.ready
 	$(BENCH)/bin/python -m benchmarks.compare

@@ -75,7 +75,7 @@ class Comparison:
             "limits": {},
             "rows": [],
         }
-        self._measured_limits: dict[str, list[float]] = {}
+        self._limits: dict[str, list[float]] = {}  # figures of each so far
         self._workers: list[Worker] = []
 
     def run(self, chosen: Sequence[Entry], repeats: int) -> None:
@@ -114,18 +114,25 @@ class Comparison:
     def _start_limits(self, dtypes: list[str]) -> Worker:
         worker = self._worker("limits")
         worker.call("load", self.device, dtypes, self.geometry, self.limit_sizes, self.scratch)
+        self._limits = {name: [] for name in worker.call("names").value}
         self._measure_limits(worker)
         return worker
 
     def _measure_limits(self, worker: Worker) -> None:
-        if time.monotonic() > self.deadline:
-            return
-        for name, figure in worker.call("measure").value.items():
-            self._measured_limits.setdefault(name, []).append(figure)
-        self.result["limits"] = {
-            name: {"median": statistics.median(x), "min": min(x), "max": max(x)}
-            for name, x in self._measured_limits.items()
-        }
+        """Measure each limit once more; one that cannot be measured tells why, as a row does."""
+        for name, figures in self._limits.items():
+            limit = self.result["limits"].setdefault(name, {})
+            if "reason" in limit or (figures and time.monotonic() > self.deadline):
+                continue
+            try:
+                if time.monotonic() > self.deadline:
+                    raise Failed("not run: the time was up")
+                figures.append(worker.call("measure", name).value)
+            except Failed as failed:
+                limit["reason"] = str(failed)
+            else:
+                median = statistics.median(figures)
+                limit |= {"median": median, "min": min(figures), "max": max(figures)}
 
     def _load(self, entry: Entry) -> Worker:
         """Let a contender load; all do so at once, which no figure depends on."""
@@ -205,13 +212,13 @@ class Comparison:
     def _rates(self, row: dict[str, Any]) -> dict[str, Any]:
         seconds, size = row["seconds"], self.result["input"]
         median = statistics.median(seconds)
-        peak = self.result["limits"].get(f"matmul {row['dtype']}")
+        peak = self.result["limits"].get(f"matmul {row['dtype']}", {}).get("median")
         return {
             "tokens_per_second": size["tokens"] / median,
             "tokens_per_second_min": size["tokens"] / max(seconds),
             "tokens_per_second_max": size["tokens"] / min(seconds),
             "residues_per_second": size["residues"] / median,
-            "mfu": self.result["flops"] / median / peak["median"] if peak else None,
+            "mfu": self.result["flops"] / median / peak if peak else None,
         }
 
 

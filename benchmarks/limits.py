@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,6 +30,8 @@ SIZES = {
     "cuda": Sizes(side=8192, tokens=32768, copied=1 << 31, written=1 << 30),
 }
 
+LONG = 5.0  # seconds of one product
+
 
 def load(device: str, dtypes: list[str], geometry: Geometry, sizes: Sizes, folder: Path) -> Limits:
     """Prepare measurements of products in these dtypes."""
@@ -36,7 +39,7 @@ def load(device: str, dtypes: list[str], geometry: Geometry, sizes: Sizes, folde
 
 
 class Limits:
-    """Limits of the device, measured once in each round."""
+    """Limits of the device, each measured once in each round; what it cannot do raises."""
 
     packages = ("torch",)
 
@@ -46,34 +49,49 @@ class Limits:
         self.device, self.dtypes, self.sizes, self.folder = device, dtypes, sizes, folder
         tokens, width = sizes.tokens, geometry.width
         self.shapes = {
+            "matmul": (sizes.side,) * 3,
             "qkv": (tokens, width, 3 * width),
             "attention_out": (tokens, width, width),
             "fc1": (tokens, width, 4 * width),
             "fc2": (tokens, 4 * width, width),
         }
+        self.others = {
+            "copy": self._copy,
+            "write to page cache": partial(self._write, to_disk=False),
+            "write to disk": partial(self._write, to_disk=True),
+        }
 
-    def measure(self) -> dict[str, float]:
-        """Return operations per second of each product and bytes per second of copy and write."""
-        found = {}
-        for dtype in self.dtypes:
-            shapes = {"matmul": (self.sizes.side,) * 3, **self.shapes}
-            for name, (m, k, n) in shapes.items():
-                found[f"{name} {dtype}"] = self._product(m, k, n, getattr(torch, dtype))
-        found["copy"] = self._copy()
-        found |= self._write()
-        return found
+    def names(self) -> list[str]:
+        """Return what can be measured, in the order in which it is shown."""
+        products = [f"{name} {dtype}" for dtype in self.dtypes for name in self.shapes]
+        return products + list(self.others)
+
+    def measure(self, name: str) -> float:
+        """Return operations per second of a product, bytes per second of a copy or a write."""
+        if name in self.others:
+            return self.others[name]()
+        product, _, dtype = name.partition(" ")
+        return self._product(*self.shapes[product], getattr(torch, dtype))
 
     @torch.inference_mode()
     def _product(self, m: int, k: int, n: int, dtype: torch.dtype) -> float:
-        """Return operations per second, of 2 m k n, by the fastest library that torch offers."""
+        """Return operations per second, of 2 m k n, by the fastest library that can do it."""
         a = torch.randn(m, k, device=self.device).to(dtype)
         b = torch.randn(n, k, device=self.device).to(dtype)
         ways = [lambda: torch.nn.functional.linear(a, b)]
-        if self.device == "cpu" and torch.backends.mkldnn.is_available():
+        if self.device == "cpu" and _onednn_multiplies(dtype):
             # What torch.compile emits; on AMD, torch itself multiplies float32 by the slower MKL.
             linear = torch.ops.mkldnn._linear_pointwise
             ways.append(lambda: linear(a, b, None, "none", [], ""))
-        return 2 * m * k * n / min(map(self._best_of_three, ways))
+        seconds, errors = [], []
+        for way in ways:
+            try:
+                seconds.append(self._best_of_three(way))
+            except RuntimeError as error:
+                errors.append(error)
+        if not seconds:
+            raise errors[0]
+        return 2 * m * k * n / min(seconds)
 
     def _copy(self) -> float:
         """Return bytes copied per second; each is read once and written once."""
@@ -81,22 +99,38 @@ class Limits:
         target = torch.empty_like(source)
         return self.sizes.copied / self._best_of_three(lambda: target.copy_(source))
 
-    def _write(self) -> dict[str, float]:
-        """Return bytes written per second, to the page cache and down to the disk."""
+    def _write(self, to_disk: bool) -> float:
+        """Return bytes written per second, to the page cache or down to the disk."""
         path = self.folder / "written"
         block = os.urandom(1 << 20)
-        with path.open("wb", buffering=0) as handle:
-            start = time.perf_counter()
-            for _ in range(self.sizes.written >> 20):
-                handle.write(block)
-            cached = time.perf_counter() - start
-            os.fsync(handle.fileno())
-            on_disk = time.perf_counter() - start
-        path.unlink()
-        return {
-            "write to page cache": self.sizes.written / cached,
-            "write to disk": self.sizes.written / on_disk,
-        }
+        try:
+            with path.open("wb", buffering=0) as handle:
+                start = time.perf_counter()
+                for _ in range(self.sizes.written >> 20):
+                    handle.write(block)
+                if to_disk:
+                    os.fsync(handle.fileno())
+                seconds = time.perf_counter() - start
+        finally:
+            path.unlink(missing_ok=True)
+        return self.sizes.written / seconds
 
     def _best_of_three(self, work: Callable[[], object]) -> float:
-        return min(time_repeats(work, torch.device(self.device), repeats=3, warm_up=1))
+        """Return the seconds of the fastest of three calls, or of one that takes very long.
+
+        Half precision does on a CPU without instructions for it.
+        """
+        times = partial(time_repeats, work, torch.device(self.device), warm_up=0)
+        (first,) = times(repeats=1)  # a warm-up, of which long work has no need
+        return first if first > LONG else min(times(repeats=3))
+
+
+def _onednn_multiplies(dtype: torch.dtype) -> bool:
+    """Tell whether oneDNN is there and takes products of this dtype on this CPU."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return {
+        torch.float32: lambda: True,
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    }.get(dtype, lambda: False)()

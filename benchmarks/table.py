@@ -72,10 +72,16 @@ def for_terminal(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _limit(name: str, figures: dict[str, float]) -> str:
-    unit, scale = ("GB/s", 1e9) if name.startswith(("copy", "write")) else ("TFLOP/s", 1e12)
+def _limit(name: str, figures: dict[str, Any]) -> str:
+    if "median" not in figures:
+        return f"  {name:<26}{figures['reason']}"
+    unit, scale = ("TFLOP/s", 1e12) if figures["median"] >= 1e11 else ("GFLOP/s", 1e9)
+    if name.startswith(("copy", "write")):
+        unit, scale = "GB/s", 1e9
     low, high = figures["min"] / scale, figures["max"] / scale
-    return f"  {name:<26}{figures['median'] / scale:>8.2f} {unit} ({low:.2f}-{high:.2f})"
+    return f"  {name:<26}{figures['median'] / scale:>8.2f} {unit} ({low:.2f}-{high:.2f})" + (
+        f"  then failed: {figures['reason']}" if "reason" in figures else ""
+    )
 
 
 def for_readme(results: Sequence[dict[str, Any]]) -> str:

@@ -14,6 +14,15 @@ if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
+def pytest_configure():
+    """Refuse to run if this CPU shall pass for another one and torch does not take it for that."""
+    if asked := os.environ.get("ATEN_CPU_CAPABILITY"):
+        import torch
+
+        if (found := torch.backends.cpu.get_cpu_capability()) != asked.upper():
+            raise pytest.UsageError(f"ATEN_CPU_CAPABILITY={asked}, but torch says {found}")
+
+
 @pytest.fixture
 def tell(record_property):
     """Return a function that puts a line of text at the end of what pytest prints."""

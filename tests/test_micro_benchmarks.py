@@ -7,6 +7,7 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.cpu
 SPREAD = {"seconds", "min_seconds", "max_seconds", "cpu_seconds"}
 
 

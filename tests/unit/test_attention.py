@@ -11,13 +11,14 @@ from packedesm.esm2.attention import (
     BACKENDS,
     Selection,
     Sequences,
+    attend,
     select_backend,
     varlen_attention,
 )
-from packedesm.esm2.kernels import attend
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
+pytestmark = pytest.mark.cpu
 
 
 def packed(lengths, heads=2, head_dim=16, dtype=torch.float32, device="cpu"):

@@ -1,51 +1,93 @@
-"""Our own CPU kernels, as compiled for each kind of CPU, against textbook formulas."""
+"""Our own CPU kernels, as compiled for each kind of CPU, against textbook formulas.
+
+Every test runs on every CPU, in each number format: by the kernel, or where a CPU has none for it
+by what ``auto`` chooses instead.
+"""
+
+import os
+from pathlib import Path
 
 import pytest
 import torch
 
 from packedesm.errors import UserError
 from packedesm.esm2 import kernels
-from packedesm.esm2.attention import Sequences, select_backend, varlen_attention
-from packedesm.esm2.kernels import attend
+from packedesm.esm2.attention import (
+    WITH_ROTARY,
+    Sequences,
+    attend,
+    select_backend,
+    varlen_attention,
+)
+from packedesm.esm2.model import _rotate
 from tests.unit.test_attention import packed, textbook
 
 CPU = torch.device("cpu")
+CPUINFO = Path("/proc/cpuinfo")  # of Linux, and only there kernels are compiled
+FLAGS = set(CPUINFO.read_text().split()) if CPUINFO.exists() else set()
+NEEDED = {
+    "AVX512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"},
+    "AVX2": {"avx2", "fma"},
+    "DEFAULT": set(),
+}
 HERE = torch.backends.cpu.get_cpu_capability()
-HAS = {"AVX512": ("AVX512", "AVX2"), "AVX2": ("AVX2",)}.get(HERE, ())
+# What this CPU can run, and every lesser one.
+KINDS = [*NEEDED][[*NEEDED].index(HERE) :] if HERE in NEEDED else [HERE]
+KERNELS = [kind for kind in KINDS if NEEDED.get(kind) and NEEDED[kind] <= FLAGS]
+DTYPES = [torch.float32, torch.bfloat16]
 # Around the kernel's tiles (8, 16, 32 queries), blocks (4, 8, 128 keys) and tasks (512 queries).
 LENGTHS = [1, 3, 17, 8, 9, 31, 32, 33, 129, 16, 511, 515, 128, 1030]
 HEAD_DIMS = (16, 24, 32, 64, 128)
-pytestmark = pytest.mark.skipif(not HAS, reason=f"this CPU has no AVX2, torch says {HERE}")
+pytestmark = pytest.mark.cpu
 
 
-@pytest.fixture(params=["AVX512", "AVX2"])
+@pytest.fixture(params=KINDS)
 def kind(request, monkeypatch):
-    """Let the kernel be the one for a kind of CPU."""
-    if request.param not in HAS:
-        pytest.skip(f"this CPU cannot run {request.param}")
+    """Let the CPU be of one kind."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: request.param)
     kernels._library.cache_clear()
     yield request.param
     kernels._library.cache_clear()
 
 
-def ours(q, k, v, lengths):
+of_each_kernel = pytest.mark.parametrize(
+    "kind",
+    KERNELS or [pytest.param(HERE, marks=pytest.mark.skip(reason=f"no kernel is for {HERE}"))],
+    indirect=True,
+)
+in_each_format = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def ours(q, k, v, lengths, rotary=None):
+    """Attend by what ``auto`` chooses; q and k are rotated by `rotary` first."""
+    backend = select_backend("auto", CPU, q.dtype, q.shape[-1]).name
+    if rotary is not None and backend not in WITH_ROTARY:
+        q, k = _rotate(torch.stack((q, k), 1), rotary).unbind(1)
+        rotary = None
     cu_seqlens = torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32)
-    return varlen_attention(q, k, v, cu_seqlens, max(lengths), backend="varlen_cpu")
+    return attend(backend, q, k, v, Sequences(cu_seqlens, max(lengths), lengths), rotary)
 
 
 def relative_l2(found, expected):
     return float((found.double() - expected).norm() / expected.norm())
 
 
-def bfloat16_or_skip():
-    if kernels.unavailable_reason(CPU, torch.bfloat16, 16):
-        pytest.skip("this CPU has no AVX512-BF16")
+def test_every_kind_of_kernel_that_this_cpu_can_run_is_tested():
+    """By what the system tells of the CPU, not torch; unless it is to pass for a lesser one."""
+    best = [*NEEDED].index(os.environ.get("ATEN_CPU_CAPABILITY", "avx512").upper())
+    lesser = [*NEEDED.items()][best:]
+    assert [kind for kind, needed in lesser if needed and needed <= FLAGS] == KERNELS
 
 
-def test_auto_on_a_cpu_that_can_run_it_is_the_kernel(kind):
+@in_each_format
+def test_auto_on_a_cpu_that_can_run_it_is_the_kernel(kind, dtype):
     """It was compiled at installation: a missing library is a failure here, not a skip."""
-    assert select_backend("auto", CPU, torch.float32, 64).name == "varlen_cpu"
+    has = kind in KERNELS
+    if dtype == torch.bfloat16:
+        has = kind == "AVX512" and "avx512_bf16" in FLAGS
+    name, reason = select_backend("auto", CPU, dtype, 64)
+    assert name == ("varlen_cpu" if has else "sdpa")
+    assert has or ("bfloat16" in reason if kind in KERNELS else "AVX2" in reason)
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
@@ -59,8 +101,7 @@ def test_float32_equals_textbook_attention(kind, head_dim):
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
-def test_bfloat16_equals_textbook_attention(head_dim):
-    bfloat16_or_skip()
+def test_bfloat16_equals_textbook_attention(kind, head_dim):
     q, k, v, _ = packed(LENGTHS, heads=3, head_dim=head_dim, dtype=torch.bfloat16)
     expected = textbook(q, k, v, LENGTHS)
     # Weights and numbers are rounded by 2⁻⁸ of themselves at most, about half of it on average.
@@ -83,10 +124,8 @@ def test_scores_far_apart(kind, size):
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_protein_has_one_result_alone_in_any_pack_and_with_any_threads(dtype):
-    if dtype == torch.bfloat16:
-        bfloat16_or_skip()
+@in_each_format
+def test_a_protein_has_one_result_alone_in_any_pack_and_with_any_threads(kind, dtype):
     lengths = [40, 600, 7]
     q, k, v, _ = packed(lengths, dtype=dtype)
     together = ours(q, k, v, lengths)
@@ -115,13 +154,13 @@ def test_what_is_not_finite_is_passed_on_within_its_protein(kind, which, bad):
     assert torch.equal(after[untouched], before[untouched])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_views_into_one_projection_give_what_copies_give(dtype):
-    if dtype == torch.bfloat16:
-        bfloat16_or_skip()
+@in_each_format
+def test_views_into_one_projection_give_what_copies_give(kind, dtype):
     qkv = torch.randn(12, 3, 2, 24).to(dtype)
     views = ours(*qkv.unbind(1), [5, 7])
     assert torch.equal(ours(*(x.contiguous() for x in qkv.unbind(1)), [5, 7]), views)
+    if select_backend("auto", CPU, dtype, 24).name == "sdpa":
+        return  # which is given none but numbers that adjoin
     heads_last = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in qkv.unbind(1)]
     assert torch.equal(ours(*heads_last, [5, 7]), views)
 
@@ -145,6 +184,7 @@ def test_gradients_are_refused():
         kernels.attend(q.requires_grad_(), k, v, cu_seqlens)
 
 
+@of_each_kernel
 def test_what_it_cannot_do_is_named(kind):
     def refused(device, dtype, head_dim, match):
         with pytest.raises(UserError, match=match):
@@ -156,6 +196,7 @@ def test_what_it_cannot_do_is_named(kind):
     refused(torch.device("cuda", 0), torch.float32, 64, "runs on a CPU")
 
 
+@of_each_kernel
 def test_a_cpu_or_an_installation_without_it_is_named(kind, monkeypatch):
     monkeypatch.setattr(kernels, "_LIBRARIES", {kind: "packedesm.esm2._not_compiled"})
     name, reason = select_backend("auto", CPU, torch.float32, 64)
@@ -165,22 +206,20 @@ def test_a_cpu_or_an_installation_without_it_is_named(kind, monkeypatch):
     assert "AVX2" in select_backend("auto", CPU, torch.float32, 64).reason
 
 
-def turned(x, rotary):
+def rotated(x, rotary):
     """Rotary embedding in float64, rounded to what `x` is."""
     pairs = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotary.squeeze(1)).flatten(-2).to(x.dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@in_each_format
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_rotary_embedding_on_the_way_is_complex_multiplication(kind, head_dim, dtype):
-    if kernels.unavailable_reason(CPU, dtype, head_dim):
-        pytest.skip(f"the kernel for {kind} does not compute in {dtype} here")
-    q, k, v, cu_seqlens = packed(LENGTHS, heads=3, head_dim=head_dim, dtype=dtype)
+    q, k, v, _ = packed(LENGTHS, heads=3, head_dim=head_dim, dtype=dtype)
     angles = torch.rand(len(q), 1, 1, head_dim // 2) * 100
     rotary = torch.polar(torch.ones_like(angles), angles)
-    found = kernels.attend(q, k, v, cu_seqlens, rotary)
-    expected = textbook(turned(q, rotary), turned(k, rotary), v, LENGTHS)
+    found = ours(q, k, v, LENGTHS, rotary)
+    expected = textbook(rotated(q, rotary), rotated(k, rotary), v, LENGTHS)
     assert relative_l2(found, expected) <= (1e-6 if dtype == torch.float32 else 2**-8)
 
 
@@ -197,9 +236,10 @@ def test_a_backend_without_rotary_takes_none():
         attend("sdpa", q, k, v, Sequences(cu_seqlens, 10), rotary)
 
 
+@of_each_kernel
 def test_a_kernel_of_other_sources_is_not_called(kind, monkeypatch, tmp_path):
     """After an update of the checkout, before it was installed again."""
-    source = tmp_path / "kernels.cpp"
+    source = tmp_path / "cpu_kernels.cpp"
     source.write_bytes(kernels._SOURCE.read_bytes())
     monkeypatch.setattr(kernels, "_SOURCE", source)
     assert kernels.unavailable_reason(CPU, torch.float32, 64) is None

@@ -20,7 +20,7 @@ from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import MODELS
 from packedesm.report.reference import Reference
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.cpu]
 
 FLOAT32_RESIDUE = 5e-6  # relative L2, of every residue's vector and so of every record
 BFLOAT16_POOLED = 0.02  # relative L2

@@ -16,6 +16,8 @@ from torch import nn
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and (
     torch.backends.cpu.get_cpu_capability() == "AVX512"
 )
+# Half precision not where ONEDNN_MAX_CPU_ISA keeps it from AVX-512: it would refuse.
+_HAS_BFLOAT16 = HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def linear(x: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
@@ -52,4 +54,5 @@ def _by_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
     if x.device.type != "cpu":
         return False
     differentiated = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    return HAS_ONEDNN and x.dtype in (torch.float32, torch.bfloat16) and not differentiated
+    has = _HAS_BFLOAT16 if x.dtype == torch.bfloat16 else HAS_ONEDNN
+    return has and x.dtype in (torch.float32, torch.bfloat16) and not differentiated
