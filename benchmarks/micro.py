@@ -108,7 +108,7 @@ def conditions(options: argparse.Namespace) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "--short", "HEAD"),
         "changed_since": bool(_git("status", "--porcelain", "src", "benchmarks/*.py")),
-        "device": hardware.describe(torch.device("cpu"), None),
+        "device": hardware.Device.of(torch.device("cpu")).describe(),
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "versions": versions(),

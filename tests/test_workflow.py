@@ -110,7 +110,7 @@ def test_repeated_sequences_are_embedded_once_and_counted(tmp_path):
     embedded = [read_json(paths.shard_run(shard))["records"] for shard in (0, 1)]
     assert sum(embedded) == 3
     assert read_json(paths.metrics)["duplicates"] == {"records": 3, "residues": 17}
-    warning = "1 of 6 records repeat the id and sequence of an earlier one"
+    warning = "1 of 6 records repeats the id and sequence of an earlier one"
     page = paths.report.read_text()
     assert warning in page
     assert "3\n(17 residues): computed once, the vector copied" in page

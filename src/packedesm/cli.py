@@ -148,7 +148,9 @@ def _unfinished(paths: Paths) -> bool:
 
 def _cores() -> int:
     # What this process may use, which a cluster limits; macOS cannot tell.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    )
 
 
 def _fetch(options: argparse.Namespace) -> None:

@@ -139,9 +139,8 @@ def _check_sample_name(name: Any) -> None:
     if not isinstance(name, str):
         raise UserError(f"config key fasta: sample {name!r} is not text; put it in quotes")
     long = len(name.encode(errors="replace")) > _LONGEST_SAMPLE
-    odd = name.startswith(".") or not name.isprintable() or set(name) & _NOT_IN_SAMPLES
-    odd = odd or _PERIODIC.search(name)
-    if not name or long or odd:
+    odd = name.startswith(".") or not name.isprintable() or bool(set(name) & _NOT_IN_SAMPLES)
+    if not name or long or odd or _PERIODIC.search(name):
         raise UserError(
             f"config key fasta: sample {quote(name)} cannot name a folder and its jobs; use "
             f"at most {_LONGEST_SAMPLE} letters, digits, '.', '_' and '-', or name the sample "
@@ -207,19 +206,22 @@ def _validator(described: dict[str, Any]) -> jsonschema.Draft202012Validator:
 
 def _explain(error: jsonschema.ValidationError) -> str:
     where = ".".join(str(part) for part in error.absolute_path)
+    described: Any = error.schema
+    given: Any = error.instance
+    asked: Any = error.validator_value
     if error.validator == "additionalProperties":
-        known = list(error.schema["properties"]) if "properties" in error.schema else []
-        unknown = next(key for key in error.instance if key not in known)
+        known = list(described["properties"]) if "properties" in described else []
+        unknown = next(key for key in given if key not in known)
         close = difflib.get_close_matches(str(unknown), known, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"the keys are {', '.join(known)}"
         return f"unknown config key {quote('.'.join(filter(None, [where, str(unknown)])))}; {hint}"
     if error.validator == "required":
-        missing = next(key for key in error.validator_value if key not in error.instance)
+        missing = next(key for key in asked if key not in given)
         return f"config key {missing!r} is missing; set it in config.yaml or with --config"
-    allowed = _allowed(error.schema)
-    given = repr(error.instance)
-    given = given if len(given) <= 200 else f"{given[:200]}…"
-    return f"config key {where}: {given} is not allowed; give {allowed}"
+    allowed = _allowed(described)
+    shown = repr(given)
+    shown = shown if len(shown) <= 200 else f"{shown[:200]}…"
+    return f"config key {where}: {shown} is not allowed; give {allowed}"
 
 
 def _allowed(part: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from packedesm.errors import Fault, UserError, printable
 
@@ -22,7 +23,7 @@ class LineFormatter(logging.Formatter):
         record.message = printable(record.message.rstrip())
         return super().formatMessage(record)
 
-    def formatException(self, ei) -> str:
+    def formatException(self, ei: Any) -> str:
         """Return a traceback, its lines escaped one by one."""
         return "\n".join(map(printable, super().formatException(ei).split("\n")))
 

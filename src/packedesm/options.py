@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 import numpy as np
@@ -177,3 +177,12 @@ class EmbedPlan:
     attention: str  # a backend
     token_budget: int
     reasons: dict[str, str]  # why, by the name of what was resolved
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values by their names."""
+        return asdict(self) | {"outputs": list(self.outputs)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> EmbedPlan:
+        """Return what `as_json` gave."""
+        return cls(**{**content, "outputs": tuple(content["outputs"])})

@@ -18,7 +18,7 @@ def test_one_shard_is_embedded(run_rule, finished):
     assert run["shard"] == 1
     assert (run["records"], run["tokens"]) == (shard["records"], shard["tokens"])
     assert packs["records"].sum() == shard["records"]
-    assert packs["tokens"].max() <= run["token_budget"]
+    assert packs["tokens"].max() <= run["plan"]["token_budget"]
     assert run["gpu"]["available"] == (run["device"]["kind"] == "cuda")
     assert run["gpu"]["available"] or run["gpu"]["reason"]
     assert "residues/s" in (paths.root.parent / ".logs/uniprot_500/embed.1.log").read_text()

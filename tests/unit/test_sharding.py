@@ -291,7 +291,7 @@ def test_headers_reach_the_index_unchanged(write):
 def test_a_repeated_record_is_kept_with_a_warning(write, caplog):
     paths, summary = write(b">a\nMK\n>b\nAC\n>a other words\nMK\n")
     assert index_of(paths)["duplicate_of"] == [None, None, 0]
-    warning = "1 of 3 records repeat the id and sequence of an earlier one"
+    warning = "1 of 3 records repeats the id and sequence of an earlier one"
     assert summary["warnings"] == [warning]
     assert ("WARNING", warning) in [(r.levelname, r.getMessage()) for r in caplog.records]
 
@@ -375,7 +375,7 @@ def test_a_fault_leaves_what_was_published_before_as_it_was(write, tmp_path):
 
 
 def test_only_the_declared_files_remain(write):
-    leftover = write(b">a\nMK\n")[0].work / "spool"
+    leftover = write(b">a\nMK\n")[0].work / "staging"
     leftover.mkdir()
     (leftover / "records.fasta").write_text("of a run that was killed")
     paths, _ = write(b">a\nMK\n>b\nAC\n", shards=2)

@@ -76,8 +76,9 @@ class GPUMonitor:
             self._samples.append({"seconds": time.monotonic() - start, **_sample(handle)})
             if self._stop.wait(self._interval):
                 break
-        if energy is not None:
-            self._energy_j = (_energy_mj(handle) - energy) / 1000
+        energy_now = _energy_mj(handle)
+        if energy is not None and energy_now is not None:
+            self._energy_j = (energy_now - energy) / 1000
 
 
 def _sample(handle: Any) -> dict[str, float]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pynvml
 from filelock import FileLock, Timeout
@@ -117,7 +118,7 @@ def lease(
         time.sleep(poll_seconds)
 
 
-def _describe(handle) -> Gpu:
+def _describe(handle: Any) -> Gpu:
     return Gpu(
         uuid=pynvml.nvmlDeviceGetUUID(handle),
         name=pynvml.nvmlDeviceGetName(handle),

@@ -56,12 +56,12 @@ def rising_until(rate: Callable[[int], float], budgets: Iterable[int]) -> int:
 
     One that does not fit into memory, the first excepted, ends the search.
     """
-    best, fastest = None, 0.0
+    best, fastest = 0, 0.0
     for budget in budgets:
         try:
             found = rate(budget)
         except Exception as error:
-            if best is None or not out_of_memory(error):
+            if not best or not out_of_memory(error):
                 raise
             break
         if found < _WORTH * fastest:

@@ -97,18 +97,17 @@ class CommitWriter:
         with self._lock:
             if self._file is not None:
                 with explained(self._folder):
-                    self._write()
+                    self._write(self._file)
                 self._file, self._statistics = None, []
 
-    def _write(self) -> None:
+    def _write(self, file: _HashedFile) -> None:
         first, last = self._statistics[0].pack, self._statistics[-1].pack
-        path = (
-            self._folder / f"{first:08d}-{last:08d}-{self._description['attempt']}{COMMIT_SUFFIX}"
-        )
+        name = f"{first:08d}-{last:08d}-{self._description['attempt']}"
+        path = self._folder / f"{name}{COMMIT_SUFFIX}"
         packs = [asdict(statistics) for statistics in self._statistics]
         text = json.dumps(self._description | {"packs": packs}).encode()
-        self._file.write(text + len(text).to_bytes(8, "little"))
-        self._file.finish()
+        file.write(text + len(text).to_bytes(8, "little"))
+        file.finish()
         self._may_commit()
         self._temporary.replace(path)
         fsync(self._folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -49,7 +49,7 @@ class Feed:
             loader.kill()
             raise
 
-    def _until_stopped(self, batches) -> Iterator[PackedBatch]:
+    def _until_stopped(self, batches: Iterable[PackedBatch]) -> Iterator[PackedBatch]:
         for batch in batches:
             self.check_stop()
             yield batch

@@ -119,10 +119,11 @@ def embed_packs(
     done = set(committed)
     residues = int(feed.dataset.embedded_lengths.sum())
     residues_done = sum(pack.residues for pack in committed.values())
-    bounds = {"seconds": job.commit_seconds, "packs": job.commit_packs}
     start = time.perf_counter() - state.seconds_before
     with (
-        state.committing(runner.plan.outputs, **bounds) as commit,
+        state.committing(
+            runner.plan.outputs, seconds=job.commit_seconds, packs=job.commit_packs
+        ) as commit,
         Progress("embedding", residues, "residues", before=residues_done) as progress,
     ):
 

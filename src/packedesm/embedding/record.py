@@ -66,13 +66,12 @@ class ShardRun(JobFacts):
         """Read ``run.json``; ValueError, KeyError or TypeError if it is not one."""
         content: Mapping[str, Any] = read_json(path)
         values = {field.name: content[field.name] for field in fields(cls)}
-        plan = values["plan"]
         return cls(
             **values
             | {
                 "checkpoint": Checkpoint.from_json(values["checkpoint"]),
                 "options": EmbedOptions.of(values["options"]),
-                "plan": EmbedPlan(**plan | {"outputs": tuple(plan["outputs"])}),
+                "plan": EmbedPlan.from_json(values["plan"]),
                 "seconds": Seconds(**values["seconds"]),
                 "float32_rows": tuple(values["float32_rows"]),
             }
@@ -83,7 +82,7 @@ class ShardRun(JobFacts):
         nested = {
             "checkpoint": self.checkpoint.as_json(),
             "options": self.options.as_config(),
-            "plan": asdict(self.plan),
+            "plan": self.plan.as_json(),
             "seconds": asdict(self.seconds),
         }
         values = {field.name: getattr(self, field.name) for field in fields(self)}

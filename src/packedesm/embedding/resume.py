@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class ShardState:
             The token budget was chosen by the job, to fit the free memory of its GPU: the one of
             the first attempt is taken over.
         """
-        fixed = {name: value for name, value in asdict(plan).items() if name != "reasons"}
+        fixed = {name: value for name, value in plan.as_json().items() if name != "reasons"}
         content = json.loads(json.dumps({"format": FORMAT, **fixed, **deciding}))
         path = self.folder / "plan.json"
         try:

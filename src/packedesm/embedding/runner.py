@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
@@ -112,13 +112,13 @@ class AsyncInferenceRunner:
                 self.fallback.lower(tokens)
         for future in waiting:
             future.result()
-        embedded = self._split(batch)
+        embedded = self._split(batch, self.fallback)
         return lambda: embedded
 
-    def _split(self, batch: PackedBatch) -> Embedded:
+    def _split(self, batch: PackedBatch, fallback: Fallback) -> Embedded:
         """Embed a pack by halves, down to single records, and wait for each."""
         tokens = sum(batch.lengths)
-        if self.fallback.fits(tokens) or len(batch.rows) == 1:
+        if fallback.fits(tokens) or len(batch.rows) == 1:
             self._free_memory()
             try:
                 return self._lane.launch(batch, self._embed)()
@@ -128,10 +128,10 @@ class AsyncInferenceRunner:
             if len(batch.rows) == 1:
                 self._free_memory()
                 start = time.perf_counter()
-                vectors = self.fallback.alone(batch)
+                vectors = fallback.alone(batch)
                 return Embedded(vectors, time.perf_counter() - start, 1, batch.rows)
-            self.fallback.lower(tokens)
-        return Embedded.join([self._split(half) for half in self.fallback.halves(batch)])
+            fallback.lower(tokens)
+        return Embedded.join([self._split(half, fallback) for half in fallback.halves(batch)])
 
     def _free_memory(self) -> None:
         if self._device.type == "cuda":
@@ -141,7 +141,15 @@ class AsyncInferenceRunner:
         hidden = self.model.forward_packed(**batch.inputs, attention=self.plan.attention)
         return pool(hidden, batch, self.plan.outputs, self.plan.output_dtype)
 
-    def _finish(self, pack, batch, wait, collect, sink, start) -> None:
+    def _finish(
+        self,
+        pack: int,
+        batch: PackedBatch,
+        wait: float,
+        collect: Collect,
+        sink: Sink,
+        start: float,
+    ) -> None:
         embedded = collect()
         vectors, float32_rows = embedded.numpy(), embedded.float32_rows
         if self.fallback is not None and len(bad := not_finite(vectors, batch.residues)):
@@ -242,7 +250,7 @@ class _CudaLane:
         return host.copy_(tensor, non_blocking=True)
 
 
-def _timed_next(source) -> tuple[PackedBatch, float] | None:
+def _timed_next(source: Iterator[PackedBatch]) -> tuple[PackedBatch, float] | None:
     start = time.perf_counter()
     batch = next(source, None)
     return None if batch is None else (batch, time.perf_counter() - start)

@@ -6,10 +6,11 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from packedesm.errors import UserError
 from packedesm.esm2 import kernels
@@ -28,20 +29,20 @@ class Selection(NamedTuple):
 class Sequences(NamedTuple):
     """Where the sequences of a pack stand."""
 
-    cu_seqlens: torch.Tensor  # int32 (sequences + 1,), where each begins, then the total
+    cu_seqlens: Tensor  # int32 (sequences + 1,), where each begins, then the total
     max_seqlen: int  # tokens of the longest
     lengths: Sequence[int] | None = None  # tokens of each, on the host
 
 
 def varlen_attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    cu_seqlens: torch.Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
     max_seqlen: int,
     *,
     backend: str = "sdpa",
-) -> torch.Tensor:
+) -> Tensor:
     """Return softmax(q kᵀ / √head_dim) v, computed within each sequence of the pack.
 
     The scale is applied here: `q` arrives unscaled.
@@ -59,7 +60,7 @@ def varlen_attention(
 
     Returns
     -------
-    torch.Tensor
+    Tensor
         Shape (total_tokens, heads, head_dim), dtype of `q`.
     """
     return attend(backend, q, k, v, Sequences(cu_seqlens, max_seqlen))
@@ -67,12 +68,12 @@ def varlen_attention(
 
 def attend(
     backend: str,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
     sequences: Sequences,
-    rotary: torch.Tensor | None = None,
-) -> torch.Tensor:
+    rotary: Tensor | None = None,
+) -> Tensor:
     """Return what `varlen_attention` returns, with all that a backend can use.
 
     Parameters
@@ -106,7 +107,7 @@ def select_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim
                 f"attention backend {name!r} cannot be used: {reason}; choose auto or sdpa"
             )
         return Selection(name, "named in the configuration")
-    passed_over = []
+    passed_over: list[str] = []
     for candidate in PREFERENCE.get(device.type, ("sdpa",)):
         reason = unavailable_reason(candidate, device, dtype, head_dim)
         if reason is None:
@@ -115,7 +116,7 @@ def select_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim
     raise AssertionError("sdpa always fits")
 
 
-def _sdpa(q, k, v, sequences):
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
     lengths = sequences.lengths
     if lengths is None:
         lengths = sequences.cu_seqlens.diff().tolist()
@@ -132,36 +133,38 @@ def _sdpa(q, k, v, sequences):
     return torch.cat(attended)
 
 
-def _varlen_cpu(q, k, v, sequences, rotary=None):
+def _varlen_cpu(
+    q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, rotary: Tensor | None = None
+) -> Tensor:
     return kernels.attend(q, k, v, sequences.cu_seqlens, rotary)
 
 
-def _torch_varlen(q, k, v, sequences):
+def _torch_varlen(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     # torch 2.10 has no `scale`; its default is 1/√head_dim in every version.
-    return varlen_attn(q, k, v, *_both_sides(sequences))
+    return cast(Tensor, varlen_attn(q, k, v, *_both_sides(sequences)))
 
 
-def _flash_attn(q, k, v, sequences):
+def _flash_attn(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
     from flash_attn import flash_attn_varlen_func
 
     return flash_attn_varlen_func(q, k, v, *_both_sides(sequences))
 
 
-def _fa3(q, k, v, sequences):
+def _fa3(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
     from fa3_fwd_interface import flash_attn_varlen_func
 
     return flash_attn_varlen_func(q, k, v, *_both_sides(sequences))
 
 
-def _both_sides(sequences):
+def _both_sides(sequences: Sequences) -> tuple[Tensor, Tensor, int, int]:
     """Return where the sequences of the queries and of the keys stand: the same."""
     cu_seqlens, max_seqlen, _ = sequences
     return cu_seqlens, cu_seqlens, max_seqlen, max_seqlen
 
 
-BACKENDS: dict[str, Callable[..., torch.Tensor]] = {
+BACKENDS: dict[str, Callable[..., Tensor]] = {
     "sdpa": _sdpa,
     "varlen_cpu": _varlen_cpu,
     "torch_varlen": _torch_varlen,

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import requests
 from filelock import FileLock
@@ -146,7 +147,9 @@ def _check_status(url: str, answer: requests.Response) -> None:
         )
 
 
-def _copy(answer: requests.Response, handle, name: str, start: int, total: int | None) -> None:
+def _copy(
+    answer: requests.Response, handle: BinaryIO, name: str, start: int, total: int | None
+) -> None:
     """Write the body of `answer`, and tell how far it is."""
     doing = f"downloading {name}"
     with Progress(doing, total, "bytes", interval=LOG_SECONDS, before=start) as progress:
@@ -157,9 +160,10 @@ def _copy(answer: requests.Response, handle, name: str, start: int, total: int |
 
 def _reason(error: Exception) -> str:
     """Return the innermost cause in one line: requests wraps the one that tells."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
-    return " ".join(str(error).split()) or type(error).__name__
+    innermost: BaseException = error
+    while cause := innermost.__cause__ or innermost.__context__:
+        innermost = cause
+    return " ".join(str(innermost).split()) or type(innermost).__name__
 
 
 def _size(path: Path) -> int:

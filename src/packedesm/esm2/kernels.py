@@ -11,13 +11,14 @@ import importlib.util
 from ctypes import c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 # By torch's name of what the CPU can do.
 _LIBRARIES = {"AVX512": "packedesm.esm2._kernels_avx512", "AVX2": "packedesm.esm2._kernels_avx2"}
 _SOURCE = Path(__file__).with_suffix(".cpp")
-_ATTEND = [
+_ATTEND: list[Any] = [
     c_int,  # head_dim
     *[c_void_p] * 3,  # q, k, v
     *[c_int64] * 3,  # numbers from row to row of each
@@ -65,7 +66,7 @@ def attend(
         rotary = rotary.contiguous()
     q, k, v = (_heads_adjoin(x) for x in (q, k, v))
     out = torch.empty(tokens, heads, head_dim, dtype=q.dtype)
-    _attend(q.dtype)(
+    _attend(_library(), q.dtype)(
         head_dim,
         *(x.data_ptr() for x in (q, k, v)),
         *(x.stride(0) for x in (q, k, v)),
@@ -82,11 +83,12 @@ def unavailable_reason(device: torch.device, dtype: torch.dtype, head_dim: int) 
         return "it runs on a CPU"
     if torch.backends.cpu.get_cpu_capability() not in _LIBRARIES:
         return "it needs a CPU with AVX-512 or AVX2"
-    if _library() is None:
+    library = _library()
+    if library is None:
         return "it was not compiled when packedesm was installed, or from other sources; run make"
-    function = _attend(dtype)
+    function = _attend(library, dtype)
     if function is None:
-        known = "float32 and bfloat16" if _library().has_bfloat16() else "float32"
+        known = "float32 and bfloat16" if library.has_bfloat16() else "float32"
         return f"on this CPU it computes in {known}, not {str(dtype).removeprefix('torch.')}"
     if function(head_dim, *[None] * 3, *[0] * 3, None, None, 0, 0, None, 1):  # of an empty pack
         return f"it has no kernel for heads of {head_dim} numbers"
@@ -116,12 +118,12 @@ def _source_digest() -> bytes:
     return hashlib.sha256(_SOURCE.read_bytes()).hexdigest().encode()
 
 
-def _attend(dtype: torch.dtype):
+def _attend(library: Any, dtype: torch.dtype) -> Any:
     """Return the function for `dtype`, or None; it gives 1 for a head_dim that it does not know."""
     if dtype == torch.float32:
-        return _library().attend_float32
-    if dtype == torch.bfloat16 and _library().has_bfloat16():
-        return _library().attend_bfloat16
+        return library.attend_float32
+    if dtype == torch.bfloat16 and library.has_bfloat16():
+        return library.attend_bfloat16
     return None
 
 

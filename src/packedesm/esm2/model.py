@@ -9,7 +9,8 @@ multiplication; a scalar product does not depend on the order. And there is no p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,8 @@ class PackedESM2(nn.Module):
     Weights are made on the meta device: build a usable model with `from_fair_esm`. They ask for no
     gradients until `requires_grad_()` says so; then `forward_packed` can be differentiated.
     """
+
+    frequency_bits: torch.Tensor
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
@@ -127,7 +130,7 @@ class PackedESM2(nn.Module):
         # The rotation of q and k happens either while they are projected or while they are read.
         before, within = (None, rotary) if attention in WITH_ROTARY else (rotary, None)
         x = self._embed(input_ids, cu_seqlens)
-        for layer in self.layers:
+        for layer in cast(Iterable[_Layer], self.layers):
             q, k, v = _project(layer, x, before)
             x = _finish(layer, x, attend(attention, q, k, v, sequences, within))
         return self.final_norm(x)

@@ -59,5 +59,5 @@ class PackedBatch:
         return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> PackedBatch:
-        moved = {name: function(tensor) for name, tensor in self._tensors().items()}
+        moved: dict[str, Any] = {name: function(tensor) for name, tensor in self._tensors().items()}
         return replace(self, **moved)

@@ -7,7 +7,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -31,7 +33,7 @@ def worker_lost(error: RuntimeError) -> bool:
 
 def create_async_dataloader(
     dataset: SequenceDataset,
-    packs: Sequence[Sequence[int]],
+    packs: Sequence[Sequence[int] | np.ndarray],
     *,
     workers: int,
     pin_memory: bool,
@@ -58,7 +60,9 @@ def create_async_dataloader(
     """
     generator = torch.Generator()
     generator.manual_seed(seed)
-    several = {"multiprocessing_context": "spawn", "prefetch_factor": _PREFETCH} if workers else {}
+    several: dict[str, Any] = {}
+    if workers:
+        several = {"multiprocessing_context": "spawn", "prefetch_factor": _PREFETCH}
     return AsyncDataLoader(
         dataset,
         batch_sampler=_Plan(packs),
@@ -75,12 +79,12 @@ def create_async_dataloader(
 class AsyncDataLoader(DataLoader):
     """A DataLoader whose workers start with every GPU hidden from them."""
 
-    def __init__(self, *arguments, patience: float, **options) -> None:
+    def __init__(self, *arguments: Any, patience: float, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._patience = patience
         self._workers: Sequence[BaseProcess] = ()
 
-    def __iter__(self):
+    def __iter__(self) -> Any:
         """Start the workers and iterate over the packs."""
         with _gpus_hidden():
             iterator = super().__iter__()
@@ -115,7 +119,7 @@ class AsyncDataLoader(DataLoader):
 class _Plan:
     """Batch sampler over a list of packs, as plain integers."""
 
-    def __init__(self, packs: Sequence[Sequence[int]]) -> None:
+    def __init__(self, packs: Sequence[Sequence[int] | np.ndarray]) -> None:
         self.packs = packs
 
     def __iter__(self) -> Iterator[list[int]]:

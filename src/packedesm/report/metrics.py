@@ -222,7 +222,7 @@ def _run_summary(run: ShardRun) -> dict[str, Any]:
     samples = run.gpu["samples"]
     return {
         **{name: getattr(run, name) for name in ("shard", "host", "started", "device")},
-        "plan": asdict(run.plan),
+        "plan": run.plan.as_json(),
         **{name: getattr(run, name) for name in RECOVERIES},
         "seconds": asdict(run.seconds),
         "versions": run.versions,
@@ -301,4 +301,5 @@ def _product(left: float | None, right: float | None) -> float | None:
 def _sum(values: Iterable[float | None]) -> float | None:
     """Add up, or None if any is unknown: a sum of some would pass for the whole."""
     values = list(values)
-    return None if any(value is None for value in values) else sum(values)
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Iterable
 from html import escape
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,7 +20,7 @@ OUTPUT_STYLES = {
     "max": ("#805ad5", "D"),
     "residue": ("#b7791f", "^"),
 }
-STYLE = {
+STYLE: Any = {  # matplotlib's own type names every setting there is
     "svg.fonttype": "none",  # text stays text: searchable, and in the page's own font
     "svg.hashsalt": "packedesm",  # without it every run names the clip paths anew
     "font.size": 9,
@@ -42,7 +43,7 @@ FILL_POINTS, TIME_POINTS = 400, 80  # more would not be seen and would weigh the
 # float64 cannot tell two cosines near 1 apart below this, and a logarithmic axis has no zero.
 SMALLEST = 1e-16
 DASHED = (0, (4, 3))
-_TAG = {"ha": "right", "va": "bottom", "color": INK, "fontsize": 8.5}
+_TAG: dict[str, Any] = {"ha": "right", "va": "bottom", "color": INK, "fontsize": 8.5}
 
 
 def lengths(counts: np.ndarray, max_length: int | None) -> str:
@@ -61,7 +62,12 @@ def lengths(counts: np.ndarray, max_length: int | None) -> str:
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(HALF)
         axes.hist(
-            present, bins=edges, weights=counts[present], color=BLUE, edgecolor="white", lw=0.4
+            present,
+            bins=edges.tolist(),
+            weights=counts[present],
+            color=BLUE,
+            edgecolor="white",
+            lw=0.4,
         )
         axes.set(xscale="log", xlabel="length (residues)", ylabel="records")
         _plain_log_ticks(axes)
@@ -203,8 +209,10 @@ def _distances(
             for length, distance, name in zip(lengths, distances, outputs, strict=True)
             if name == output and distance is not None
         ]
+        x, y = np.array(points).reshape(-1, 2).T
         axes.scatter(
-            *np.array(points).reshape(-1, 2).T,
+            x,
+            y,
             s=38,
             marker=marker,
             color=colour,
@@ -278,7 +286,7 @@ def _svg(figure: Figure, name: str, description: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     opening, rest = svg.split(">", 1)
-    view_box = re.search(r'viewBox="[^"]*"', opening).group()
+    (view_box,) = re.findall(r'viewBox="[^"]*"', opening)
     label = f'role="img" aria-label="{escape(description)}"'
     links = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     return f"<svg {links} {view_box} {label}>{rest}"

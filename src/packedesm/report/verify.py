@@ -204,7 +204,7 @@ def _read_sequences(paths: Paths, shards: int, rows: Iterable[int]) -> dict[int,
     """Read records of the shard FASTAs by row, through pyfaidx rather than our own reader."""
     held = [shard for shard in range(shards) if paths.shard_fai(shard).stat().st_size]
     firsts = [_first_row(paths.shard_fai(shard)) for shard in held]
-    sequences = {}
+    sequences: dict[int, str] = {}
     wanted = np.array(sorted(set(rows)))
     places = np.searchsorted(firsts, wanted, side="right") - 1
     for place in np.unique(places):

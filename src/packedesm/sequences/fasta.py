@@ -283,8 +283,9 @@ def _block(headers: list[bytes], bodies: list[bytes]) -> Block:
 def _parse_headers(headers: list[bytes]) -> tuple[list[str], list[str], list[tuple[str, ...]]]:
     """Return ids, descriptions and flags of header lines without their ``>``."""
     joined = b"\n".join(headers)
+    no_flags: tuple[str, ...] = ()
     try:
-        texts, flags = joined.decode().split("\n"), [()] * len(headers)
+        texts, flags = joined.decode().split("\n"), [no_flags] * len(headers)
     except UnicodeDecodeError:
         texts, flags = map(list, zip(*map(_decode, headers), strict=True))
     if b"\r" in joined:
