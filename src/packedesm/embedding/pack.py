@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from packedesm.files import write_table
+from packedesm.sequences.arrow import to_numpy
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,6 @@ def read_packs(path: Path) -> dict[str, np.ndarray]:
     table = csv.read_csv(
         path, parse_options=csv.ParseOptions(delimiter="\t"), convert_options=options
     )
-    columns = {name: table[name].to_numpy() for name in types}
+    columns = {name: to_numpy(table[name]) for name in types}
     order = np.argsort(columns["finished_seconds"], kind="stable")
     return {name: column[order] for name, column in columns.items()}

@@ -6,9 +6,6 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from packedesm.embedding.pack import read_packs
 from packedesm.embedding.record import ShardRun
@@ -16,6 +13,7 @@ from packedesm.files import read_json, write_json
 from packedesm.packing.packer import padded_tokens
 from packedesm.paths import Paths
 from packedesm.report.tables import write_tables
+from packedesm.sequences.arrow import read_columns, to_numpy
 from packedesm.sequences.faidx import read_faidx
 from packedesm.sequences.index import embedded_as, length_counts
 
@@ -241,11 +239,11 @@ def _run_summary(run: ShardRun) -> dict[str, Any]:
 
 def _float32_records(paths: Paths, runs: list[ShardRun]) -> int:
     """Count the records, duplicates included, whose vector is marked as computed in float32."""
-    rows = pa.array([row for run in runs for row in run.float32_rows], pa.int64())
-    if not len(rows):
+    rows = [row for run in runs for row in run.float32_rows]
+    if not rows:
         return 0
-    index = pq.read_table(paths.shard_index, columns=["row", "duplicate_of"])
-    return pc.sum(pc.is_in(embedded_as(index), value_set=rows)).as_py()
+    index = read_columns(paths.shard_index, ["row", "duplicate_of"])
+    return int(np.isin(to_numpy(embedded_as(index)), rows).sum())
 
 
 def _input_summary(sharding: dict, counts: np.ndarray) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from pyfaidx import Fasta
 
 from packedesm.embedding.record import ShardRun
@@ -18,6 +17,7 @@ from packedesm.options import LengthPolicy, VerifyOptions
 from packedesm.paths import Paths
 from packedesm.progress import Progress
 from packedesm.report.reference import Reference
+from packedesm.sequences.arrow import read_columns, to_numpy
 from packedesm.sequences.index import read_rows
 
 # Largest relative L2 distance that passes under `auto`, coarsest format last. Rounding alone gives
@@ -185,7 +185,7 @@ def _sample(
     paths: Paths, shards: int, count: int, seed: int
 ) -> list[tuple[dict[str, Any], str | None]]:
     """Return each sampled row's facts and its sequence, None if that is not the index's."""
-    lengths = pq.read_table(paths.shard_index, columns=["length"])["length"].to_numpy()
+    lengths = to_numpy(read_columns(paths.shard_index, ["length"])["length"])
     facts = list(read_rows(paths.shard_index, choose(lengths, count, seed)))
     sources = [
         fact["row"] if fact["duplicate_of"] is None else fact["duplicate_of"] for fact in facts

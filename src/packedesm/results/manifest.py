@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from packedesm.embedding.record import ShardRun
 from packedesm.errors import Fault, UserError
 from packedesm.files import file_digest, read_json, write_json
 from packedesm.paths import Paths
+from packedesm.sequences.arrow import read_columns, to_numpy
 from packedesm.versions import versions
 
 
@@ -41,8 +41,8 @@ def write_manifest(paths: Paths, config: Mapping[str, Any]) -> dict[str, Any]:
     if verification["passed"] is False:
         raise UserError(_explain_failure(paths, verification))
     run = ShardRun.read(paths.shard_run(0))
-    index = pq.read_table(paths.index, columns=["embedded_length"])
-    residues = int(index["embedded_length"].to_numpy().sum())
+    index = read_columns(paths.index, ["embedded_length"])
+    residues = int(to_numpy(index["embedded_length"]).sum())
     text = json.dumps(config, sort_keys=True, default=str)
     manifest = {
         "format": 1,

@@ -7,13 +7,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from packedesm.embedding.record import ShardRun
 from packedesm.errors import Fault
 from packedesm.files import atomic_path, create_npy, file_digest, write_json
 from packedesm.paths import Paths
-from packedesm.sequences.index import write_flagged
+from packedesm.sequences.arrow import read_columns, to_numpy
+from packedesm.sequences.index import embedded_as, write_flagged
 from packedesm.sequences.summary import check_digest
 
 _ROWS_AT_ONCE = 1 << 16  # rows held in memory while merging: 84 MB of 1,280 float16 numbers twice
@@ -36,13 +36,12 @@ def merge_shards(paths: Paths, shards: int, outputs: Sequence[str]) -> None:
     check_digest(paths, paths.shard_index)
     runs = [_checked_run(paths, shard) for shard in range(shards)]
     _expect_one_kind(paths, runs)
-    index = pq.read_table(paths.shard_index, columns=["row", "embedded_length", "duplicate_of"])
-    rows = index["row"].to_numpy()
-    source = index["duplicate_of"].fill_null(-1).to_numpy()
-    unique = source < 0
-    source = np.where(unique, rows, source)
+    index = read_columns(paths.shard_index, ["row", "embedded_length", "duplicate_of"])
+    rows = to_numpy(index["row"])
+    source = to_numpy(embedded_as(index))
+    unique = source == rows
     place = (np.cumsum(unique) - 1)[source]  # of each record among the unique ones
-    residues = index["embedded_length"].to_numpy().astype(np.int64)
+    residues = to_numpy(index["embedded_length"]).astype(np.int64)
     for output in outputs:
         parts = [
             np.load(paths.shard_vectors(shard, output), mmap_mode="r") for shard in range(shards)

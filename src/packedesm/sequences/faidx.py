@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
+from packedesm.sequences.arrow import numbers, to_numpy
+
 _COLUMNS = ("name", "length", "offset", "linebases", "linewidth")
 
 
@@ -21,7 +23,8 @@ class Faidx(NamedTuple):
 def write_faidx(path: Path, faidx: Faidx) -> None:
     """Write the index of a FASTA whose sequences have one line each."""
     rows, lengths, offsets = faidx
-    table = pa.table([rows, lengths, offsets, lengths, lengths + 1], names=_COLUMNS)
+    columns = [rows, lengths, offsets, lengths, lengths + 1]
+    table = pa.Table.from_arrays([numbers(column) for column in columns], names=_COLUMNS)
     options = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
     csv.write_csv(table, path, options)
 
@@ -35,4 +38,4 @@ def read_faidx(path: Path) -> Faidx:
         read_options=csv.ReadOptions(column_names=_COLUMNS),
         parse_options=csv.ParseOptions(delimiter="\t"),
     )
-    return Faidx(*(table[name].to_numpy() for name in _COLUMNS[:3]))
+    return Faidx(*(to_numpy(table[name]) for name in _COLUMNS[:3]))

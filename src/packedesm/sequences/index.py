@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from packedesm.files import atomic_path
+from packedesm.sequences.arrow import numbers, texts, to_numpy
 
 FLOAT32 = "float32"
 """The flag of records that half precision could not embed."""
@@ -51,7 +52,7 @@ def write_index(path: Path, tables: Iterable[pa.Table], duplicate_of: np.ndarray
         row = 0
         for table in tables:
             duplicates = duplicate_of[row : row + len(table)]
-            column = pa.array(duplicates, mask=duplicates < 0)
+            column = numbers(duplicates, missing=duplicates < 0)
             place = _DUPLICATE_PLACE
             writer.write_table(table.add_column(place, SCHEMA.field(place), column))
             row += len(table)
@@ -84,7 +85,7 @@ def length_counts(index: Path) -> np.ndarray:
     """
     counts = np.zeros(1, dtype=np.int64)
     for batch in pq.ParquetFile(index).iter_batches(1 << 20, columns=["length"]):
-        found = np.bincount(batch.column(0).to_numpy(), minlength=len(counts))
+        found = np.bincount(to_numpy(batch.column(0)), minlength=len(counts))
         found[: len(counts)] += counts
         counts = found
     return counts
@@ -98,13 +99,15 @@ def read_rows(index: Path, rows: np.ndarray) -> Iterator[dict]:
     groups = np.searchsorted(starts, rows, side="right") - 1
     for group in np.unique(groups):
         inside = rows[groups == group] - starts[group]
-        yield from file.read_row_group(int(group)).take(inside).to_pylist()
+        yield from file.read_row_group(int(group)).take(numbers(inside)).to_pylist()
 
 
 def _with_float32_flag(index: pa.Table, float32_rows: list[int]) -> pa.Table:
-    flagged = pc.is_in(embedded_as(index), value_set=pa.array(float32_rows, pa.int64()))
-    none = pc.equal(index["flags"], "")
-    added = pc.if_else(none, FLOAT32, pc.binary_join_element_wise(index["flags"], FLOAT32, ","))
+    flagged = np.isin(to_numpy(embedded_as(index)), float32_rows).tolist()
+    before = index["flags"].to_pylist()
+    flags = [
+        ",".join(filter(None, [flags, FLOAT32])) if marked else flags
+        for flags, marked in zip(before, flagged, strict=True)
+    ]
     column = index.schema.get_field_index("flags")
-    flags = pc.if_else(flagged, added, index["flags"])
-    return index.set_column(column, index.schema.field("flags"), flags)
+    return index.set_column(column, index.schema.field("flags"), texts(flags))

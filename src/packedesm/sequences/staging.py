@@ -21,6 +21,7 @@ import pyarrow as pa
 from packedesm.errors import UserError, quote
 from packedesm.options import LengthPolicy, ShardOptions
 from packedesm.progress import Progress
+from packedesm.sequences.arrow import numbers, texts
 from packedesm.sequences.fasta import Block, read_blocks
 from packedesm.sequences.index import LONG_FLAGS, READ_SCHEMA
 
@@ -200,13 +201,13 @@ class _Batch:
 
     def table(self) -> pa.RecordBatch:
         columns = {
-            "row": np.arange(self.row, self.row + len(self.ids)),
-            "id": self.ids,
-            "description": self.descriptions,
-            "length": self.lengths,
-            "embedded_length": self.embedded_lengths,
+            "row": numbers(np.arange(self.row, self.row + len(self.ids))),
+            "id": texts(self.ids),
+            "description": texts(self.descriptions),
+            "length": numbers(self.lengths.astype(np.int32)),
+            "embedded_length": numbers(self.embedded_lengths.astype(np.int32)),
             "sha256": _hexadecimal(self.digests),
-            "flags": [",".join(names) for names in self.flags],
+            "flags": texts([",".join(names) for names in self.flags]),
         }
         return pa.record_batch(columns, schema=READ_SCHEMA)
 

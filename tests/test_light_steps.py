@@ -1,0 +1,105 @@
+"""Steps that compute no vector load none of the large libraries: they are many, and short."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from packedesm.paths import Paths
+from packedesm.report.metrics import write_metrics
+from packedesm.report.page import write_report
+from packedesm.results.manifest import write_manifest
+from packedesm.results.merge import merge_shards
+from tests.jobs import Sample, first_records
+from tests.unit.finished_run import off
+
+LARGE = ("torch", "pandas", "matplotlib", "esm")
+COMMAND = "from packedesm.cli import main\ntry:\n    main({})\nexcept SystemExit:\n    pass"
+STEPS = {
+    "help": COMMAND.format(["--help"]),
+    "help of embed": COMMAND.format(["embed", "--help"]),
+    "models": COMMAND.format(["models"]),
+    "shard": """
+from packedesm.config import resolve
+from packedesm.options import ShardOptions
+from packedesm.sequences.shards import write_shards
+options = ShardOptions.of(resolve({"fasta": "x"}))
+write_shards([fasta], Paths(paths.root / "again"), options, shards=2, width=64)""",
+    "merge": """
+from packedesm.results.merge import merge_shards
+merge_shards(paths, 1, ["mean"])""",
+    "metrics": """
+from packedesm.report.metrics import write_metrics
+write_metrics(paths, 1)""",
+    "report": """
+from packedesm.report.page import write_report
+write_report(paths)""",
+    "manifest": """
+from packedesm.results.manifest import write_manifest
+write_manifest(paths, {})""",
+    "open": """
+import packedesm
+packedesm.open(paths.root).array("mean")""",
+}
+MAY = {"report": ["matplotlib"]}  # which draws
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory, uniprot_500) -> tuple[Path, Paths]:
+    """A FASTA file and its results, so that each step finds what it reads."""
+    folder = tmp_path_factory.mktemp("light")
+    fasta = first_records(uniprot_500, 5, folder / "five.fasta")
+    sample = Sample(folder / "sample", fasta)
+    sample.run()
+    merge_shards(sample.paths, 1, ["mean"])
+    off(sample.paths)
+    write_metrics(sample.paths, 1)
+    write_report(sample.paths)
+    write_manifest(sample.paths, {})
+    return fasta, sample.paths
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_light_step_loads_no_large_library(embedded, step):
+    fasta, paths = embedded
+    code = f"""
+from pathlib import Path
+from packedesm.paths import Paths
+fasta, paths = Path({str(fasta)!r}), Paths({str(paths.root)!r})
+{STEPS[step]}
+import sys
+print("\\n" + repr([name for name in {LARGE} if name in sys.modules]))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == repr(MAY.get(step, []))
+
+
+def test_a_job_loads_torch_and_nothing_else_that_is_large():
+    code = f"import sys, packedesm.embedding.job; print([n for n in {LARGE} if n in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "['torch']\n"
+
+
+PUBLIC = {
+    "packing": (
+        "SequenceDataset FirstFitDecreasingPacker VarlenCollator PackedBatch "
+        "create_async_dataloader"
+    ),
+    "esm2": "PackedESM2 varlen_attention",
+    "embedding": "AsyncInferenceRunner",
+    "device": "GPUMonitor",
+    "results": "Results open",
+}
+
+
+def test_public_names_come_from_their_rooms_and_from_the_package():
+    import packedesm
+
+    for room, names in PUBLIC.items():
+        for name in names.split():
+            found = getattr(__import__(f"packedesm.{room}", fromlist=[name]), name)
+            assert found is getattr(packedesm, name)
+            assert found.__module__.startswith(f"packedesm.{room}.")
+            assert name in packedesm.__all__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        packedesm.nothing  # noqa: B018
