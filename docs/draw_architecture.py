@@ -31,7 +31,7 @@ DOES = {
     "esm2": "the model: geometry, weights, attention",
     "device": "what it runs on, and what auto means there",
     "embedding": "one job: packs through the model, committed as they are done",
-    "results": "merges shards in input order, reads them back, exports them",
+    "results": "merges shards in input order, reads them back",
     "report": "checks against fair-esm, adds up, draws, tells",
 }
 # Mid-tones, which stand out from white and from black.
