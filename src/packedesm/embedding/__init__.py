@@ -1,4 +1,4 @@
-"""Packs to the vectors of a shard: one job, from claim to published arrays."""
+"""Packs to the vectors of a shard: one job, from claim to its arrays."""
 
 from packedesm import exports
 

@@ -12,6 +12,7 @@ from packedesm.embedding.claim import now
 from packedesm.embedding.pack import FinishedPack, PackStatistics, not_finite, write_packs
 from packedesm.embedding.record import JobFacts, Seconds, ShardRun
 from packedesm.embedding.resume import ShardState
+from packedesm.errors import Fault
 from packedesm.esm2.registry import Checkpoint
 from packedesm.files import atomic_path, create_npy, file_digest
 from packedesm.options import EmbedOptions
@@ -61,7 +62,7 @@ def finished(paths: Paths, shard: int, checkpoint: Checkpoint, options: EmbedOpt
     """
     try:
         run = ShardRun.read(paths.shard_run(shard))
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, Fault):
         return False
     files = {name: paths.shard_vectors(shard, name) for name in run.arrays}
     return (

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from packedesm.errors import Fault
 from packedesm.esm2.registry import Checkpoint
 from packedesm.files import read_json, write_json
 from packedesm.options import EmbedOptions, EmbedPlan
@@ -63,8 +64,22 @@ class ShardRun(JobFacts):
 
     @classmethod
     def read(cls, path: Path) -> ShardRun:
-        """Read ``run.json``; ValueError, KeyError or TypeError if it is not one."""
-        content: Mapping[str, Any] = read_json(path)
+        """Read ``run.json``.
+
+        Raises
+        ------
+        Fault
+            If the file is not what `write` wrote.
+        """
+        try:
+            return cls._from_json(read_json(path))
+        except (ValueError, KeyError, TypeError):
+            raise Fault(
+                f"{path}: is not the record of an embedding job; delete it and run again"
+            ) from None
+
+    @classmethod
+    def _from_json(cls, content: Mapping[str, Any]) -> ShardRun:
         values = {field.name: content[field.name] for field in fields(cls)}
         return cls(
             **values

@@ -77,9 +77,9 @@ struct Float32 {
   static constexpr int PER_WORD = 1;
 
   static Vector multiply_add(Vector sum, const float* word, Vector x) { return sum + *word * x; }
-  // Four numbers of q or k, each pair of neighbours turned by its phase (cosine, sine).
-  static __m128 turn(__m128 x, const float* phases) {
-    const __m128 phase = _mm_loadu_ps(phases);
+  // Four numbers of q or k, each pair of neighbours rotated by its phase (cosine, sine).
+  static __m128 rotate(__m128 x, const float* rotary) {
+    const __m128 phase = _mm_loadu_ps(rotary);
     return _mm_fmaddsub_ps(x, _mm_moveldup_ps(phase),
                            _mm_mul_ps(_mm_permute_ps(x, SWAP), _mm_movehdup_ps(phase)));
   }
@@ -101,8 +101,8 @@ struct BFloat16 {
     return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)x);
   }
   // Eight numbers, computed in float32.
-  static __m128 turn(__m128 x, const float* phases) {
-    const __m256 phase = _mm256_loadu_ps(phases), pairs = _mm256_cvtpbh_ps((__m128bh)x);
+  static __m128 rotate(__m128 x, const float* rotary) {
+    const __m256 phase = _mm256_loadu_ps(rotary), pairs = _mm256_cvtpbh_ps((__m128bh)x);
     return (__m128)_mm256_cvtneps_pbh(_mm256_fmaddsub_ps(
         pairs, _mm256_moveldup_ps(phase),
         _mm256_mul_ps(_mm256_permute_ps(pairs, SWAP), _mm256_movehdup_ps(phase))));
@@ -132,23 +132,23 @@ struct BFloat16 {
 };
 #endif
 
-// One head of one protein. Rows of q, k, v are `stride` numbers apart, of phases head_dim. Without
-// phases, q and k have been turned.
+// One head of one protein. Rows of q, k, v are `stride` numbers apart, of rotary head_dim. Without
+// rotary, q and k have been rotated.
 template <class Kind>
 struct Head {
   const typename Kind::Number *q, *k, *v;
   int64_t q_stride, k_stride, v_stride;
-  const float* phases;
+  const float* rotary;
   typename Kind::Number* out;
   int64_t out_stride;
   int length;
 };
 
-// Four words of a row of q or k, turned.
+// Four words of a row of q or k, rotated.
 template <class Kind>
-inline __m128 load_turned(const typename Kind::Number* row, const float* phases, int word) {
+inline __m128 load_rotated(const typename Kind::Number* row, const float* rotary, int word) {
   const __m128 x = _mm_loadu_ps(reinterpret_cast<const float*>(row) + word);
-  return phases ? Kind::turn(x, phases + word * Kind::PER_WORD) : x;
+  return rotary ? Kind::rotate(x, rotary + word * Kind::PER_WORD) : x;
 }
 
 // Keys and values of one head, row by row without gaps, keys padded with zeros to whole blocks.
@@ -166,10 +166,10 @@ class Packed {
     values_ = keys_ + words;
     std::fill(keys_ + head.length * KEY_WORDS, values_, 0.0f);
     for (int i = 0; i < head.length; ++i) {
-      const float* phases = head.phases ? head.phases + i * D : nullptr;
+      const float* rotary = head.rotary ? head.rotary + i * D : nullptr;
       for (int w = 0; w < KEY_WORDS; w += 4)
         _mm_storeu_ps(keys_ + i * KEY_WORDS + w,
-                      load_turned<Kind>(head.k + i * head.k_stride, phases, w));
+                      load_rotated<Kind>(head.k + i * head.k_stride, rotary, w));
     }
     for (int i = 0; i < head.length; i += Kind::PER_WORD)
       Kind::pack_values(values_ + i / Kind::PER_WORD * D, head.v + i * head.v_stride,
@@ -215,8 +215,8 @@ class Tile {
         __m128 x[4];
         for (int r = 0; r < 4; ++r) {
           const int row = first + std::min(i + r, count - 1);
-          const float* phases = head.phases ? head.phases + row * D : nullptr;
-          x[r] = load_turned<Kind>(head.q + row * head.q_stride, phases, w);
+          const float* rotary = head.rotary ? head.rotary + row * D : nullptr;
+          x[r] = load_rotated<Kind>(head.q + row * head.q_stride, rotary, w);
         }
         _MM_TRANSPOSE4_PS(x[0], x[1], x[2], x[3]);
         for (int r = 0; r < 4; ++r) _mm_store_ps(queries_ + (w + r) * WIDTH + i, x[r]);
@@ -332,7 +332,7 @@ void attend_head(const Head<Kind>& head, int first, int last) {
 template <class Kind, int D>
 void attend_pack(const typename Kind::Number* q, const typename Kind::Number* k,
                  const typename Kind::Number* v, int64_t q_stride, int64_t k_stride,
-                 int64_t v_stride, const float* phases, const int32_t* cu_seqlens, int sequences,
+                 int64_t v_stride, const float* rotary, const int32_t* cu_seqlens, int sequences,
                  int heads, typename Kind::Number* out, int threads) {
   struct Task {
     int sequence, head, first;
@@ -355,7 +355,7 @@ void attend_pack(const typename Kind::Number* q, const typename Kind::Number* k,
                              q_stride,
                              k_stride,
                              v_stride,
-                             phases ? phases + row * D : nullptr,
+                             rotary ? rotary + row * D : nullptr,
                              out + row * out_stride + column,
                              out_stride,
                              length};
@@ -383,9 +383,9 @@ extern "C" {
 const char* source_digest() { return SOURCE_DIGEST; }
 
 int attend_float32(int head_dim, const float* q, const float* k, const float* v, int64_t q_stride,
-                   int64_t k_stride, int64_t v_stride, const float* phases,
+                   int64_t k_stride, int64_t v_stride, const float* rotary,
                    const int32_t* cu_seqlens, int sequences, int heads, float* out, int threads) {
-  return attend<Float32>(head_dim, q, k, v, q_stride, k_stride, v_stride, phases, cu_seqlens,
+  return attend<Float32>(head_dim, q, k, v, q_stride, k_stride, v_stride, rotary, cu_seqlens,
                          sequences, heads, out, threads);
 }
 
@@ -393,10 +393,10 @@ int attend_float32(int head_dim, const float* q, const float* k, const float* v,
 int has_bfloat16() { return __builtin_cpu_supports("avx512bf16") != 0; }
 
 int attend_bfloat16(int head_dim, const uint16_t* q, const uint16_t* k, const uint16_t* v,
-                    int64_t q_stride, int64_t k_stride, int64_t v_stride, const float* phases,
+                    int64_t q_stride, int64_t k_stride, int64_t v_stride, const float* rotary,
                     const int32_t* cu_seqlens, int sequences, int heads, uint16_t* out,
                     int threads) {
-  return attend<BFloat16>(head_dim, q, k, v, q_stride, k_stride, v_stride, phases, cu_seqlens,
+  return attend<BFloat16>(head_dim, q, k, v, q_stride, k_stride, v_stride, rotary, cu_seqlens,
                           sequences, heads, out, threads);
 }
 #else

@@ -22,7 +22,7 @@ _ATTEND: list[Any] = [
     c_int,  # head_dim
     *[c_void_p] * 3,  # q, k, v
     *[c_int64] * 3,  # numbers from row to row of each
-    *(c_void_p, c_void_p, c_int, c_int),  # phases, cu_seqlens, sequences, heads
+    *(c_void_p, c_void_p, c_int, c_int),  # rotary, cu_seqlens, sequences, heads
     *(c_void_p, c_int),  # out, threads
 ]
 

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from packedesm.errors import UserError
+from packedesm.errors import Fault, UserError
 from packedesm.esm2.geometry import Geometry
 from packedesm.files import read_json, write_json
 
@@ -85,15 +85,22 @@ class Checkpoint:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Checkpoint:
         """Return what `as_json` gave; KeyError if something is missing."""
-        values = {field.name: content[field.name] for field in fields(cls) if field.name in content}
-        values["geometry"] = Geometry(*(content[size] for size in ("layers", "width", "heads")))
+        values = {
+            name: content[name] for name in (f.name for f in fields(cls)) if name != "geometry"
+        }
         values["modified_ns"] = tuple(content["modified_ns"])
-        return cls(**values)
+        sizes = (content[size] for size in ("layers", "width", "heads"))
+        return cls(geometry=Geometry(*sizes), **values)
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
-        """Read ``checkpoint.json``."""
-        return cls.from_json(read_json(path))
+        """Read ``checkpoint.json``; Fault if the file is not what `write` wrote."""
+        try:
+            return cls.from_json(read_json(path))
+        except (ValueError, KeyError, TypeError):
+            raise Fault(
+                f"{path}: is not the record of a checkpoint; delete it and run again"
+            ) from None
 
     def write(self, path: Path) -> None:
         """Write ``checkpoint.json``, atomically."""

@@ -220,7 +220,7 @@ def _first_row(fai: Path) -> int:
 
 
 def _stored(paths: Paths, output: str, row: int) -> np.ndarray:
-    """Return the published vector of one record, or of each of its residues."""
+    """Return the vector of one record in the results, or of each of its residues."""
     array = np.load(paths.vectors(output), mmap_mode="r")
     if output != "residue":
         return array[row]

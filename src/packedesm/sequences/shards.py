@@ -86,7 +86,7 @@ def _temporary_folder(paths: Paths) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         for path in made:
-            with suppress(OSError):  # not empty: something was published
+            with suppress(OSError):  # not empty: something was written
                 path.rmdir()
 
 
@@ -111,7 +111,7 @@ def _check_ids(staging: Staging, first_sequence: np.ndarray) -> int:
 
 
 class _ShardWriter:
-    """Copies rows of the spool into shards, and knows where each row's lines lie."""
+    """Copies staged rows into shards, and knows where each row's lines lie."""
 
     def __init__(self, staging: Staging) -> None:
         self.fasta = staging.fasta
@@ -124,7 +124,7 @@ class _ShardWriter:
         return self.header_bytes[rows] + self.lengths[rows] + 1
 
     def write(self, paths: Paths, shard: int, rows: np.ndarray) -> None:
-        """Write FASTA and faidx index of one shard: the ascending int64 `rows` of the spool."""
+        """Write FASTA and faidx index of one shard: the ascending int64 `rows`."""
         with atomic_path(paths.shard_fasta(shard)) as path:
             self._copy(rows, path)
         with atomic_path(paths.shard_fai(shard)) as path:

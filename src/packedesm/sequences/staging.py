@@ -45,7 +45,7 @@ class Input:
 
 
 def read_digests(path: Path) -> np.ndarray:
-    """Return the 16-byte digests in a file of a spool: uint64 (N, 2)."""
+    """Return the 16-byte digests in a file of a staging folder: uint64 (N, 2)."""
     return np.fromfile(path, dtype=np.uint64).reshape(-1, 2)
 
 
@@ -129,7 +129,7 @@ def stage_records(fastas: list[Path], folder: Path, options: ShardOptions) -> St
 
 
 class _StagingWriter:
-    """The open files of a spool, and what is kept of the records written to them."""
+    """The open files of a staging folder, and what is kept of the records written to them."""
 
     def __init__(self, folder: Path) -> None:
         self.rows = 0

@@ -1,0 +1,38 @@
+"""What jobs record of themselves is read as it was written, or refused by name."""
+
+import pytest
+
+from packedesm.embedding.record import ShardRun
+from packedesm.errors import Fault
+from packedesm.esm2.registry import Checkpoint
+from packedesm.files import read_json, write_json
+from tests.typed import checkpoint, shard_run
+
+
+def test_a_run_is_read_as_it_was_written(tmp_path):
+    run = shard_run(
+        outputs=("mean", "residue"), float32_rows=(3, 5), arrays={"mean": "0" * 64}, token_limit=512
+    )
+    run.write(tmp_path / "run.json")
+    assert ShardRun.read(tmp_path / "run.json") == run
+
+
+def test_a_checkpoint_is_read_as_it_was_written(tmp_path):
+    made = checkpoint(modified_ns=(1, 2), demo=True)
+    made.write(tmp_path / "checkpoint.json")
+    assert Checkpoint.read(tmp_path / "checkpoint.json") == made
+
+
+@pytest.mark.parametrize("kind", [ShardRun, Checkpoint])
+@pytest.mark.parametrize("damage", ["empty", "cut", "list", "lacks a value"])
+def test_what_is_no_record_is_refused_by_name(tmp_path, kind, damage):
+    path = tmp_path / "record.json"
+    (shard_run() if kind is ShardRun else checkpoint()).write(path)
+    text, content = path.read_text(), read_json(path)
+    if damage == "lacks a value":
+        del content["checkpoint" if kind is ShardRun else "sha256"]
+        write_json(path, content)
+    else:
+        path.write_text({"empty": "", "cut": text[: len(text) // 2], "list": "[]"}[damage])
+    with pytest.raises(Fault, match=f"{path}: is not the record of"):
+        kind.read(path)
