@@ -116,7 +116,7 @@ def test_repeated_sequences_are_embedded_once_and_counted(tmp_path):
     assert "3\n(17 residues): computed once, the vector copied" in page
     log = (tmp_path / "results" / ".logs" / "in" / "shard.log").read_text()
     assert f"WARNING {warning}" in log
-    assert "6 records, 3 of them embedded" in log
+    assert "6 records, 3 to embed, in 2 shards" in log
 
 
 def test_a_missed_threshold_fails_the_run_and_keeps_the_evidence(tmp_path, uniprot_500):
