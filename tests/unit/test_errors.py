@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from packedesm.errors import UserError, printable, quote
+from packedesm.errors import UserError, plural, printable, quote
 from packedesm.log import job_log
 
 HIDDEN = "\n\r\t\0\x07\x1b\x7f\x85\x9b\u2028\u2029\u202e\u200b\ufeff\udc80"
@@ -71,3 +71,11 @@ def test_a_failed_job_tells_why_in_one_printable_line(tmp_path, capsys, root_log
     (line,) = capsys.readouterr().err.split("\n")[:-1]
     assert line.startswith("packedesm: ") and line.isprintable()
     assert all(line.isprintable() for line in log.read_text().split("\n"))
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 records"), (1, "1 record"), (2, "2 records"), (2000, "2,000 records")],
+)
+def test_a_count_has_its_noun_in_the_right_number(count, text):
+    assert plural(count, "record") == text

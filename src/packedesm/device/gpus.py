@@ -15,6 +15,8 @@ from typing import Any
 import pynvml
 from filelock import FileLock, Timeout
 
+from packedesm.errors import plural
+
 logger = logging.getLogger(__name__)
 
 
@@ -113,7 +115,7 @@ def lease(
                 lock.release()
             return
         if not waiting:
-            logger.info("all %d GPUs are leased by other jobs: waiting", len(gpus))
+            logger.info("waiting: other jobs hold every GPU (%s)", plural(len(gpus), "GPU"))
             waiting = True
         time.sleep(poll_seconds)
 

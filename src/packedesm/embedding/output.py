@@ -12,7 +12,7 @@ from packedesm.embedding.claim import now
 from packedesm.embedding.pack import FinishedPack, PackStatistics, not_finite, write_packs
 from packedesm.embedding.record import JobFacts, Seconds, ShardRun
 from packedesm.embedding.resume import ShardState
-from packedesm.errors import Fault
+from packedesm.errors import Fault, plural
 from packedesm.esm2.registry import Checkpoint
 from packedesm.files import atomic_path, create_npy, file_digest
 from packedesm.options import EmbedOptions
@@ -144,7 +144,7 @@ class ShardWriter:
         if not self._written.all():
             missing = np.flatnonzero(~self._written)
             raise RuntimeError(
-                f"{len(missing)} records have no vector, first {missing[:5].tolist()}"
+                f"no vector for {plural(len(missing), 'record')}, first {missing[:5].tolist()}"
             )
         for array in self._arrays.values():
             array.flush()

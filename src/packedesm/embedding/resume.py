@@ -17,7 +17,7 @@ from packedesm.embedding.claim import Claim
 from packedesm.embedding.commits import Commit, CommitWriter, DamagedCommit
 from packedesm.embedding.journal import PATTERN, Journal
 from packedesm.embedding.pack import FinishedPack, PackStatistics
-from packedesm.errors import Fault
+from packedesm.errors import Fault, plural
 from packedesm.files import TEMPORARY, read_json, write_json
 from packedesm.options import EmbedPlan
 from packedesm.paths import COMMIT_SUFFIX
@@ -130,7 +130,7 @@ class ShardState:
                 self._commits.append(commit)
         found = self.statistics()
         if found:
-            logger.info("kept from earlier attempts: %d packs", len(found))
+            logger.info("kept from earlier attempts: %s", plural(len(found), "pack"))
         self.seconds_before = max((pack.finished_seconds for pack in found.values()), default=0.0)
         return found
 
