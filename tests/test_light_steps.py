@@ -80,6 +80,17 @@ def test_a_job_loads_torch_and_nothing_else_that_is_large():
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "['torch']\n"
 
 
+def test_a_model_is_made_without_torchs_compiler():
+    """Eight hundred modules and a second of CPU time, which a layer's initialisation can cost."""
+    code = """
+import sys
+from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.registry import MODELS
+PackedESM2(MODELS["esm2_tiny_random"])
+print("torch._dynamo" in sys.modules)"""
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
+
+
 PUBLIC = {
     "packing": (
         "SequenceDataset FirstFitDecreasingPacker VarlenCollator PackedBatch "
