@@ -1,5 +1,6 @@
 """What several test folders share: real proteins, and figures told at the end of a run."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -26,6 +27,20 @@ def pytest_terminal_summary(terminalreporter):
         for name, text in report.user_properties:
             if name == FIGURE:
                 terminalreporter.write_line(text)
+
+
+@pytest.fixture
+def root_logger():
+    """Put back the logging that a job's log replaces."""
+    logger = logging.getLogger()
+    handlers, level = logger.handlers[:], logger.level
+    yield logger
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+        handler.close()
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+    logging.captureWarnings(False)
 
 
 @pytest.fixture(scope="session")
