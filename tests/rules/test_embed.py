@@ -4,12 +4,12 @@ import pandas as pd
 from packedesm.files import read_json
 from packedesm.layout import Layout
 
-FOLDER = "results/uniprot_500/.work/embeddings/1"
+FOLDER = "results/sixty/.work/embeddings/1"
 
 
 def test_one_shard_is_embedded(run_rule, finished):
     layout = run_rule("embed", *(f"{FOLDER}/{n}" for n in ("mean.npy", "packs.tsv", "run.json")))
-    before = Layout(finished / "results" / "uniprot_500")
+    before = Layout(finished / "results" / "sixty")
     np.testing.assert_array_equal(
         np.load(layout.shard_vectors(1, "mean")), np.load(before.shard_vectors(1, "mean"))
     )
@@ -21,4 +21,4 @@ def test_one_shard_is_embedded(run_rule, finished):
     assert packs["tokens"].max() <= run["token_budget"]
     assert run["gpu"]["available"] == (run["device"]["kind"] == "cuda")
     assert run["gpu"]["available"] or run["gpu"]["reason"]
-    assert "residues/s" in (layout.root.parent / ".logs/uniprot_500/embed.1.log").read_text()
+    assert "residues/s" in (layout.root.parent / ".logs/sixty/embed.1.log").read_text()
