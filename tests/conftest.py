@@ -10,7 +10,9 @@ ROOT = Path(__file__).resolve().parents[1]
 FIGURE = "figure"
 
 # Tests that run side by side share the cores. torch reads this when it is imported, here and in the
-# processes that tests start.
+# processes that tests start. A thread that waits for another is to sleep, not to spin: where two
+# tests share two cores, spinning took two thirds of the CPU time of a command that embeds.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
