@@ -4,8 +4,10 @@ docs/faults.md lists them, each with the test that shows it.
 """
 
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 
 from packedesm.errors import Fault
 from packedesm.files import read_json
+from packedesm.layout import Layout
 from packedesm.manifest import write_manifest
 from packedesm.metrics import write_metrics
 from packedesm.published import finished
@@ -88,6 +91,15 @@ def finish(sample: Sample) -> None:
     write_manifest(layout, config)
 
 
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory, fasta) -> Sample:
+    """A sample that was finished to the end, for tests that damage a copy of it."""
+    sample = make_sample(tmp_path_factory.mktemp("complete"), fasta)
+    sample.run()
+    finish(sample)
+    return sample
+
+
 # Files that are not as they were written
 
 
@@ -138,10 +150,9 @@ def test_a_changed_configuration_starts_over_and_says_so(sample, quiet):
         ("index", write_manifest),
     ],
 )
-def test_a_file_damaged_between_two_steps_stops_the_next(sample, name, step):
-    sample.run()
-    layout = sample.layout
-    finish(sample)
+def test_a_file_damaged_between_two_steps_stops_the_next(complete, tmp_path, name, step):
+    layout = Layout(tmp_path / "sample")
+    shutil.copytree(complete.layout.root, layout.root)
     layout.manifest.unlink()
     paths = {"mean of the shard": layout.shard_vectors(0, "mean"), "mean": layout.vectors("mean")}
     path = paths.get(name) or getattr(layout, name)
@@ -151,7 +162,7 @@ def test_a_file_damaged_between_two_steps_stops_the_next(sample, name, step):
         if step is merge_shards:
             merge_shards(layout, 1, ["mean"])
         else:
-            write_manifest(layout, sample.config)
+            write_manifest(layout, complete.config)
     assert not layout.manifest.exists()
 
 
@@ -253,13 +264,12 @@ def test_a_folder_that_cannot_be_written_to_is_named(disk, fasta, tmp_path):
     log = sample.layout.root / "job.log"
     log.touch()
     task = tmp_path / "job.json"
-    process = sample.start()
-    process.communicate(timeout=60)
+    sample.start().communicate(timeout=60)
     (sample.layout.root / "job.json").rename(sample.layout.root / "kept.json")
     task.write_text((sample.layout.root / "kept.json").read_text().replace(str(log), "/dev/null"))
     disk.again("ro")
     again = subprocess.run(
-        [*process.args[:-1], str(task)],
+        [sys.executable, "-m", "tests.embed_job", str(task)],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[1],
@@ -363,7 +373,7 @@ def loader_workers(parent: int) -> list[int]:
     ids=["SIGKILL", "SIGSTOP"],
 )
 def test_a_worker_that_dies_or_hangs_is_done_without(sample, quiet, number, patience):
-    process = sample.start(workers=2, commit_packs=1, faults={"patience": patience})
+    process = sample.start(fork=False, workers=2, commit_packs=1, faults={"patience": patience})
     sample.wait_for_packs(process, 1, 3)
     workers = loader_workers(process.pid)
     assert len(workers) == 2
