@@ -1,5 +1,7 @@
 # make run    set up .venv and run the workflow on the shipped example
 # make test   set up .venv and run every test that can run on this machine
+# make test-exhaustive  the tests that are too long for that: nightly and before a release
+# make test-benchmarks  run the benchmarks in small, to see that they work
 # make bench  compare with every other way to get ESM-2 vectors, in an environment of its own
 # make bench-micro  time attention, packer, tokeniser, sharding, collation, store and merge
 # make check  linters and formatters
@@ -10,9 +12,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH := benchmarks/.venv
+# A file goes to one process as a whole: two would each make what its tests share.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 KERNELS := setup.py src/packedesm/cpu_kernels.cpp
 
-.PHONY: run test test-most test-slurm bench bench-micro bench-wheels check lock clean
+.PHONY: run test test-most test-slurm test-exhaustive test-benchmarks bench bench-micro bench-wheels check lock clean
 
 run: $(READY)
 	$(BIN)/snakemake --cores all --quiet rules
@@ -22,7 +26,13 @@ run: $(READY)
 test: test-most test-slurm
 
 test-most: $(READY)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not slurm"
+	$(PYTEST) -m "not slurm and not exhaustive and not benchmarks"
+
+test-exhaustive: $(READY)
+	$(PYTEST) -m exhaustive
+
+test-benchmarks: $(READY)
+	$(PYTEST) -m benchmarks
 
 test-slurm: $(READY)
 	$(BIN)/python -m pytest -m slurm

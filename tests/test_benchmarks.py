@@ -54,6 +54,7 @@ def compared(tmp_path_factory, uniprot_500) -> dict:
 
 
 @pytest.mark.slow
+@pytest.mark.benchmarks
 def test_every_contender_is_timed_and_compared_with_the_reference(compared):
     ours, fair_esm, _ = compared["rows"]
     for row in (ours, fair_esm):
@@ -70,6 +71,7 @@ def test_every_contender_is_timed_and_compared_with_the_reference(compared):
 
 
 @pytest.mark.slow
+@pytest.mark.benchmarks
 def test_a_contender_that_cannot_run_is_a_row_with_its_reason(compared):
     row = compared["rows"][2]
     assert "needs an NVIDIA GPU" in row["reason"]
@@ -77,6 +79,7 @@ def test_a_contender_that_cannot_run_is_a_row_with_its_reason(compared):
 
 
 @pytest.mark.slow
+@pytest.mark.benchmarks
 def test_command_writes_json_and_prints_the_table(tmp_path):
     options = ["--models", "esm2_tiny_random", "--records", "2", "--repeats", "1", "--first", "1"]
     options += ["--device", "cpu", "--results", tmp_path, "--scratch", tmp_path]

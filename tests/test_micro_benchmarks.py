@@ -7,6 +7,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = [pytest.mark.slow, pytest.mark.benchmarks]
+
 SPREAD = {"seconds", "min_seconds", "max_seconds", "cpu_seconds"}
 
 
