@@ -11,13 +11,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+from packedesm.embedding.job import embed_shard
+from packedesm.esm2.model import PackedESM2
+from packedesm.log import job_log
+from packedesm.paths import Paths
 
-from packedesm import loader
-from packedesm.embed import embed_shard
 from packedesm.files import read_json
-from packedesm.joblog import job_log
-from packedesm.layout import Layout
-from packedesm.model import PackedESM2
+from packedesm.packing import dataloader
 
 
 def inject(memory: int | None = None, nan: int | None = None, patience: float | None = None):
@@ -35,19 +35,19 @@ def inject(memory: int | None = None, nan: int | None = None, patience: float | 
 
     PackedESM2.forward_packed = faulty
     if patience is not None:
-        loader.create_async_dataloader.__kwdefaults__["patience"] = patience
+        dataloader.create_async_dataloader.__kwdefaults__["patience"] = patience
 
 
 def run(path: Path) -> None:
     """Run the job that `path` describes, in a process that does nothing else."""
     task = read_json(path)
-    layout = Layout(task["root"])
+    paths = Paths(task["root"])
     inject(**task["faults"])
     with job_log(task["log"]):
         embed_shard(
-            layout,
+            paths,
             task["shard"],
-            read_json(layout.checkpoint),
+            read_json(paths.checkpoint),
             task["options"],
             task["job"],
             threads=task["threads"],

@@ -9,13 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-from packedesm.checkpoints import prepare
+from packedesm.esm2.checkpoints import prepare
+from packedesm.esm2.registry import TINY
+from packedesm.paths import Paths
+from packedesm.sequences.shards import write_shards
+
 from packedesm.config import EMBED_OPTIONS, JOB_OPTIONS, SHARD_OPTIONS, pick, resolve
 from packedesm.files import write_json
-from packedesm.layout import Layout
-from packedesm.models import TINY
-from packedesm.parts import SUFFIX, Part
-from packedesm.sharding import write_shards
 from tests import embed_job
 from tests.workflow import ROOT
 
@@ -75,12 +75,12 @@ class Sample:
         # A file of this sample's own: tests damage it.
         config.setdefault("model", TINY)
         config.setdefault("checkpoints", str(root / "checkpoints"))
-        self.layout = Layout(root)
+        self.paths = Paths(root)
         self.config = resolve({"fasta": str(fasta), **config})
-        record = prepare(self.config["model"], self.config["checkpoints"], self.layout.checkpoint)
+        record = prepare(self.config["model"], self.config["checkpoints"], self.paths.checkpoint)
         shard_options = pick(self.config, SHARD_OPTIONS)
-        write_shards([fasta], self.layout, 1, width=record["width"], **shard_options)
-        self.state = self.layout.shard_state(0)
+        write_shards([fasta], self.paths, 1, width=record["width"], **shard_options)
+        self.state = self.paths.shard_state(0)
         self.record = record
 
     def start(
@@ -92,10 +92,10 @@ class Sample:
         workflow starts it, and imports everything itself.
         """
         config = self.config | config
-        task = {"root": str(self.layout.root), "shard": 0, "threads": 1, "faults": faults or {}}
+        task = {"root": str(self.paths.root), "shard": 0, "threads": 1, "faults": faults or {}}
         task |= {"options": pick(config, EMBED_OPTIONS), "job": pick(config, JOB_OPTIONS)}
-        task["log"] = str(self.layout.root / f"{name}.log")
-        path = self.layout.root / f"{name}.json"
+        task["log"] = str(self.paths.root / f"{name}.log")
+        path = self.paths.root / f"{name}.json"
         write_json(path, task)
         if fork:
             return ForkedJob(path)
@@ -111,7 +111,7 @@ class Sample:
         process = self.start(**config)
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
-        return (self.layout.root / f"{config.get('name', 'job')}.log").read_text()
+        return (self.paths.root / f"{config.get('name', 'job')}.log").read_text()
 
     def fail(self, **config) -> tuple[int, str]:
         """Run a job that must fail with one line; return its exit status and that line."""

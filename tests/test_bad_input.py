@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from packedesm.paths import Paths
 
 from packedesm.cli import main
 from packedesm.config import SHARD_OPTIONS, pick, resolve
 from packedesm.files import write_json
-from packedesm.layout import Layout
 from tests.workflow import ROOT, refusal, snakemake, write_config
 
 GOOD = ">first\nMKV\n>second\nACDEFGHIK\n"
@@ -115,14 +115,14 @@ def test_a_folder_with_content_is_not_touched(tmp_path, good, embed):
 def test_the_command_writes_what_the_workflow_writes(tmp_path, good, capsys):
     out = tmp_path / "out"
     assert main(["embed", str(good), "-o", str(out), "--checkpoints", str(tmp_path)]) == 0
-    layout = Layout(out)
+    paths = Paths(out)
     published = {path.name for path in out.iterdir()}
     assert published == {
         path.name
         for path in [
-            *layout.arrays(["mean"]),
-            *(layout.index, layout.manifest, layout.metrics, layout.packing),
-            *(layout.throughput, layout.verification, layout.report),
+            *paths.arrays(["mean"]),
+            *(paths.index, paths.manifest, paths.metrics, paths.packing),
+            *(paths.throughput, paths.verification, paths.report),
         ]
     }
     assert "report.html" in capsys.readouterr().out
@@ -144,12 +144,12 @@ def test_the_script_of_the_workflow_stops_with_the_same_line(tmp_path, capsys, n
     """Without Snakemake around it, which does the same with every failed job."""
     path = tmp_path / "bad.fasta"
     path.write_text(BAD_FASTA[name][0])
-    layout = Layout(tmp_path / "results" / "bad")
-    write_json(layout.checkpoint, {"width": 64})
+    paths = Paths(tmp_path / "results" / "bad")
+    write_json(paths.checkpoint, {"width": 64})
     options = pick(resolve({"fasta": str(path)}), SHARD_OPTIONS)
     job = SimpleNamespace(
-        input=SimpleNamespace(fasta=[str(path)], checkpoint=layout.checkpoint),
-        params=SimpleNamespace(root=layout.root, shards=1, options=options),
+        input=SimpleNamespace(fasta=[str(path)], checkpoint=paths.checkpoint),
+        params=SimpleNamespace(root=paths.root, shards=1, options=options),
         log=[str(tmp_path / "shard.log")],
     )
     script = str(ROOT / "scripts" / "shard.py")

@@ -11,6 +11,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from packedesm.esm2.checkpoints import load_state
+from packedesm.esm2.fair_esm import write_random_checkpoint
+from packedesm.esm2.geometry import Geometry
 
 from benchmarks.comparison import Comparison
 from benchmarks.contenders import BASE, CPU, CUDA, Entry
@@ -19,9 +22,7 @@ from benchmarks.contenders.weights import hugging_face_state
 from benchmarks.limits import Sizes
 from benchmarks.sample import draw
 from benchmarks.table import committed, for_terminal, line, ratio, with_table
-from packedesm.checkpoints import load_state, write_random_checkpoint
 from packedesm.files import read_json
-from packedesm.models import Geometry
 from tests.workflow import ROOT
 
 SMALL = Geometry(layers=2, width=32, heads=2)

@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from packedesm.embedding.output import finished
+from packedesm.paths import Paths
+from packedesm.report.metrics import write_metrics
+from packedesm.report.page import write_report
+from packedesm.report.verify import verify
+from packedesm.results.manifest import write_manifest
+from packedesm.results.merge import merge_shards
 
 from packedesm.errors import Fault
 from packedesm.files import read_json
-from packedesm.layout import Layout
-from packedesm.manifest import write_manifest
-from packedesm.metrics import write_metrics
-from packedesm.published import finished
-from packedesm.report import write_report
-from packedesm.store import merge_shards
-from packedesm.verify import verify
 from tests.jobs import Sample, first_records
 
 pytestmark = pytest.mark.slow
@@ -48,7 +48,7 @@ def quiet(tmp_path_factory, fasta):
     for dtype in ("float32", "bfloat16"):
         sample = make_sample(tmp_path_factory.mktemp(dtype), fasta, dtype=dtype)
         sample.run()
-        means[dtype] = np.load(sample.layout.shard_vectors(0, "mean"))
+        means[dtype] = np.load(sample.paths.shard_vectors(0, "mean"))
     return means
 
 
@@ -58,7 +58,7 @@ def sample(tmp_path, fasta):
 
 
 def mean(sample: Sample) -> np.ndarray:
-    return np.load(sample.layout.shard_vectors(0, "mean"))
+    return np.load(sample.paths.shard_vectors(0, "mean"))
 
 
 def flip_a_bit(path: Path, place: float = 0.5) -> None:
@@ -68,27 +68,27 @@ def flip_a_bit(path: Path, place: float = 0.5) -> None:
 
 
 def test_a_finished_shard_stands_for_the_same_job_alone(sample):
-    layout, record, config = sample.layout, sample.record, sample.config
-    assert not finished(layout, 0, record, config)
+    paths, record, config = sample.paths, sample.record, sample.config
+    assert not finished(paths, 0, record, config)
     sample.run()
-    assert finished(layout, 0, record, config)
-    assert not finished(layout, 0, record, config | {"dtype": "bfloat16"})
-    assert not finished(layout, 0, record | {"sha256": "0" * 64}, config)
-    flip_a_bit(layout.shard_vectors(0, "mean"))
-    assert not finished(layout, 0, record, config)
-    layout.shard_vectors(0, "mean").unlink()
-    assert not finished(layout, 0, record, config)
+    assert finished(paths, 0, record, config)
+    assert not finished(paths, 0, record, config | {"dtype": "bfloat16"})
+    assert not finished(paths, 0, record | {"sha256": "0" * 64}, config)
+    flip_a_bit(paths.shard_vectors(0, "mean"))
+    assert not finished(paths, 0, record, config)
+    paths.shard_vectors(0, "mean").unlink()
+    assert not finished(paths, 0, record, config)
 
 
 def finish(sample: Sample) -> None:
     """Do what comes after the embedding jobs."""
-    layout, config = sample.layout, sample.config
-    merge_shards(layout, 1, ["mean"])
+    paths, config = sample.paths, sample.config
+    merge_shards(paths, 1, ["mean"])
     limits = {"sequences": 4, "min_cosine": 0.99, "max_relative_l2": 0.05}
-    verify(layout, layout.checkpoint, shards=1, seed=1, **limits)
-    write_metrics(layout, 1)
-    write_report(layout)
-    write_manifest(layout, config)
+    verify(paths, paths.checkpoint, shards=1, seed=1, **limits)
+    write_metrics(paths, 1)
+    write_report(paths)
+    write_manifest(paths, config)
 
 
 @pytest.fixture(scope="module")
@@ -112,18 +112,18 @@ def test_flipped_and_truncated_parts_are_computed_again(sample, quiet):
     assert f"discarding {first}: its digest" in log
     assert f"discarding {second}" in log
     assert np.array_equal(mean(sample), quiet["float32"])
-    run = read_json(sample.layout.shard_run(0))
+    run = read_json(sample.paths.shard_run(0))
     assert (run["restarts"], run["discarded_parts"], run["recomputed_packs"]) == (1, 2, 10)
 
 
 @pytest.mark.parametrize("kind", ["fasta", "fai"])
 def test_a_damaged_shard_is_refused_by_name(sample, kind):
-    path = getattr(sample.layout, f"shard_{kind}")(0)
+    path = getattr(sample.paths, f"shard_{kind}")(0)
     flip_a_bit(path)
     status, line = sample.fail()
     assert status == 1
     assert f"{path}: is not as it was written" in line
-    assert not sample.layout.shard_run(0).exists()
+    assert not sample.paths.shard_run(0).exists()
 
 
 def test_a_damaged_plan_starts_over(sample, quiet):
@@ -151,19 +151,19 @@ def test_a_changed_configuration_starts_over_and_says_so(sample, quiet):
     ],
 )
 def test_a_file_damaged_between_two_steps_stops_the_next(complete, tmp_path, name, step):
-    layout = Layout(tmp_path / "sample")
-    shutil.copytree(complete.layout.root, layout.root)
-    layout.manifest.unlink()
-    paths = {"mean of the shard": layout.shard_vectors(0, "mean"), "mean": layout.vectors("mean")}
-    path = paths.get(name) or getattr(layout, name)
+    paths = Paths(tmp_path / "sample")
+    shutil.copytree(complete.paths.root, paths.root)
+    paths.manifest.unlink()
+    paths = {"mean of the shard": paths.shard_vectors(0, "mean"), "mean": paths.vectors("mean")}
+    path = paths.get(name) or getattr(paths, name)
     # In the index, damage what can still be read: the text of an id.
     flip_a_bit(path, 0.99 if name.startswith("mean") else 0.02)
     with pytest.raises(Fault, match=f"{path}: "):
         if step is merge_shards:
-            merge_shards(layout, 1, ["mean"])
+            merge_shards(paths, 1, ["mean"])
         else:
-            write_manifest(layout, complete.config)
-    assert not layout.manifest.exists()
+            write_manifest(paths, complete.config)
+    assert not paths.manifest.exists()
 
 
 def test_a_checkpoint_that_was_changed_before_the_job_is_refused(sample):
@@ -181,8 +181,8 @@ def test_a_checkpoint_that_changes_during_the_job_is_noticed(sample):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "changed" in errors
-    assert not sample.layout.shard_vectors(0, "mean").exists()
-    assert not sample.layout.shard_run(0).exists()
+    assert not sample.paths.shard_vectors(0, "mean").exists()
+    assert not sample.paths.shard_run(0).exists()
 
 
 def test_a_checkpoint_that_was_only_touched_is_accepted(sample, quiet):
@@ -231,8 +231,8 @@ def test_a_full_disk_is_one_line_and_what_was_committed_is_kept(disk, fasta, tmp
     status, line = sample.fail()
     assert status == 1
     assert "no space is left on the disk" in line
-    assert str(sample.layout.work) in line
-    assert not list(sample.layout.work.glob("embeddings/*/*"))  # nothing half-written
+    assert str(sample.paths.work) in line
+    assert not list(sample.paths.work.glob("embeddings/*/*"))  # nothing half-written
     committed = sample.committed()
     assert len(committed) > 5
     disk.again("size=64m")
@@ -241,7 +241,7 @@ def test_a_full_disk_is_one_line_and_what_was_committed_is_kept(disk, fasta, tmp
     undisturbed = make_sample(tmp_path / "undisturbed", fasta, outputs=["mean", "residue"])
     undisturbed.run()
     for output in ("mean", "residue"):
-        path, expected = (s.layout.shard_vectors(0, output) for s in (sample, undisturbed))
+        path, expected = (s.paths.shard_vectors(0, output) for s in (sample, undisturbed))
         assert path.read_bytes() == expected.read_bytes()
 
 
@@ -251,22 +251,22 @@ def test_a_disk_that_is_full_while_merging_leaves_no_half_array(disk, fasta, tmp
     sample.run()
     used = sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
     disk.again(f"size={used // 4096 * 4 + 4000}k")
-    with pytest.raises(Fault, match=f"{sample.layout.root}: no space is left"):
-        merge_shards(sample.layout, 1, ["residue"])
-    assert not list(sample.layout.root.glob("*.npy"))
-    assert not list(sample.layout.root.glob(".tmp-*"))
+    with pytest.raises(Fault, match=f"{sample.paths.root}: no space is left"):
+        merge_shards(sample.paths, 1, ["residue"])
+    assert not list(sample.paths.root.glob("*.npy"))
+    assert not list(sample.paths.root.glob(".tmp-*"))
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(disk, fasta, tmp_path):
     sample = make_sample(
         disk("size=64m") / "sample", fasta, checkpoints=str(tmp_path / "checkpoints")
     )
-    log = sample.layout.root / "job.log"
+    log = sample.paths.root / "job.log"
     log.touch()
     task = tmp_path / "job.json"
     sample.start().communicate(timeout=60)
-    (sample.layout.root / "job.json").rename(sample.layout.root / "kept.json")
-    task.write_text((sample.layout.root / "kept.json").read_text().replace(str(log), "/dev/null"))
+    (sample.paths.root / "job.json").rename(sample.paths.root / "kept.json")
+    task.write_text((sample.paths.root / "kept.json").read_text().replace(str(log), "/dev/null"))
     disk.again("ro")
     again = subprocess.run(
         [sys.executable, "-m", "tests.embed_job", str(task)],
@@ -291,8 +291,8 @@ def test_packs_that_do_not_fit_into_memory_are_split_and_successors_know(sample,
     assert 1024 < limit <= 2048
     log = sample.run(**SMALL_MEMORY, name="successor")
     assert "out of memory" not in log
-    run = read_json(sample.layout.shard_run(0))
-    packs = pd.read_csv(sample.layout.shard_packs(0), sep="\t")
+    run = read_json(sample.paths.shard_run(0))
+    packs = pd.read_csv(sample.paths.shard_packs(0), sep="\t")
     assert run["token_limit"] == limit
     assert run["split_packs"] == (packs["pieces"] > 1).sum() > 0
     assert run["restarts"] == 1
@@ -307,25 +307,25 @@ def test_a_protein_that_does_not_fit_is_reported_by_name(sample):
 
 
 def test_nan_in_half_precision_is_computed_in_float32_and_told_everywhere(sample, quiet):
-    lengths = np.minimum(pd.read_parquet(sample.layout.shard_index)["length"], 1022)
+    lengths = np.minimum(pd.read_parquet(sample.paths.shard_index)["length"], 1022)
     log = sample.run(dtype="bfloat16", faults={"nan": int(lengths[7]) + 2})
     assert "have NaN or infinity: their pack of" in log
-    run = read_json(sample.layout.shard_run(0))
+    run = read_json(sample.paths.shard_run(0))
     rows = run["float32_rows"]
     assert 7 in rows
     assert len(rows) < len(lengths)
     sample.config["dtype"] = "bfloat16"
     finish(sample)
-    index = pd.read_parquet(sample.layout.index)
+    index = pd.read_parquet(sample.paths.index)
     assert index.index[index["flags"].str.contains("float32")].tolist() == rows
     exact, half = quiet["float32"], quiet["bfloat16"]
-    merged = np.load(sample.layout.vectors("mean"))
+    merged = np.load(sample.paths.vectors("mean"))
     np.testing.assert_array_equal(merged[rows], exact[rows].astype(np.float16))
     others = np.setdiff1d(np.arange(len(merged)), rows)
     np.testing.assert_array_equal(merged[others], half[others])
-    metrics = read_json(sample.layout.metrics)["disturbances"]
+    metrics = read_json(sample.paths.metrics)["recoveries"]
     assert metrics["float32_records"] == len(rows)
-    assert f"{len(rows)} records are flagged" in " ".join(sample.layout.report.read_text().split())
+    assert f"{len(rows)} records are flagged" in " ".join(sample.paths.report.read_text().split())
 
 
 def test_the_report_of_a_disturbed_run_tells_of_it_and_that_of_a_quiet_one_does_not(sample):
@@ -333,8 +333,8 @@ def test_the_report_of_a_disturbed_run_tells_of_it_and_that_of_a_quiet_one_does_
     flip_a_bit(min(sample.state.glob("*.part")))
     sample.run(**SMALL_MEMORY)
     finish(sample)
-    report = " ".join(sample.layout.report.read_text().split())
-    told = read_json(sample.layout.metrics)["disturbances"]
+    report = " ".join(sample.paths.report.read_text().split())
+    told = read_json(sample.paths.metrics)["recoveries"]
     assert told["restarts"] == told["discarded_parts"] == 1
     assert (
         f"1 restart: what had been committed was kept, {told['recomputed_packs']} packs" in report
@@ -343,8 +343,8 @@ def test_the_report_of_a_disturbed_run_tells_of_it_and_that_of_a_quiet_one_does_
     assert f"{told['split_packs']} packs did not fit" in report
     sample.run(name="quiet")
     finish(sample)
-    assert set(read_json(sample.layout.metrics)["disturbances"].values()) == {0}
-    report = " ".join(sample.layout.report.read_text().split())
+    assert set(read_json(sample.paths.metrics)["recoveries"].values()) == {0}
+    report = " ".join(sample.paths.report.read_text().split())
     assert "<th>Interruptions</th><td> none</td>" in report
     assert "did not fit" not in report
 
@@ -380,10 +380,10 @@ def test_a_worker_that_dies_or_hangs_is_done_without(sample, quiet, number, pati
     for worker in workers:
         os.kill(worker, number)
     assert process.wait(200) == 0
-    log = (sample.layout.root / "job.log").read_text()
+    log = (sample.paths.root / "job.log").read_text()
     assert "this process reads the rest itself" in log
     assert np.array_equal(mean(sample), quiet["float32"])
-    packs = pd.read_csv(sample.layout.shard_packs(0), sep="\t")
+    packs = pd.read_csv(sample.paths.shard_packs(0), sep="\t")
     assert packs["pack"].tolist() == list(range(len(packs)))
     time.sleep(0.1)
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)

@@ -10,11 +10,11 @@ import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from packedesm.paths import Paths
+from packedesm.sequences.fasta import read_blocks
+from packedesm.sequences.shards import write_shards
 
 from packedesm.errors import UserError
-from packedesm.fasta import read_blocks
-from packedesm.layout import Layout
-from packedesm.sharding import write_shards
 from tests.fasta_inputs import all_options, inputs
 from tests.fasta_oracle import Options, Refused, content_of, expected, lines_of, records_of
 
@@ -31,9 +31,9 @@ def shard_and_compare(folder: Path, contents: list[bytes], options: Options, blo
     except Refused:
         rows = None
     compare_reader(paths, contents, block)
-    layout = Layout(folder / "out")
+    paths = Paths(folder / "out")
     try:
-        summary = write_shards(paths, layout, options.shards, **options.keywords())
+        summary = write_shards(paths, paths, options.shards, **options.keywords())
     except UserError as error:
         message = str(error)
         assert rows is None, message
@@ -42,7 +42,7 @@ def shard_and_compare(folder: Path, contents: list[bytes], options: Options, blo
         assert sorted(folder.iterdir()) == paths
         return "refused"
     assert rows is not None, "an odd file was taken for a sound one"
-    compare_outputs(layout, summary, rows, options)
+    compare_outputs(paths, summary, rows, options)
     return "embedded" if len(rows) == summary["unique"] else "embedded, with duplicates"
 
 
@@ -60,33 +60,33 @@ def compare_reader(paths: list[Path], contents: list[bytes], block: int) -> None
             assert [tuple(r) for records in read_blocks(path, block) for r in records] == wanted
 
 
-def compare_outputs(layout: Layout, summary: dict, rows: list[dict], options: Options) -> None:
-    index = pyarrow.parquet.read_table(layout.shard_index).to_pylist()
+def compare_outputs(paths: Paths, summary: dict, rows: list[dict], options: Options) -> None:
+    index = pyarrow.parquet.read_table(paths.shard_index).to_pylist()
     assert index == [{k: v for k, v in row.items() if k != "sequence"} for row in rows]
     own = [(row["row"], row["sequence"]) for row in rows if row["duplicate_of"] is None]
-    found = [record for k in range(options.shards) for record in shard_records(layout, k)]
+    found = [record for k in range(options.shards) for record in shard_records(paths, k)]
     assert found == own
     assert (summary["records"], summary["unique"]) == (len(rows), len(own))
     assert summary["residues"] == sum(row["length"] for row in rows)
     flags = Counter(flag for row in rows for flag in row["flags"].split(",") if flag)
     assert summary["flags"] == flags
-    kept = {layout.shard_index, layout.sharding}
+    kept = {paths.shard_index, paths.sharding}
     kept |= {
-        path(k) for k in range(options.shards) for path in (layout.shard_fasta, layout.shard_fai)
+        path(k) for k in range(options.shards) for path in (paths.shard_fasta, paths.shard_fai)
     }
-    assert {path for path in layout.root.rglob("*") if path.is_file()} == kept
+    assert {path for path in paths.root.rglob("*") if path.is_file()} == kept
     assert not any(not warning.isprintable() for warning in summary["warnings"])
 
 
-def shard_records(layout: Layout, shard: int) -> list[tuple[int, bytes]]:
+def shard_records(paths: Paths, shard: int) -> list[tuple[int, bytes]]:
     """Read a shard twice, by its lines and by its index, and return its records."""
-    data = layout.shard_fasta(shard).read_bytes()
+    data = paths.shard_fasta(shard).read_bytes()
     lines = data.split(b"\n")
     assert lines.pop() == b""
     assert all(line.startswith(b">") for line in lines[::2])
     records = [(int(line[1:]), lines[2 * k + 1]) for k, line in enumerate(lines[::2])]
     indexed = []
-    for line in layout.shard_fai(shard).read_text().splitlines():
+    for line in paths.shard_fai(shard).read_text().splitlines():
         row, length, offset, bases, width = map(int, line.split("\t"))
         assert (bases, width) == (length, length + 1)
         indexed.append((row, data[offset : offset + length]))

@@ -4,12 +4,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from packedesm.esm2.fair_esm import write_random_checkpoint
+from packedesm.esm2.geometry import Geometry
 
 import packedesm
-from packedesm.checkpoints import write_random_checkpoint
 from packedesm.cli import main
 from packedesm.files import read_json
-from packedesm.models import Geometry
 from tests.workflow import refusal, snakemake, write_config
 
 SHELL = 'it\'s "quoted" $(touch pwned) `touch pwned` ;touch pwned; %j \\ *?[!a] # ~ é 🧬'

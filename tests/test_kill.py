@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from packedesm.esm2.registry import DEMO, TINY
+from packedesm.paths import Paths
+from packedesm.results.merge import merge_shards
 
 from packedesm.cli import main
 from packedesm.files import file_digest, read_json
-from packedesm.layout import Layout
-from packedesm.models import DEMO, TINY
-from packedesm.store import merge_shards
 from tests.jobs import Sample, first_records
 from tests.workflow import BIN, snakemake, write_config
 
@@ -32,17 +32,17 @@ def parts(state):
     return list(state.glob("*.part"))
 
 
-def digests(layout: Layout) -> dict[str, str]:
+def digests(paths: Paths) -> dict[str, str]:
     """Return what identifies the files that users read.
 
     Not their bytes: pytest explains for many minutes how two long byte strings differ.
     """
-    return {path.name: file_digest(path) for path in (layout.vectors("mean"), layout.index)}
+    return {path.name: file_digest(path) for path in (paths.vectors("mean"), paths.index)}
 
 
 def published(sample) -> dict[str, str]:
-    merge_shards(sample.layout, 1, ["mean"])
-    return digests(sample.layout)
+    merge_shards(sample.paths, 1, ["mean"])
+    return digests(sample.paths)
 
 
 def make_sample(root: Path, fasta: Path, model: str, **config) -> Sample:
@@ -53,7 +53,7 @@ def undisturbed(root: Path, fasta: Path, model: str, packs: int) -> dict[str, st
     """Return what a job of more than so many packs publishes if nothing disturbs it."""
     sample = make_sample(root, fasta, model)
     sample.run()
-    run = read_json(sample.layout.shard_run(0))
+    run = read_json(sample.paths.shard_run(0))
     assert run["packs"] > packs
     assert (run["restarts"], run["recomputed_packs"]) == (0, 0)
     return published(sample)
@@ -91,8 +91,8 @@ def sample(tmp_path, half):
 
 def check_published(sample, quiet):
     assert published(sample) == quiet
-    packs = pd.read_csv(sample.layout.shard_packs(0), sep="\t")
-    run = read_json(sample.layout.shard_run(0))
+    packs = pd.read_csv(sample.paths.shard_packs(0), sep="\t")
+    run = read_json(sample.paths.shard_run(0))
     assert packs["pack"].tolist() == list(range(run["packs"]))
     assert packs["records"].sum() == run["records"]
     assert not sample.state.exists()
@@ -169,7 +169,7 @@ def test_an_orphan_that_wakes_up_after_all_is_done_publishes_nothing(sample, qui
     sample.wait_for_packs(orphan, 1, 12)
     orphan.send_signal(signal.SIGSTOP)
     sample.run(name="successor")
-    mean = sample.layout.shard_vectors(0, "mean")
+    mean = sample.paths.shard_vectors(0, "mean")
     before = mean.stat().st_mtime_ns
     orphan.send_signal(signal.SIGCONT)
     _, error = orphan.communicate(timeout=60)
@@ -187,7 +187,7 @@ def test_times_of_all_attempts_add_up(sample, quiet):
     assert process.wait(30) == 128 + signal.SIGTERM
     sample.run()
     run = check_published(sample, quiet)
-    packs = pd.read_csv(sample.layout.shard_packs(0), sep="\t")
+    packs = pd.read_csv(sample.paths.shard_packs(0), sep="\t")
     finished = packs["finished_seconds"].to_numpy()
     assert (np.diff(finished) >= 0).all()
     assert run["restarts"] == 1
@@ -203,21 +203,21 @@ def test_a_workflow_whose_job_is_killed_ends_as_if_nothing_had_been(tmp_path, qu
     config = {"token_budget": BUDGET, "commit_packs": COMMIT_PACKS, "shards": 1}
     config |= {"model": TINY, "verify": {"sequences": 4}}
     write_config(tmp_path, fasta=str(half), **config)
-    layout = Layout(tmp_path / "results" / "half")
+    paths = Paths(tmp_path / "results" / "half")
     with ThreadPoolExecutor(1) as background:
         workflow = background.submit(snakemake, tmp_path, "--retries", "3")
         for attempt in (1, 2):
-            state = layout.shard_state(0)
+            state = paths.shard_state(0)
             while len([*state.glob("attempt-*")]) < attempt or len(parts(state)) < 5 * attempt:
                 assert not workflow.done(), workflow.result().stdout
                 time.sleep(0.01)
             os.kill(read_json(state / "owner.json")["pid"], signal.SIGKILL)
         run = workflow.result()
     assert run.returncode == 0, run.stdout
-    assert read_json(layout.shard_run(0))["restarts"] == 2
-    assert digests(layout) == quiet
-    assert layout.manifest.exists()
-    assert "2 restarts" in layout.report.read_text()
+    assert read_json(paths.shard_run(0))["restarts"] == 2
+    assert digests(paths) == quiet
+    assert paths.manifest.exists()
+    assert "2 restarts" in paths.report.read_text()
 
 
 def test_the_command_goes_on_where_it_was_interrupted(tmp_path, half):
@@ -225,7 +225,7 @@ def test_the_command_goes_on_where_it_was_interrupted(tmp_path, half):
     options |= {"token-budget": BUDGET, "commit-packs": 1, "verify-sequences": 4}
     flags = [str(text) for key, value in options.items() for text in (f"--{key}", value)]
     arguments = ["embed", str(half), *flags, "-o"]
-    quiet, out = Layout(tmp_path / "quiet"), Layout(tmp_path / "out")
+    quiet, out = Paths(tmp_path / "quiet"), Paths(tmp_path / "out")
     assert main([*arguments, str(quiet.root)]) == 0
     command = [str(BIN / "packedesm"), *arguments]
     process = subprocess.Popen([*command, out.root], stderr=subprocess.PIPE, text=True)

@@ -5,11 +5,11 @@ import gzip
 import numpy as np
 import pandas as pd
 import pytest
+from packedesm.paths import Paths
+from packedesm.sequences.fasta import read_records
 
 import packedesm
-from packedesm.fasta import read_records
 from packedesm.files import read_json
-from packedesm.layout import Layout
 from tests.workflow import ROOT, jobs_run, snakemake, write_config
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ def runs(tmp_path_factory, uniprot_500):
 
 
 def sample(folder):
-    return Layout(folder / "results" / "uniprot_500")
+    return Paths(folder / "results" / "uniprot_500")
 
 
 @pytest.mark.parametrize("shards", [2, 5])
@@ -107,8 +107,8 @@ def test_two_samples_several_files_and_every_output(two_samples):
 
 
 def test_repeated_sequences_are_embedded_once_and_counted(two_samples):
-    layout = Layout(two_samples / "results" / "second")
-    results = packedesm.open(layout.root)
+    paths = Paths(two_samples / "results" / "second")
+    results = packedesm.open(paths.root)
     repeating = range(6)  # the ten records after these are all different
     assert [results.ids[row] for row in repeating] == ["a", "b", "c", "b", "d", "e"]
     duplicate_of = results.index["duplicate_of"].fillna(-1).tolist()
@@ -117,11 +117,11 @@ def test_repeated_sequences_are_embedded_once_and_counted(two_samples):
     for row, first in ((2, 0), (3, 1), (4, 0)):
         np.testing.assert_array_equal(vectors[row], vectors[first])
     assert len(np.unique(vectors[repeating], axis=0)) == 3
-    embedded = [read_json(layout.shard_run(shard))["records"] for shard in (0, 1)]
+    embedded = [read_json(paths.shard_run(shard))["records"] for shard in (0, 1)]
     assert sum(embedded) == 13
-    assert read_json(layout.metrics)["duplicates"] == {"records": 3, "residues": 17}
+    assert read_json(paths.metrics)["duplicates"] == {"records": 3, "residues": 17}
     warning = "1 of 16 records repeat the id and sequence of an earlier one"
-    page = layout.report.read_text()
+    page = paths.report.read_text()
     assert warning in page
     assert "3\n(17 residues): computed once, the vector copied" in page
     log = (two_samples / "results" / ".logs" / "second" / "shard.log").read_text()

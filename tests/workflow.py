@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packedesm.esm2.registry import locate
 
 from packedesm.config import resolve, samples
 from packedesm.errors import UserError
-from packedesm.models import locate
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent

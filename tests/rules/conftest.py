@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from packedesm.paths import Paths
 
-from packedesm.layout import Layout
 from tests.jobs import first_records
 from tests.workflow import snakemake, write_config
 
@@ -50,7 +50,7 @@ def finished(tmp_path_factory, sixty) -> Path:
 def run_rule(finished, sixty, tmp_path):
     """Return a function that runs one rule alone, after its outputs were removed."""
 
-    def run(rule: str, *outputs: str) -> Layout:
+    def run(rule: str, *outputs: str) -> Paths:
         folder = tmp_path / "run"
         # The record of the checkpoint names the file in the finished run's own folder.
         left_out = shutil.ignore_patterns(".snakemake", "checkpoints")
@@ -61,6 +61,6 @@ def run_rule(finished, sixty, tmp_path):
             folder, *outputs, "--allowed-rules", rule, "--rerun-triggers", "mtime", "--force"
         )
         assert done.returncode == 0, done.stdout
-        return Layout(folder / "results" / sixty.stem)
+        return Paths(folder / "results" / sixty.stem)
 
     return run

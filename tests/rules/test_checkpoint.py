@@ -1,21 +1,22 @@
 import hashlib
 from pathlib import Path
 
-from packedesm.checkpoints import write_random_checkpoint
+from packedesm.esm2.fair_esm import write_random_checkpoint
+from packedesm.esm2.registry import MODELS
+from packedesm.paths import Paths
+
 from packedesm.files import read_json
-from packedesm.layout import Layout
-from packedesm.models import MODELS
 from tests.workflow import snakemake, write_config
 
 RECORD = "results/.work/checkpoint.json"
 
 
 def test_the_tiny_model_is_made_and_recorded_as_meaningless(run_rule):
-    layout = run_rule("checkpoint", RECORD)
-    record = read_json(Layout(layout.root.parent).checkpoint)
+    paths = run_rule("checkpoint", RECORD)
+    record = read_json(Paths(paths.root.parent).checkpoint)
     weights = Path(record["path"])
     assert record["model"] == "esm2_tiny_random"
-    assert record["meaningless"] is True
+    assert record["untrained"] is True
     assert record["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert record["bytes"] == weights.stat().st_size
 
@@ -26,7 +27,7 @@ def test_a_changed_file_of_the_users_is_noticed(tmp_path, sixty):
     write_config(tmp_path, fasta=str(sixty), model=str(weights))
     assert snakemake(tmp_path, RECORD).returncode == 0
     first = read_json(tmp_path / RECORD)
-    assert first["meaningless"] is False  # nobody can tell for a file of the user's
+    assert first["untrained"] is False  # nobody can tell for a file of the user's
     assert "Nothing to be done" in snakemake(tmp_path, RECORD).stdout
     write_random_checkpoint(weights, MODELS["esm2_tiny_random"], seed=2)
     assert snakemake(tmp_path, RECORD).returncode == 0

@@ -1,10 +1,10 @@
 import shutil
 
 import numpy as np
+from packedesm.paths import Paths
 
 import packedesm
 from packedesm.files import read_json, write_json
-from packedesm.layout import Layout
 from tests.rules.conftest import RECORDS
 from tests.workflow import snakemake
 
@@ -12,8 +12,8 @@ MANIFEST = "results/sixty/manifest.json"
 
 
 def test_the_manifest_opens_the_results(run_rule):
-    layout = run_rule("manifest", MANIFEST)
-    results = packedesm.open(layout.root)
+    paths = run_rule("manifest", MANIFEST)
+    results = packedesm.open(paths.root)
     assert len(results) == len(results.ids) == RECORDS
     assert results.manifest["arrays"]["mean.npy"] == {"shape": [RECORDS, 64], "dtype": "float32"}
     for row in (0, 37, RECORDS - 1):
@@ -25,12 +25,12 @@ def test_the_manifest_opens_the_results(run_rule):
 def test_a_failed_verification_leaves_no_manifest_and_says_why(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder, ignore=shutil.ignore_patterns(".snakemake", "checkpoints"))
-    layout = Layout(folder / "results" / "sixty")
-    verification = read_json(layout.verification)
+    paths = Paths(folder / "results" / "sixty")
+    verification = read_json(paths.verification)
     verification["passed"] = verification["records"][0]["passed"] = False
-    write_json(layout.verification, verification)
+    write_json(paths.verification, verification)
     run = snakemake(folder, MANIFEST, "--allowed-rules", "manifest", "--force")
     assert run.returncode != 0
     line = next(line for line in run.stdout.splitlines() if "verification failed" in line)
     assert "1 of 8 comparisons" in line
-    assert not layout.manifest.exists()
+    assert not paths.manifest.exists()

@@ -1,9 +1,9 @@
 import hashlib
 
 import pandas as pd
+from packedesm.sequences.fasta import read_records
 from pyfaidx import Fasta
 
-from packedesm.fasta import read_records
 from packedesm.files import read_json
 
 WORK = "results/sixty/.work"
@@ -11,8 +11,8 @@ WORK = "results/sixty/.work"
 
 def test_shards_and_index_hold_the_input(run_rule, sixty):
     made = [f"{WORK}/shards/{k}.fasta{end}" for k in (0, 1) for end in ("", ".fai")]
-    layout = run_rule("shard", *made, f"{WORK}/index.parquet", f"{WORK}/sharding.json")
-    index = pd.read_parquet(layout.shard_index)
+    paths = run_rule("shard", *made, f"{WORK}/index.parquet", f"{WORK}/sharding.json")
+    index = pd.read_parquet(paths.shard_index)
     records = list(read_records(sixty))
     assert index["id"].tolist() == [record.id for record in records]
     digests = [hashlib.sha256(record.sequence).hexdigest() for record in records]
@@ -20,10 +20,10 @@ def test_shards_and_index_hold_the_input(run_rule, sixty):
 
     rows = []
     for shard in (0, 1):
-        with Fasta(str(layout.shard_fasta(shard)), build_index=False) as fasta:
+        with Fasta(str(paths.shard_fasta(shard)), build_index=False) as fasta:
             for name in fasta.records:
                 assert str(fasta[name]).encode() == records[int(name)].sequence
                 rows.append(int(name))
     assert rows == index["row"][index["duplicate_of"].isna()].tolist()
-    costs = [shard["cost"] for shard in read_json(layout.sharding)["shards"]]
+    costs = [shard["cost"] for shard in read_json(paths.sharding)["shards"]]
     assert max(costs) < 1.05 * min(costs)

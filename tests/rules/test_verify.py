@@ -2,8 +2,8 @@ from packedesm.files import read_json
 
 
 def test_sampled_records_agree_with_fair_esm(run_rule):
-    layout = run_rule("verify", "results/sixty/verification.json")
-    verification = read_json(layout.verification)
+    paths = run_rule("verify", "results/sixty/verification.json")
+    verification = read_json(paths.verification)
     assert verification["passed"] is True
     assert len({record["row"] for record in verification["records"]}) == 4
     assert {record["output"] for record in verification["records"]} == {"mean", "residue"}

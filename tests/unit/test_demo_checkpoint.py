@@ -4,15 +4,15 @@ import esm
 import numpy as np
 import pytest
 import torch
+from packedesm.esm2.checkpoints import load_state, prepare
+from packedesm.esm2.fair_esm import load_archive
+from packedesm.esm2.heads import LanguageModelHead
+from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.registry import DEMO, MODELS, locate
+from packedesm.report.reference import Reference
+from packedesm.sequences.fasta import read_records
 from packs import packs
 from perplexity import Counts, hidden_residue_losses
-
-from packedesm.checkpoints import load_archive, load_state, prepare
-from packedesm.fasta import read_records
-from packedesm.lm_head import LanguageModelHead
-from packedesm.model import PackedESM2
-from packedesm.models import DEMO, MODELS, locate
-from packedesm.reference import Reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -76,8 +76,8 @@ def test_its_record_says_what_it_is(tmp_path):
         size.width,
         size.heads,
     )
-    assert record["for_trial"] is True
-    assert record["meaningless"] is False
+    assert record["demo"] is True
+    assert record["untrained"] is False
 
 
 def test_it_predicts_hidden_residues_better_than_their_frequencies(encoder, sequences):

@@ -10,13 +10,15 @@ import esm
 import numpy as np
 import pytest
 import torch
+from packedesm.esm2.attention import BACKENDS, select_backend
+from packedesm.esm2.checkpoints import load_state
+from packedesm.esm2.fair_esm import load_archive, write_random_checkpoint
+from packedesm.esm2.geometry import Geometry
+from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.registry import MODELS
+from packedesm.report.reference import Reference
 
-from packedesm.attention import BACKENDS, select_backend
-from packedesm.checkpoints import load_archive, load_state, write_random_checkpoint
 from packedesm.errors import UserError
-from packedesm.model import PackedESM2
-from packedesm.models import MODELS, Geometry
-from packedesm.reference import Reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -3,9 +3,9 @@
 import unicodedata
 
 import pytest
+from packedesm.log import job_log
 
 from packedesm.errors import UserError, printable, quote
-from packedesm.joblog import job_log
 
 HIDDEN = "\n\r\t\0\x07\x1b\x7f\x85\x9b\u2028\u2029\u202e\u200b\ufeff\udc80"
 SEEN = "a é 日本 🧬 \u3000 👩\u200d🔬 %s {x}"
