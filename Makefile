@@ -2,6 +2,8 @@
 # make test   set up .venv and run every test that can run on this machine
 # make test-training  the tests of examples/training
 # make test-lesser-cpus  of them, those of the CPU's instructions, as on CPUs with fewer
+# make test-exhaustive  the tests that are too long for that: nightly and before a release
+# make test-benchmarks  run the benchmarks in small, to see that they work
 # make bench  compare with every other way to get ESM-2 vectors, in an environment of its own
 # make bench-micro  time attention, packer, tokeniser, sharding, collation, store and merge
 # make coverage  which lines the quick tests enter, in subprocesses too
@@ -14,9 +16,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH := benchmarks/.venv
+# A file goes to one process as a whole: two would each make what its tests share.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 KERNELS := setup.py src/packedesm/esm2/kernels.cpp
 
-.PHONY: run test test-most test-slurm test-lesser-cpus test-training coverage bench bench-micro bench-wheels check architecture lock clean
+.PHONY: run test test-most test-slurm test-lesser-cpus test-exhaustive test-benchmarks test-training coverage
+.PHONY: bench bench-micro bench-wheels check architecture lock clean
 
 run: $(READY)
 	$(BIN)/snakemake --cores all --quiet rules
@@ -26,7 +31,13 @@ run: $(READY)
 test: test-most test-slurm test-lesser-cpus
 
 test-most: $(READY)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not slurm"
+	$(PYTEST) -m "not slurm and not exhaustive and not benchmarks"
+
+test-exhaustive: $(READY)
+	$(PYTEST) -m exhaustive
+
+test-benchmarks: $(READY)
+	$(PYTEST) -m benchmarks
 
 test-slurm: $(READY)
 	$(BIN)/python -m pytest -m slurm

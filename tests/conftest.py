@@ -1,5 +1,6 @@
 """What several test folders share: real proteins, and figures told at the end of a run."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -9,7 +10,9 @@ ROOT = Path(__file__).resolve().parents[1]
 FIGURE = "figure"
 
 # Tests that run side by side share the cores. torch reads this when it is imported, here and in the
-# processes that tests start.
+# processes that tests start. A thread that waits for another is to sleep, not to spin: where two
+# tests share two cores, spinning took two thirds of the CPU time of a command that embeds.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
@@ -21,6 +24,12 @@ def pytest_configure():
 
         if (found := torch.backends.cpu.get_cpu_capability()) != asked.upper():
             raise pytest.UsageError(f"ATEN_CPU_CAPABILITY={asked}, but torch says {found}")
+
+
+def pytest_collection_modifyitems(items):
+    """Put files with slow tests first, so that none begins when the other processes are done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture
@@ -35,6 +44,20 @@ def pytest_terminal_summary(terminalreporter):
         for name, text in report.user_properties:
             if name == FIGURE:
                 terminalreporter.write_line(text)
+
+
+@pytest.fixture
+def root_logger():
+    """Put back the logging that a job's log replaces."""
+    logger = logging.getLogger()
+    handlers, level = logger.handlers[:], logger.level
+    yield logger
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+        handler.close()
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+    logging.captureWarnings(False)
 
 
 @pytest.fixture(scope="session")

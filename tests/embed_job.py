@@ -5,7 +5,9 @@
 The JSON holds root, shard, options, job, threads, log and the faults to inject.
 """
 
+import os
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -38,8 +40,9 @@ def inject(memory: int | None = None, nan: int | None = None, patience: float | 
         dataloader.create_async_dataloader.__kwdefaults__["patience"] = patience
 
 
-if __name__ == "__main__":
-    task = read_json(Path(sys.argv[1]))
+def run(path: Path) -> None:
+    """Run the job that `path` describes, in a process that does nothing else."""
+    task = read_json(path)
     paths = Paths(task["root"])
     inject(**task["faults"])
     with job_log(task["log"]):
@@ -51,3 +54,14 @@ if __name__ == "__main__":
             JobOptions.of(task["job"]),
             threads=task["threads"],
         )
+
+
+def run_forked(path: Path, errors: Connection) -> None:
+    """Run a job in a process that was forked; what it writes to standard error goes to `errors`."""
+    os.dup2(errors.fileno(), sys.stderr.fileno())
+    errors.close()
+    run(path)
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]))

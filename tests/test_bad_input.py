@@ -1,13 +1,18 @@
 """Whatever is wrong with the input: one clear line, a non-zero exit, and nothing half-written."""
 
 import argparse
+import runpy
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from packedesm.cli import main
+from packedesm.config import resolve
+from packedesm.files import write_json
+from packedesm.options import ShardOptions
 from packedesm.paths import Paths
-from tests.workflow import snakemake, write_config
+from tests.workflow import ROOT, refusal, snakemake, write_config
 
 GOOD = ">first\nMKV\n>second\nACDEFGHIK\n"
 
@@ -124,32 +129,63 @@ def test_the_command_writes_what_the_workflow_writes(tmp_path, good, capsys):
     assert "report.html" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+def check_stopped(folder, errors, name):
+    """One line says what is wrong with `name`, and no shard or manifest of it is left."""
+    assert "Traceback" not in errors
+    (error,) = [line for line in errors.splitlines() if line.startswith("packedesm: ")]
+    for word in [str(folder / "bad.fasta"), *BAD_FASTA[name][1]]:
+        assert word in error
+    assert not any((folder / "results" / "bad" / ".work").rglob("*.fasta"))
+    assert not (folder / "results" / "bad" / "manifest.json").exists()
+
+
 @pytest.mark.parametrize("name", BAD_FASTA)
-def test_the_workflow_stops_with_the_same_line(tmp_path, name):
-    text, words = BAD_FASTA[name]
+@pytest.mark.usefixtures("root_logger")
+def test_the_script_of_the_workflow_stops_with_the_same_line(tmp_path, capsys, name):
+    """Without Snakemake around it, which does the same with every failed job."""
     path = tmp_path / "bad.fasta"
-    path.write_text(text)
+    path.write_text(BAD_FASTA[name][0])
+    paths = Paths(tmp_path / "results" / "bad")
+    write_json(paths.checkpoint, {"width": 64})
+    options = ShardOptions.part(resolve({"fasta": str(path)}))
+    job = SimpleNamespace(
+        input=SimpleNamespace(fasta=[str(path)], checkpoint=paths.checkpoint),
+        params=SimpleNamespace(root=paths.root, shards=1, options=options),
+        log=[str(tmp_path / "shard.log")],
+    )
+    script = str(ROOT / "scripts" / "shard.py")
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(script, {"snakemake": job}, run_name="__main__")
+    assert caught.value.code == 2
+    check_stopped(tmp_path, capsys.readouterr().err, name)
+
+
+@pytest.mark.slow
+def test_the_workflow_stops_with_the_same_line(tmp_path):
+    path = tmp_path / "bad.fasta"
+    path.write_text(BAD_FASTA["digits"][0])
     write_config(tmp_path, fasta=str(path))
     run = snakemake(tmp_path)
     assert run.returncode != 0
-    assert "Traceback" not in run.stdout
-    (error,) = [line for line in run.stdout.splitlines() if line.startswith("packedesm: ")]
-    for word in [str(path), *words]:
-        assert word in error
-    assert not any((tmp_path / "results" / "bad" / ".work").rglob("*.fasta"))
-    assert not (tmp_path / "results" / "bad" / "manifest.json").exists()
+    check_stopped(tmp_path, run.stdout, "digits")
 
 
-@pytest.mark.parametrize(
-    ("config", "words"),
-    [
-        ({"fasta": "nothing.fasta"}, "nothing.fasta: no such FASTA file"),
-        ({"modle": "x"}, "unknown config key 'modle'; did you mean 'model'?"),
-        ({"model": "esm2_t33_650M_UR50"}, "esm2_t33_650M_UR50D"),
-    ],
-)
-def test_the_workflow_refuses_a_bad_config_before_it_starts(tmp_path, good, config, words):
+BAD_CONFIG = {
+    "no file": ({"fasta": "nothing.fasta"}, "nothing.fasta: no such FASTA file"),
+    "key": ({"modle": "x"}, "unknown config key 'modle'; did you mean 'model'?"),
+    "model": ({"model": "esm2_t33_650M_UR50"}, "esm2_t33_650M_UR50D"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CONFIG)
+def test_a_bad_config_is_refused(good, name):
+    config, words = BAD_CONFIG[name]
+    assert words in refusal({"fasta": str(good), **config})
+
+
+# The last of the three checks; the names in test_hostile_names.py come to the other two.
+def test_the_workflow_refuses_a_bad_config_before_it_starts(tmp_path, good):
+    config, words = BAD_CONFIG["model"]
     write_config(tmp_path, **{"fasta": str(good), **config})
     run = snakemake(tmp_path)
     assert run.returncode != 0

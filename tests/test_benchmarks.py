@@ -61,6 +61,7 @@ def compared(tmp_path_factory, uniprot_500) -> dict:
 
 
 @pytest.mark.slow
+@pytest.mark.benchmarks
 def test_every_contender_is_timed_and_compared_with_the_reference(compared):
     ours, fair_esm, half, _ = compared["rows"]
     for row in (ours, fair_esm, half):
@@ -78,6 +79,7 @@ def test_every_contender_is_timed_and_compared_with_the_reference(compared):
 
 
 @pytest.mark.slow
+@pytest.mark.benchmarks
 def test_a_contender_that_cannot_run_is_a_row_with_its_reason(compared):
     row = compared["rows"][3]
     assert "needs an NVIDIA GPU" in row["reason"]
@@ -182,7 +184,7 @@ def test_limits_for_which_there_was_no_time_say_so(with_actors):
     assert {tuple(limit.values()) for limit in limits.values()} == {("not run: the time was up",)}
 
 
-@pytest.mark.slow
+@pytest.mark.benchmarks
 def test_command_writes_json_and_prints_the_table(tmp_path):
     options = ["--models", "esm2_tiny_random", "--records", "2", "--repeats", "1", "--first", "1"]
     options += ["--device", "cpu", "--results", tmp_path, "--scratch", tmp_path]

@@ -4,8 +4,10 @@ docs/faults.md lists them, each with the test that shows it.
 """
 
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from packedesm.embedding.output import finished
 from packedesm.errors import Fault
 from packedesm.files import read_json
 from packedesm.options import EmbedOptions, VerifyOptions
+from packedesm.paths import Paths
 from packedesm.report.metrics import write_metrics
 from packedesm.report.page import write_report
 from packedesm.report.verify import verify
@@ -90,6 +93,15 @@ def finish(sample: Sample) -> None:
     write_manifest(paths, config)
 
 
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory, fasta) -> Sample:
+    """A sample that was finished to the end, for tests that damage a copy of it."""
+    sample = make_sample(tmp_path_factory.mktemp("complete"), fasta)
+    sample.run()
+    finish(sample)
+    return sample
+
+
 # Files that are not as they were written
 
 
@@ -140,10 +152,9 @@ def test_a_changed_configuration_starts_over_and_says_so(sample, quiet):
         ("index", write_manifest),
     ],
 )
-def test_a_file_damaged_between_two_steps_stops_the_next(sample, name, step):
-    sample.run()
-    paths = sample.paths
-    finish(sample)
+def test_a_file_damaged_between_two_steps_stops_the_next(complete, tmp_path, name, step):
+    paths = Paths(tmp_path / "sample")
+    shutil.copytree(complete.paths.root, paths.root)
     paths.manifest.unlink()
     files = {"mean of the shard": paths.shard_vectors(0, "mean"), "mean": paths.vectors("mean")}
     path = files.get(name) or getattr(paths, name)
@@ -153,7 +164,7 @@ def test_a_file_damaged_between_two_steps_stops_the_next(sample, name, step):
         if step is merge_shards:
             merge_shards(paths, 1, ["mean"])
         else:
-            write_manifest(paths, sample.config)
+            write_manifest(paths, complete.config)
     assert not paths.manifest.exists()
 
 
@@ -210,7 +221,7 @@ def disk(tmp_path):
         subprocess.run(["umount", path], check=True)
 
 
-# The vectors of every residue take 9 MB, twice while the parts are assembled.
+# The vectors of every residue take 9 MB, twice while the commits are assembled.
 @pytest.mark.parametrize(("size", "when"), [("4m", "committing"), ("14m", "assembling")])
 def test_a_full_disk_is_one_line_and_what_was_committed_is_kept(disk, fasta, tmp_path, size, when):
     sample = make_sample(
@@ -255,13 +266,12 @@ def test_a_folder_that_cannot_be_written_to_is_named(disk, fasta, tmp_path):
     log = sample.paths.root / "job.log"
     log.touch()
     task = tmp_path / "job.json"
-    process = sample.start()
-    process.communicate(timeout=60)
+    sample.start().communicate(timeout=60)
     (sample.paths.root / "job.json").rename(sample.paths.root / "kept.json")
     task.write_text((sample.paths.root / "kept.json").read_text().replace(str(log), "/dev/null"))
     disk.again("ro")
     again = subprocess.run(
-        [*process.args[:-1], str(task)],
+        [sys.executable, "-m", "tests.embed_job", str(task)],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[1],
@@ -327,7 +337,7 @@ def test_the_report_of_a_disturbed_run_tells_of_it_and_that_of_a_quiet_one_does_
     finish(sample)
     report = " ".join(sample.paths.report.read_text().split())
     told = read_json(sample.paths.metrics)["recoveries"]
-    assert told["restarts"] == told["discarded_parts"] == 1
+    assert told["restarts"] == told["discarded_commits"] == 1
     assert (
         f"1 restart: what had been committed was kept, {told['recomputed_packs']} packs" in report
     )
@@ -365,7 +375,7 @@ def loader_workers(parent: int) -> list[int]:
     ids=["SIGKILL", "SIGSTOP"],
 )
 def test_a_worker_that_dies_or_hangs_is_done_without(sample, quiet, number, patience):
-    process = sample.start(workers=2, commit_packs=1, faults={"patience": patience})
+    process = sample.start(fork=False, workers=2, commit_packs=1, faults={"patience": patience})
     sample.wait_for_packs(process, 1, 3)
     workers = loader_workers(process.pid)
     assert len(workers) == 2

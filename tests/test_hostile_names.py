@@ -10,7 +10,7 @@ from packedesm.cli import main
 from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.geometry import Geometry
 from packedesm.files import read_json
-from tests.workflow import snakemake, write_config
+from tests.workflow import refusal, snakemake, write_config
 
 SHELL = 'it\'s "quoted" $(touch pwned) `touch pwned` ;touch pwned; %j \\ *?[!a] # ~ é 🧬'
 HTML = "<script>alert(1)</script><img src=x onerror=alert(1)>&amp;"
@@ -89,6 +89,7 @@ def test_the_command_gives_every_id_back_byte_for_byte(tmp_path, capfd, monkeypa
     out = tmp_path / f"out {SHELL}" / "<i>results"
     assert embed(fasta, out, "--verify-sequences", str(len(HEADERS))) == 0
     assert ids_in_bytes(out) == IDS
+    assert read_json(out / "manifest.json")["config"]["fasta"] == str(fasta)
     check_page(out / "report.html")
     for text in capfd.readouterr():
         check_lines(text)
@@ -144,14 +145,14 @@ def test_a_fault_in_a_hostile_file_is_one_printable_line(tmp_path, capsys):
     assert "record 1" in line and "'1' at residue 3" in line
 
 
-SAMPLES = [
-    "-rf two words (1); touch pwned & #|&lt;b&gt;~*?[!] 🧬 日本 a=b:c^@+",
-    "".join(f"é{k:02}" for k in range(50)),  # as long as a name may be
-]
+# Odd in every way at once, and with 200 bytes as long as a name may be.
+SAMPLE = "-rf two words (1); touch pwned & #|&lt;b&gt;~*?[!] 🧬 日本 a=b:c^@+"
+SAMPLE += "".join(f"é{k:02}" for k in range(32)) + "z"
+assert len(SAMPLE.encode()) == 200
 
 
 @pytest.mark.slow
-def test_the_workflow_gives_every_id_of_every_sample_back_byte_for_byte(tmp_path):
+def test_the_workflow_gives_every_id_back_byte_for_byte(tmp_path):
     folder = tmp_path / "run"
     model = tmp_path / f"models {SHELL}" / f"{SHELL}.pt"
     model.parent.mkdir()
@@ -160,7 +161,7 @@ def test_the_workflow_gives_every_id_of_every_sample_back_byte_for_byte(tmp_path
     results = "res ults'$(touch pwned)`touch pwned`;🧬"
     write_config(
         folder,
-        fasta={sample: str(fasta) for sample in SAMPLES},
+        fasta={SAMPLE: str(fasta)},
         results=results,
         model=str(model),
         shards=2,
@@ -169,53 +170,64 @@ def test_the_workflow_gives_every_id_of_every_sample_back_byte_for_byte(tmp_path
     run = snakemake(folder)
     assert run.returncode == 0, run.stdout
     check_lines(run.stdout)
-    for sample in SAMPLES:
-        assert ids_in_bytes(folder / results / sample) == IDS
-        check_page(folder / results / sample / "report.html")
-        for log in (folder / results / ".logs" / sample).glob("*.log"):
-            check_lines(log.read_text())
+    assert ids_in_bytes(folder / results / SAMPLE) == IDS
+    check_page(folder / results / SAMPLE / "report.html")
+    for log in (folder / results / ".logs" / SAMPLE).glob("*.log"):
+        check_lines(log.read_text())
     check_nothing_ran(tmp_path)
-    assert {path.name for path in (folder / results).iterdir()} == {*SAMPLES, ".logs", ".work"}
+    assert {path.name for path in (folder / results).iterdir()} == {SAMPLE, ".logs", ".work"}
     assert "Nothing to be done" in snakemake(folder).stdout
 
 
-@pytest.mark.parametrize(
-    ("config", "words"),
-    [
-        ({"fasta": {"../up": "good.fasta"}}, "cannot name a folder"),
-        ({"fasta": {"$(touch pwned)": "good.fasta"}}, "cannot name a folder"),
-        ({"fasta": {"<results>": "good.fasta"}}, "cannot name a folder"),
-        ({"fasta": {"x" * 10_000: "good.fasta"}}, "at most 200"),
-        ({"fasta": {"a\x1b[31m\n": "good.fasta"}}, "cannot name a folder"),
-        ({"fasta": {2024: "good.fasta"}}, "put it in quotes"),
-        ({"fasta": "a\x1b[31m.fasta"}, "cannot be seen"),
-        ({"fasta": "x" * 10_000}, "too long"),
-        ({"results": "out\nput"}, "cannot be seen"),
-        ({"results": "{sample}"}, "{, which Snakemake replaces"),
-        ({"results": "<i>"}, "<i>, which Snakemake replaces"),
-        ({"fasta": {"a": "<results>.fasta"}}, "<results>, which Snakemake replaces"),
-        ({"fasta": {"a": "{sample}.fasta"}}, "{, which Snakemake replaces"),
-        ({"model": "\x1b[31m"}, "cannot be seen"),
-        ({"mo\x1b[31mdel": "x"}, "unknown config key"),
-        ({"dtype": "\x1b[31m" + "x" * 10_000}, "dtype"),
-    ],
-)
-@pytest.mark.slow
-def test_the_workflow_refuses_names_in_one_printable_line(tmp_path, config, words):
+BAD_NAMES = [
+    ({"fasta": {"../up": "good.fasta"}}, "cannot name a folder"),
+    ({"fasta": {"$(touch pwned)": "good.fasta"}}, "cannot name a folder"),
+    ({"fasta": {"<results>": "good.fasta"}}, "cannot name a folder"),
+    ({"fasta": {"x" * 10_000: "good.fasta"}}, "at most 200"),
+    ({"fasta": {"a\x1b[31m\n": "good.fasta"}}, "cannot name a folder"),
+    ({"fasta": {2024: "good.fasta"}}, "put it in quotes"),
+    ({"fasta": "a\x1b[31m.fasta"}, "cannot be seen"),
+    ({"fasta": "x" * 10_000}, "too long"),
+    ({"results": "out\nput"}, "cannot be seen"),
+    ({"results": "{sample}"}, "{, which Snakemake replaces"),
+    ({"results": "<i>"}, "<i>, which Snakemake replaces"),
+    ({"fasta": {"a": "<results>.fasta"}}, "<results>, which Snakemake replaces"),
+    ({"fasta": {"a": "{sample}.fasta"}}, "{, which Snakemake replaces"),
+    ({"model": "\x1b[31m"}, "cannot be seen"),
+    ({"mo\x1b[31mdel": "x"}, "unknown config key"),
+    ({"dtype": "\x1b[31m" + "x" * 10_000}, "dtype"),
+]
+
+
+@pytest.fixture
+def folder_of_names(tmp_path, monkeypatch):
+    """A folder with every file that BAD_NAMES asks for, so that none is refused as missing."""
     for name in ("good.fasta", "<results>.fasta", "{sample}.fasta"):
         (tmp_path / name).write_text(">a\nMKV\n")
-    write_config(tmp_path, **{"fasta": "good.fasta", **config})
-    run = snakemake(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("config", "words"), BAD_NAMES)
+def test_bad_names_are_refused_in_one_printable_line(folder_of_names, config, words):
+    line = refusal({"fasta": "good.fasta", **config})
+    assert words in line
+    assert line.isprintable()
+    assert len(line) < 500
+    check_nothing_ran(folder_of_names)
+    assert not (folder_of_names / "results").exists()
+
+
+# One for each of the two checks that come to it, with braces and with what a terminal obeys.
+@pytest.mark.parametrize(("config", "words"), [BAD_NAMES[12], BAD_NAMES[15]])
+@pytest.mark.slow
+def test_the_workflow_refuses_names_in_one_printable_line(folder_of_names, config, words):
+    write_config(folder_of_names, **{"fasta": "good.fasta", **config})
+    run = snakemake(folder_of_names)
     assert run.returncode != 0
     check_lines(run.stdout)
     (line,) = [line for line in run.stdout.splitlines() if words in line]
     assert len(line) < 500
     assert "Traceback" not in run.stdout
-    check_nothing_ran(tmp_path)
-    assert not (tmp_path / "results").exists()
-
-
-def test_a_manifest_names_the_samples_path_as_it_was_given(tmp_path):
-    fasta = write_fasta(tmp_path / f"{SHELL}.fasta")
-    assert embed(fasta, tmp_path / "out") == 0
-    assert read_json(tmp_path / "out" / "manifest.json")["config"]["fasta"] == str(fasta)
+    check_nothing_ran(folder_of_names)
+    assert not (folder_of_names / "results").exists()

@@ -7,7 +7,8 @@ import pytest
 
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.cpu
+pytestmark = [pytest.mark.slow, pytest.mark.benchmarks, pytest.mark.cpu]
+
 SPREAD = {"seconds", "min_seconds", "max_seconds", "cpu_seconds"}
 
 

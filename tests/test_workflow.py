@@ -17,12 +17,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, uniprot_500):
-    """The example embedded with 1, 2 and 5 shards."""
+    """The example embedded with 1, 2 and 5 shards; what comes after the merge, for 2 alone."""
     folders = {}
     for shards in (1, 2, 5):
         folder = tmp_path_factory.mktemp(f"shards{shards}")
         write_config(folder, fasta=str(uniprot_500), shards=shards, verify={"sequences": 4})
-        run = snakemake(folder)
+        targets = [] if shards == 2 else ["results/uniprot_500/index.parquet"]
+        run = snakemake(folder, *targets)
         assert run.returncode == 0, run.stdout
         folders[shards] = folder
     return folders
@@ -42,8 +43,9 @@ def test_the_number_of_shards_changes_no_row(runs, shards):
 
 
 def test_rows_are_in_input_order(runs, uniprot_500):
-    results = packedesm.open(sample(runs[5]).root)
-    assert results.ids == [record.id for record in read_records(uniprot_500)]
+    ids = [record.id for record in read_records(uniprot_500)]
+    assert packedesm.open(sample(runs[2]).root).ids == ids
+    assert pd.read_parquet(sample(runs[5]).index)["id"].tolist() == ids
 
 
 def test_a_second_run_does_nothing(runs):
@@ -63,13 +65,17 @@ def test_a_changed_parameter_runs_exactly_what_depends_on_it(runs, changed, rule
     assert jobs_run(snakemake(runs[2], "--dry-run", "--config", changed).stdout) == rules
 
 
-def test_two_samples_several_files_and_every_output(tmp_path, uniprot_500):
-    lines = gzip.decompress(uniprot_500.read_bytes()).decode().split("\n>")
-    first, second = tmp_path / "first.fa", tmp_path / "second.fasta.gz"
-    first.write_text("\n>".join(lines[:20]) + "\n")
-    second.write_bytes(gzip.compress((">" + "\n>".join(lines[20:30]) + "\n").encode()))
+@pytest.fixture(scope="module")
+def two_samples(tmp_path_factory, uniprot_500):
+    """The folder of a run of two samples with every output, one of two files, one of the second."""
+    folder = tmp_path_factory.mktemp("two_samples")
+    records = gzip.decompress(uniprot_500.read_bytes()).decode().split("\n>")
+    first, second = folder / "first.fa", folder / "second.fasta.gz"
+    first.write_text("\n>".join(records[:20]) + "\n")
+    text = "\n>".join([REPEATING, *records[20:30]]) + "\n"
+    second.write_bytes(gzip.compress(text.encode()))
     write_config(
-        tmp_path,
+        folder,
         fasta={"both": [str(first), str(second)], "second": str(second)},
         shards=2,
         outputs=["mean", "cls", "max", "residue"],
@@ -79,11 +85,19 @@ def test_two_samples_several_files_and_every_output(tmp_path, uniprot_500):
         dtype="bfloat16",
         verify={"sequences": 6},
     )
-    run = snakemake(tmp_path)
+    run = snakemake(folder)
     assert run.returncode == 0, run.stdout
-    both = packedesm.open(tmp_path / "results" / "both")
-    alone = packedesm.open(tmp_path / "results" / "second")
-    assert len(both) == 30
+    return folder
+
+
+# Row 2 repeats the sequence of row 0; row 3 repeats id and sequence of row 1; row 4 that of 0.
+REPEATING = ">a\nMKVLAC\n>b\nACDEF\n>c\nmkvlac\n>b again\nACDEF\n>d\nMKVLAC\n>e\nWW"
+
+
+def test_two_samples_several_files_and_every_output(two_samples):
+    both = packedesm.open(two_samples / "results" / "both")
+    alone = packedesm.open(two_samples / "results" / "second")
+    assert len(both) == 36
     assert both.ids[20:] == alone.ids
     for output in ("mean", "cls", "max"):
         assert both.array(output).dtype == np.float16
@@ -92,46 +106,38 @@ def test_two_samples_several_files_and_every_output(tmp_path, uniprot_500):
     assert both.residues(0).shape == (both.index["length"][0], 64)
 
 
-def test_repeated_sequences_are_embedded_once_and_counted(tmp_path):
-    fasta = tmp_path / "in.fasta"
-    # Row 2 repeats the sequence of row 0; row 3 repeats id and sequence of row 1; row 4 that of 0.
-    fasta.write_text(">a\nMKVLAC\n>b\nACDEF\n>c\nmkvlac\n>b again\nACDEF\n>d\nMKVLAC\n>e\nWW\n")
-    write_config(tmp_path, fasta=str(fasta), shards=2)
-    run = snakemake(tmp_path)
-    assert run.returncode == 0, run.stdout
-    paths = Paths(tmp_path / "results" / "in")
+def test_repeated_sequences_are_embedded_once_and_counted(two_samples):
+    paths = Paths(two_samples / "results" / "second")
     results = packedesm.open(paths.root)
-    assert results.ids == ["a", "b", "c", "b", "d", "e"]
-    assert results.index["duplicate_of"].fillna(-1).tolist() == [-1, -1, 0, 1, 0, -1]
+    repeating = range(6)  # the ten records after these are all different
+    assert [results.ids[row] for row in repeating] == ["a", "b", "c", "b", "d", "e"]
+    duplicate_of = results.index["duplicate_of"].fillna(-1).tolist()
+    assert duplicate_of == [-1, -1, 0, 1, 0, -1] + [-1] * 10
     vectors = results.array()
     for row, first in ((2, 0), (3, 1), (4, 0)):
         np.testing.assert_array_equal(vectors[row], vectors[first])
-    assert len(np.unique(vectors, axis=0)) == 3
+    assert len(np.unique(vectors[repeating], axis=0)) == 3
     embedded = [read_json(paths.shard_run(shard))["records"] for shard in (0, 1)]
-    assert sum(embedded) == 3
+    assert sum(embedded) == 13
     assert read_json(paths.metrics)["duplicates"] == {"records": 3, "residues": 17}
-    warning = "1 of 6 records repeats the id and sequence of an earlier one"
+    warning = "1 of 16 records repeats the id and sequence of an earlier one"
     page = paths.report.read_text()
     assert warning in page
     assert "3\n(17 residues): computed once, the vector copied" in page
-    log = (tmp_path / "results" / ".logs" / "in" / "shard.log").read_text()
+    log = (two_samples / "results" / ".logs" / "second" / "shard.log").read_text()
     assert f"WARNING {warning}" in log
-    assert "6 records, 3 to embed, in 2 shards" in log
+    assert "16 records, 13 to embed" in log
 
 
-def test_a_missed_threshold_fails_the_run_and_keeps_the_evidence(tmp_path, uniprot_500):
-    write_config(
-        tmp_path,
-        fasta=str(uniprot_500),
-        dtype="bfloat16",
-        verify={"sequences": 4, "max_relative_l2": 1e-6},
-    )
-    run = snakemake(tmp_path)
+def test_a_missed_threshold_fails_the_run_and_keeps_the_evidence(runs):
+    # Float32 is as exact as the reference, so that only an absurd threshold is missed.
+    run = snakemake(runs[1], "--config", "verify={'sequences': 4, 'max_relative_l2': 1.0e-12}")
     assert run.returncode != 0
+    assert jobs_run(run.stdout) == {"metrics", "verify", "report", "manifest"}
     assert "verification failed: 4 of 4 comparisons" in run.stdout
-    assert read_json(sample(tmp_path).verification)["passed"] is False
-    assert sample(tmp_path).report.exists()
-    assert not sample(tmp_path).manifest.exists()
+    assert read_json(sample(runs[1]).verification)["passed"] is False
+    assert sample(runs[1]).report.exists()
+    assert not sample(runs[1]).manifest.exists()
 
 
 def test_the_slurm_profile_plans_from_a_checkout(tmp_path):
@@ -142,6 +148,6 @@ def test_the_slurm_profile_plans_from_a_checkout(tmp_path):
 
 def test_the_snakemake_report_holds_the_samples_report(runs, tmp_path):
     target = tmp_path / "report.zip"
-    run = snakemake(runs[1], "--report", str(target))
+    run = snakemake(runs[2], "--report", str(target))
     assert run.returncode == 0, run.stdout
     assert target.stat().st_size > 100_000

@@ -5,7 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
+
+from packedesm.config import resolve, samples
+from packedesm.errors import UserError
+from packedesm.esm2.registry import locate
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -32,6 +37,15 @@ def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
         env=environment,
         timeout=600,
     )
+
+
+def refusal(config: dict) -> str:
+    """Return why the workflow refuses a config.yaml: what rules/common.smk asks, in its order."""
+    with pytest.raises(UserError) as caught:
+        resolved = resolve(config)
+        samples(resolved["fasta"])
+        locate(resolved["model"], resolved["checkpoints"])
+    return str(caught.value)
 
 
 def jobs_run(output: str) -> set[str]:

@@ -6,18 +6,37 @@ from pathlib import Path
 import pytest
 
 from packedesm.paths import Paths
+from tests.jobs import first_records
 from tests.workflow import snakemake, write_config
 
 OUTPUTS = ["mean", "residue"]
+RECORDS = 60
+REPEATED = {"again": 6, "once_more": 41}
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, uniprot_500) -> Path:
-    """The folder of a finished run on the shipped example."""
+def sixty(tmp_path_factory, uniprot_500) -> Path:
+    """Records of the example: lengths from 31 to 1,934, and two sequences that come again.
+
+    No rule treats the other records differently; tests/test_workflow.py embeds them all.
+    """
+    folder = tmp_path_factory.mktemp("input")
+    fasta = first_records(uniprot_500, RECORDS - 2, folder / "sixty.fasta")
+    records = fasta.read_text().removesuffix("\n").split("\n>")
+    for name, row in REPEATED.items():
+        _, sequence = records[row].split("\n", 1)
+        records.append(f"{name}\n{sequence}")
+    fasta.write_text("\n>".join(records) + "\n")
+    return fasta
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, sixty) -> Path:
+    """The folder of a finished run on sixty records."""
     folder = tmp_path_factory.mktemp("finished")
     write_config(
         folder,
-        fasta=str(uniprot_500),
+        fasta=str(sixty),
         shards=2,
         outputs=OUTPUTS,
         verify={"sequences": 4},
@@ -28,7 +47,7 @@ def finished(tmp_path_factory, uniprot_500) -> Path:
 
 
 @pytest.fixture
-def run_rule(finished, tmp_path):
+def run_rule(finished, sixty, tmp_path):
     """Return a function that runs one rule alone, after its outputs were removed."""
 
     def run(rule: str, *outputs: str) -> Paths:
@@ -42,6 +61,6 @@ def run_rule(finished, tmp_path):
             folder, *outputs, "--allowed-rules", rule, "--rerun-triggers", "mtime", "--force"
         )
         assert done.returncode == 0, done.stdout
-        return Paths(folder / "results" / "uniprot_500")
+        return Paths(folder / "results" / sixty.stem)
 
     return run

@@ -4,12 +4,12 @@ import pandas as pd
 from packedesm.files import read_json
 from packedesm.paths import Paths
 
-FOLDER = "results/uniprot_500/.work/embeddings/1"
+FOLDER = "results/sixty/.work/embeddings/1"
 
 
 def test_one_shard_is_embedded(run_rule, finished):
     paths = run_rule("embed", *(f"{FOLDER}/{n}" for n in ("mean.npy", "packs.tsv", "run.json")))
-    before = Paths(finished / "results" / "uniprot_500")
+    before = Paths(finished / "results" / "sixty")
     np.testing.assert_array_equal(
         np.load(paths.shard_vectors(1, "mean")), np.load(before.shard_vectors(1, "mean"))
     )
@@ -21,4 +21,4 @@ def test_one_shard_is_embedded(run_rule, finished):
     assert packs["tokens"].max() <= run["plan"]["token_budget"]
     assert run["gpu"]["available"] == (run["device"]["kind"] == "cuda")
     assert run["gpu"]["available"] or run["gpu"]["reason"]
-    assert "residues/s" in (paths.root.parent / ".logs/uniprot_500/embed.1.log").read_text()
+    assert "residues/s" in (paths.root.parent / ".logs/sixty/embed.1.log").read_text()

@@ -5,17 +5,18 @@ import numpy as np
 import packedesm
 from packedesm.files import read_json, write_json
 from packedesm.paths import Paths
+from tests.rules.conftest import RECORDS
 from tests.workflow import snakemake
 
-MANIFEST = "results/uniprot_500/manifest.json"
+MANIFEST = "results/sixty/manifest.json"
 
 
 def test_the_manifest_opens_the_results(run_rule):
     paths = run_rule("manifest", MANIFEST)
     results = packedesm.open(paths.root)
-    assert len(results) == len(results.ids) == 500
-    assert results.manifest["arrays"]["mean.npy"] == {"shape": [500, 64], "dtype": "float32"}
-    for row in (0, 137, 499):
+    assert len(results) == len(results.ids) == RECORDS
+    assert results.manifest["arrays"]["mean.npy"] == {"shape": [RECORDS, 64], "dtype": "float32"}
+    for row in (0, 37, RECORDS - 1):
         record_id = results.ids[row]
         np.testing.assert_array_equal(results.vector(record_id), results.array()[row])
         assert results.residues(row).shape == (results.index["embedded_length"][row], 64)
@@ -24,7 +25,7 @@ def test_the_manifest_opens_the_results(run_rule):
 def test_a_failed_verification_leaves_no_manifest_and_says_why(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder, ignore=shutil.ignore_patterns(".snakemake", "checkpoints"))
-    paths = Paths(folder / "results" / "uniprot_500")
+    paths = Paths(folder / "results" / "sixty")
     verification = read_json(paths.verification)
     verification["passed"] = verification["records"][0]["passed"] = False
     write_json(paths.verification, verification)

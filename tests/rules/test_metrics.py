@@ -6,7 +6,7 @@ from packedesm.files import read_json
 
 def test_packing_and_throughput_add_up(run_rule):
     names = ("metrics.json", "packing.tsv", "throughput.tsv")
-    paths = run_rule("metrics", *(f"results/uniprot_500/{name}" for name in names))
+    paths = run_rule("metrics", *(f"results/sixty/{name}" for name in names))
     packing = pd.read_csv(paths.packing, sep="\t", dtype={"shard": str}).set_index("shard")
     throughput = pd.read_csv(paths.throughput, sep="\t", dtype={"shard": str}).set_index("shard")
     runs = [read_json(paths.shard_run(k)) for k in (0, 1)]

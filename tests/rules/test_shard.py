@@ -6,14 +6,14 @@ from pyfaidx import Fasta
 from packedesm.files import read_json
 from packedesm.sequences.fasta import read_records
 
-WORK = "results/uniprot_500/.work"
+WORK = "results/sixty/.work"
 
 
-def test_shards_and_index_hold_the_input(run_rule, uniprot_500):
+def test_shards_and_index_hold_the_input(run_rule, sixty):
     made = [f"{WORK}/shards/{k}.fasta{end}" for k in (0, 1) for end in ("", ".fai")]
     paths = run_rule("shard", *made, f"{WORK}/index.parquet", f"{WORK}/sharding.json")
     index = pd.read_parquet(paths.shard_index)
-    records = list(read_records(uniprot_500))
+    records = list(read_records(sixty))
     assert index["id"].tolist() == [record.id for record in records]
     digests = [hashlib.sha256(record.sequence).hexdigest() for record in records]
     assert index["sha256"].tolist() == digests

@@ -2,7 +2,7 @@ from packedesm.files import read_json
 
 
 def test_sampled_records_agree_with_fair_esm(run_rule):
-    paths = run_rule("verify", "results/uniprot_500/verification.json")
+    paths = run_rule("verify", "results/sixty/verification.json")
     verification = read_json(paths.verification)
     assert verification["passed"] is True
     assert len({record["row"] for record in verification["records"]}) == 4

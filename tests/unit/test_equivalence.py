@@ -106,20 +106,33 @@ def assert_pooled_close(found, expected):
 
 
 @pytest.fixture(scope="module")
-def tiny_expected(tiny, sequences):
-    return [tiny.reference.residues(sequence) for sequence in sequences]
+def forty(sequences):
+    """Forty records spread over the lengths, the shortest and the longest among them."""
+    by_length = sorted(sequences, key=len)
+    chosen = [by_length[round(i)] for i in np.linspace(0, len(by_length) - 1, 40)]
+    random.Random(1).shuffle(chosen)
+    return chosen
+
+
+def assert_equal(dtype, found, expected):
+    """Compare every residue in float32, every mean in half precision."""
+    (assert_residues_equal if dtype == torch.float32 else assert_pooled_close)(found, expected)
+
+
+def check_tiny(tiny, sequences, records_per_pack):
+    expected = [tiny.reference.residues(sequence) for sequence in sequences]
+    for dtype in (torch.float32, torch.bfloat16):
+        assert_equal(dtype, embed_in_packs(tiny.ours(dtype), sequences, records_per_pack), expected)
 
 
 @pytest.mark.slow
-def test_every_example_record_in_float32(tiny, sequences, tiny_expected):
-    found = embed_in_packs(tiny.ours(torch.float32), sequences)
-    assert_residues_equal(found, tiny_expected)
+@pytest.mark.exhaustive
+def test_every_example_record_with_the_tiny_model(tiny, sequences):
+    check_tiny(tiny, sequences, 25)
 
 
-@pytest.mark.slow
-def test_every_example_record_in_bfloat16(tiny, sequences, tiny_expected):
-    found = embed_in_packs(tiny.ours(torch.bfloat16), sequences)
-    assert_pooled_close(found, tiny_expected)
+def test_forty_example_records_with_the_tiny_model(tiny, forty):
+    check_tiny(tiny, forty, 14)
 
 
 @pytest.fixture(scope="module")
@@ -129,35 +142,17 @@ def eight_million(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def forty(sequences, eight_million):
-    """Forty records spread over the lengths, with their reference vectors."""
-    by_length = sorted(sequences, key=len)
-    chosen = [by_length[round(i)] for i in np.linspace(0, len(by_length) - 1, 40)]
-    random.Random(1).shuffle(chosen)
-    return chosen, [eight_million.reference.residues(sequence) for sequence in chosen]
+def forty_expected(eight_million, forty):
+    return [eight_million.reference.residues(sequence) for sequence in forty]
 
 
+# In bfloat16 half of them are compared in every run, with each backend, below.
 @pytest.mark.slow
-def test_forty_records_at_the_true_8m_geometry_in_float32(eight_million, forty):
-    chosen, expected = forty
-    found = embed_in_packs(eight_million.ours(torch.float32), chosen, 8)
-    assert_residues_equal(found, expected)
-
-
-@pytest.mark.slow
-def test_forty_records_at_the_true_8m_geometry_in_bfloat16(eight_million, forty):
-    chosen, expected = forty
-    found = embed_in_packs(eight_million.ours(torch.bfloat16), chosen, 8)
-    assert_pooled_close(found, expected)
-
-
-def test_forty_example_records_with_the_tiny_model(tiny, sequences):
-    """The fast cousin of the tests over all records."""
-    some = sequences[::13]
-    expected = [tiny.reference.residues(sequence) for sequence in some]
-    single, half = (tiny.ours(dtype) for dtype in (torch.float32, torch.bfloat16))
-    assert_residues_equal(embed_in_packs(single, some, 13), expected)
-    assert_pooled_close(embed_in_packs(half, some, 13), expected)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.exhaustive)]
+)
+def test_forty_example_records_at_the_true_8m_geometry(eight_million, forty, forty_expected, dtype):
+    assert_equal(dtype, embed_in_packs(eight_million.ours(dtype), forty, 8), forty_expected)
 
 
 def protein(length, seed=0):
@@ -267,17 +262,16 @@ def test_half_precision_weights_in_the_file_are_used_in_float32(tmp_path, tiny):
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("attention", BACKENDS)
-def test_every_backend_on_every_device(eight_million, sequences, device, dtype, attention):
+def test_every_backend_on_every_device(
+    eight_million, forty, forty_expected, device, dtype, attention
+):
     pair = eight_million
     try:
         select_backend(attention, torch.device(device), dtype, pair.geometry.head_dim)
     except UserError as error:
         pytest.skip(str(error))
-    some = sequences[::25]
-    expected = [pair.reference.residues(sequence) for sequence in some]
+    # Every second by length, the longest among them.
+    half = sorted(range(len(forty)), key=lambda i: len(forty[i]), reverse=True)[::2]
     model = PackedESM2.from_fair_esm(pair.state, pair.geometry, dtype, device)
-    found = embed(model, some, attention)
-    if dtype == torch.float32:
-        assert_residues_equal(found, expected)
-    else:
-        assert_pooled_close(found, expected)
+    found = embed(model, [forty[i] for i in half], attention)
+    assert_equal(dtype, found, [forty_expected[i] for i in half])

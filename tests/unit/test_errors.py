@@ -1,6 +1,5 @@
 """What foreign text looks like in messages and logs."""
 
-import logging
 import unicodedata
 
 import pytest
@@ -35,20 +34,6 @@ def test_the_message_of_a_user_error_is_one_printable_line():
 def test_quoted_text_is_cut():
     assert quote("a\nb") == r"'a\nb'"
     assert quote("x" * 10_000) == repr("x" * 59 + "…")
-
-
-@pytest.fixture
-def root_logger():
-    """Put back the logging that a job's log replaces."""
-    logger = logging.getLogger()
-    handlers, level = logger.handlers[:], logger.level
-    yield logger
-    for handler in logger.handlers[:]:
-        logger.removeHandler(handler)
-        handler.close()
-    logger.handlers[:] = handlers
-    logger.setLevel(level)
-    logging.captureWarnings(False)
 
 
 def test_nothing_in_a_name_ends_a_line_of_the_log(tmp_path, root_logger):

@@ -47,7 +47,7 @@ class PackedESM2(nn.Module):
             # Given its weight, which it would else initialise: on the meta device that imports the
             # whole of torch's compiler.
             weight = torch.empty(VOCABULARY, geometry.width)
-            self.embed_tokens = nn.Embedding(*weight.shape, _weight=weight)
+            self.embed_tokens = nn.Embedding(VOCABULARY, geometry.width, _weight=weight)
             self.layers = nn.ModuleList(_Layer(geometry) for _ in range(geometry.layers))
             self.final_norm = nn.LayerNorm(geometry.width)
             frequency_bits = torch.empty(geometry.head_dim // 2, dtype=torch.int32)
