@@ -1,10 +1,14 @@
-"""What several test folders share: real proteins, and figures told at the end of a run."""
+"""What several folders share: proteins, shards of them, figures told at the end of a run."""
 
 import logging
 import os
 from pathlib import Path
 
 import pytest
+
+from packedesm.paths import Paths
+from packedesm.sequences.shards import write_shards
+from tests.typed import shard_options
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURE = "figure"
@@ -74,3 +78,29 @@ def uniprot_20k() -> Path:
     if not path.exists():
         pytest.skip(f"{path.name} is not in {folder}; PACKEDESM_DATA names its folder")
     return path
+
+
+@pytest.fixture
+def shard(tmp_path: Path):
+    """Return a function that writes one shard from sequences and gives its paths."""
+
+    def write(*sequences: str, **config) -> Paths:
+        fasta = tmp_path / "in.fasta"
+        records = (f">protein{i}\n{sequence}\n" for i, sequence in enumerate(sequences))
+        fasta.write_text("".join(records))
+        paths = Paths(tmp_path / "sample")
+        write_shards([fasta], paths, shard_options(**config), shards=1, width=64)
+        return paths
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Let torch use one thread, so that sums are made in one order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -12,7 +12,7 @@ from packedesm.report.page import write_report
 from packedesm.results.manifest import write_manifest
 from packedesm.results.merge import merge_shards
 from tests.jobs import Sample, first_records
-from tests.unit.finished_run import off
+from tests.report.finished_run import off
 
 LARGE = ("torch", "pandas", "matplotlib", "esm")
 COMMAND = "from packedesm.cli import main\ntry:\n    main({})\nexcept SystemExit:\n    pass"

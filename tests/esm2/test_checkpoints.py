@@ -17,7 +17,7 @@ from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import DIGESTS, MODELS, TINY, Checkpoint, locate
 from packedesm.files import file_digest
 from packedesm.report.reference import Reference
-from tests.unit.checkpoint_files import SMALL
+from tests.esm2.checkpoint_files import SMALL
 
 
 def read(path):

@@ -9,7 +9,10 @@ import torch
 from packedesm.packing.dataloader import create_async_dataloader, worker_lost
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.packing.packer import plan_packs
-from tests.unit.conftest import POLICY
+from tests.typed import policy
+
+POLICY = policy()
+
 
 SEQUENCES = ["MKV" * n for n in range(1, 30)]
 

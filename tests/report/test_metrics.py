@@ -9,7 +9,7 @@ from packedesm.files import read_json, write_json
 from packedesm.paths import Paths
 from packedesm.report.metrics import write_metrics
 from packedesm.sequences.index import length_counts
-from tests.unit.finished_run import write_run
+from tests.report.finished_run import write_run
 
 # Residues 40, 50, 8, 28 and a repeat of the third: 42, 52, 10 and 30 tokens in four unique records.
 FASTA = (

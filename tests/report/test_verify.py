@@ -17,7 +17,7 @@ from packedesm.paths import Paths
 from packedesm.report.reference import Reference
 from packedesm.report.verify import choose, compare, verify
 from tests import typed
-from tests.unit.finished_run import write_run
+from tests.report.finished_run import write_run
 
 torch.set_num_threads(1)
 

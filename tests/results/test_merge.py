@@ -10,8 +10,10 @@ from packedesm.packing.dataset import SequenceDataset
 from packedesm.paths import Paths
 from packedesm.results.merge import merge_shards
 from packedesm.sequences.shards import write_shards
-from tests.typed import checkpoint, shard_options, shard_run
-from tests.unit.conftest import POLICY
+from tests.typed import checkpoint, policy, shard_options, shard_run
+
+POLICY = policy()
+
 
 WIDTH = 3
 

@@ -8,8 +8,9 @@ from packedesm.options import LengthPolicy
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.paths import Paths
 from packedesm.sequences.shards import write_shards
-from tests.typed import shard_options
-from tests.unit.conftest import POLICY
+from tests.typed import policy, shard_options
+
+POLICY = policy()
 
 
 @pytest.fixture(scope="module")

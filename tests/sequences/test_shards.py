@@ -8,13 +8,10 @@ import numpy as np
 import pyarrow.parquet
 import pyfaidx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from packedesm.errors import UserError
 from packedesm.paths import Paths
 from packedesm.sequences.fasta import BLOCK_SIZE
-from packedesm.sequences.partition import cut, first_occurrences, token_cost
 from packedesm.sequences.shards import write_shards
 from tests.typed import policy, shard_options
 
@@ -144,29 +141,6 @@ def test_shards_of_real_proteins_cost_nearly_the_same(tmp_path, uniprot_20k):
     assert sum(part["residues"] for part in summary["shards"]) == summary["unique_residues"]
     assert sum(part["records"] for part in summary["shards"]) == summary["unique"]
     assert summary["records"] == 20_000
-
-
-def test_cost_is_the_share_of_the_models_floating_point_work():
-    width, tokens = 640, np.array([3, 350, 1024])
-    weights = 4 * width * width + 2 * width * 4 * width  # q, k, v, output; feed-forward
-    matrices = 2 * weights * tokens
-    attention = 2 * (2 * tokens * tokens * width)
-    cost = token_cost(tokens, width)
-    assert cost.dtype == np.float64
-    assert np.allclose(cost / cost[0], (matrices + attention) / (matrices + attention)[0])
-    assert np.allclose(cost / tokens, 1 + attention / matrices)
-
-
-@given(st.lists(st.floats(1, 1000), min_size=1, max_size=60), st.integers(1, 70))
-def test_cuts_are_off_by_at_most_half_a_record(costs, shards):
-    costs = np.array(costs)
-    bounds = cut(costs, shards)
-    assert len(bounds) == shards + 1
-    assert (bounds[0], bounds[-1]) == (0, len(costs))
-    assert (np.diff(bounds) >= 0).all()
-    reached = np.concatenate([[0], np.cumsum(costs)])[bounds]
-    off = np.abs(reached - costs.sum() * np.arange(shards + 1) / shards)
-    assert off.max() <= costs.max() / 2 * (1 + 1e-9) + 1e-9
 
 
 def test_more_shards_than_records_leave_empty_shards_that_are_valid(write):
@@ -397,13 +371,6 @@ def test_the_input_is_read_only_once(tmp_path):
     cut_into(paths, [pipe], 1)
     writer.join()
     assert shard_records(paths, 1) == [[(0, "MK"), (1, "AC")]]
-
-
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60))
-def test_first_occurrences_are_those_of_a_dictionary(pairs):
-    seen = {}
-    expected = [seen.setdefault(pair, row) for row, pair in enumerate(pairs)]
-    assert first_occurrences(np.array(pairs, dtype=np.uint64)).tolist() == expected
 
 
 def test_offsets_stay_right_where_row_numbers_grow_a_digit(write):

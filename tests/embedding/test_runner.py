@@ -14,8 +14,10 @@ from packedesm.esm2.model import PackedESM2
 from packedesm.packing.dataloader import create_async_dataloader
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.packing.packer import plan_packs
-from tests.typed import embed_plan
-from tests.unit.conftest import POLICY
+from tests.typed import embed_plan, policy
+
+POLICY = policy()
+
 
 CPU = torch.device("cpu")
 BUDGET = 64

@@ -9,8 +9,8 @@ from packedesm.files import read_json, write_json
 from packedesm.report import plots
 from packedesm.report.metrics import write_metrics
 from packedesm.report.page import write_report
+from tests.report.finished_run import off, write_run
 from tests.typed import checkpoint, embed_plan
-from tests.unit.finished_run import off, write_run
 
 FASTA = f">a one\n{'M' + 'A' * 39}\n>b\n{'M' + 'C' * 79}\n>c\n{'M' * 8}\n>d\n{'M' * 8}\n"
 HOSTILE = """<script>alert("x")</script>'&amp;"""

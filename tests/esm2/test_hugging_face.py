@@ -8,7 +8,7 @@ from packedesm.errors import UserError
 from packedesm.esm2.checkpoints import load_state, prepare
 from packedesm.files import file_digest
 from packedesm.report.reference import Reference
-from tests.unit.checkpoint_files import write_huggingface_folder
+from tests.esm2.checkpoint_files import write_huggingface_folder
 
 
 @pytest.mark.parametrize("shards", [1, 3])

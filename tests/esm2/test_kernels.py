@@ -20,7 +20,7 @@ from packedesm.esm2.attention import (
     varlen_attention,
 )
 from packedesm.esm2.model import _rotate
-from tests.unit.test_attention import packed, textbook
+from tests.esm2.test_attention import packed, textbook
 
 CPU = torch.device("cpu")
 CPUINFO = Path("/proc/cpuinfo")  # of Linux, and only there kernels are compiled

@@ -1,0 +1,59 @@
+"""What ``auto`` comes to on a device, and that it says why."""
+
+import pytest
+import torch
+
+from packedesm.device import auto
+from packedesm.device.auto import NAMED, load, resolve_dtype, resolve_output_dtype
+from packedesm.errors import Fault
+from packedesm.esm2.fair_esm import write_random_checkpoint
+from packedesm.esm2.geometry import Geometry
+from packedesm.options import EmbedOptions
+from tests.typed import checkpoint, options
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+SMALL = Geometry(layers=1, width=32, heads=2)
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "small.pt"
+    write_random_checkpoint(path, SMALL, seed=1)
+    return checkpoint(path=str(path), geometry=SMALL)
+
+
+def test_the_number_format_follows_the_device():
+    assert resolve_dtype("auto", CUDA)[0] == "float16"
+    assert resolve_dtype("auto", CPU)[0] == "float32"
+    assert resolve_dtype("bfloat16", CPU) == ("bfloat16", NAMED)
+
+
+def test_files_are_as_fine_as_the_computation_allows():
+    assert resolve_output_dtype("auto", "float32")[0] == "float32"
+    assert resolve_output_dtype("auto", "bfloat16")[0] == "float16"
+    assert resolve_output_dtype("float32", "bfloat16") == ("float32", NAMED)
+
+
+def test_nothing_in_a_plan_is_auto_and_everything_has_its_reason(small):
+    plan, model = load(small, options(EmbedOptions), CPU)
+    assert "auto" not in plan.as_json().values()
+    assert plan.reasons.keys() == {"dtype", "output_dtype", "attention", "token_budget"}
+    assert all(plan.reasons.values())
+    assert model.embed_tokens.weight.dtype == torch.float32
+    assert plan.token_budget == 4096
+
+
+def test_what_was_named_is_kept(small):
+    asked = options(EmbedOptions, token_budget=77, attention="sdpa", outputs=["cls"])
+    plan, _ = load(small, asked, CPU)
+    assert (plan.token_budget, plan.attention, plan.outputs) == (77, "sdpa", ("cls",))
+    assert plan.reasons["token_budget"] == plan.reasons["attention"] == NAMED
+
+
+def test_weights_that_do_not_fit_are_told_with_their_size(small, monkeypatch):
+    def full(*_arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(auto.PackedESM2, "from_fair_esm", full)
+    with pytest.raises(Fault, match=rf"{small.path}: its weights, .* GB in float32, do not fit"):
+        load(small, options(EmbedOptions), CPU)
