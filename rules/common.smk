@@ -10,7 +10,12 @@ from packedesm.files import read_json
 from packedesm.paths import Paths
 from packedesm.esm2.registry import Checkpoint, locate
 from packedesm.options import EmbedOptions, ShardOptions, VerifyOptions
-from packedesm.cluster import embed_minutes, model_megabytes, transfer_minutes, verify_minutes
+from packedesm.cluster import (
+    embed_minutes,
+    model_megabytes,
+    transfer_minutes,
+    verify_minutes,
+)
 
 try:
     config.update(resolve(config))
