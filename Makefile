@@ -17,7 +17,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH := benchmarks/.venv
 # A file goes to one process as a whole: two would each make what its tests share.
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+  --durations 20
 KERNELS := setup.py src/packedesm/esm2/kernels.cpp
 
 .PHONY: run test test-most test-slurm test-lesser-cpus test-exhaustive test-benchmarks test-training coverage

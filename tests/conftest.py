@@ -12,6 +12,7 @@ from tests.typed import shard_options
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURE = "figure"
+LONGEST = ("test_kill.py", "test_workflow.py", "test_faults.py", "test_equivalence.py")
 
 # Tests that run side by side share the cores. torch reads this when it is imported, here and in the
 # processes that tests start. A thread that waits for another is to sleep, not to spin: where two
@@ -31,9 +32,10 @@ def pytest_configure():
 
 
 def pytest_collection_modifyitems(items):
-    """Put files with slow tests first, so that none begins when the other processes are done."""
+    """Put the longest files first, so that none begins when the other processes are done."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (order.get(item.path.name, len(order)), item.path not in slow))
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import torch
 
 from packedesm.cli import main
 from packedesm.config import resolve
-from packedesm.files import write_json
 from packedesm.options import ShardOptions
 from packedesm.paths import Paths
+from tests.typed import checkpoint
 from tests.workflow import ROOT, refusal, snakemake, write_config
 
 GOOD = ">first\nMKV\n>second\nACDEFGHIK\n"
@@ -146,7 +146,7 @@ def test_the_script_of_the_workflow_stops_with_the_same_line(tmp_path, capsys, n
     path = tmp_path / "bad.fasta"
     path.write_text(BAD_FASTA[name][0])
     paths = Paths(tmp_path / "results" / "bad")
-    write_json(paths.checkpoint, {"width": 64})
+    checkpoint().write(paths.checkpoint)
     options = ShardOptions.part(resolve({"fasta": str(path)}))
     job = SimpleNamespace(
         input=SimpleNamespace(fasta=[str(path)], checkpoint=paths.checkpoint),

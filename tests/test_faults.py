@@ -169,7 +169,7 @@ def test_a_file_damaged_between_two_steps_stops_the_next(complete, tmp_path, nam
 
 
 def test_a_checkpoint_that_was_changed_before_the_job_is_refused(sample):
-    path = Path(sample.record["path"])
+    path = Path(sample.checkpoint.path)
     flip_a_bit(path)
     status, line = sample.fail()
     assert status == 2
@@ -179,7 +179,7 @@ def test_a_checkpoint_that_was_changed_before_the_job_is_refused(sample):
 def test_a_checkpoint_that_changes_during_the_job_is_noticed(sample):
     process = sample.start(commit_seconds=0.01)
     sample.wait_for_packs(process, 1, 5)
-    flip_a_bit(Path(sample.record["path"]), 0.9)
+    flip_a_bit(Path(sample.checkpoint.path), 0.9)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "changed" in errors
@@ -188,7 +188,7 @@ def test_a_checkpoint_that_changes_during_the_job_is_noticed(sample):
 
 
 def test_a_checkpoint_that_was_only_touched_is_accepted(sample, quiet):
-    os.utime(sample.record["path"])
+    os.utime(sample.checkpoint.path)
     sample.run()
     assert np.array_equal(mean(sample), quiet["float32"])
 
@@ -239,7 +239,7 @@ def test_a_full_disk_is_one_line_and_what_was_committed_is_kept(disk, fasta, tmp
     assert len(committed) > 5
     disk.again("size=64m")
     log = sample.run()
-    assert f"{len(committed)} packs of earlier attempts stand" in log
+    assert f"kept from earlier attempts: {len(committed)} packs" in log
     undisturbed = make_sample(tmp_path / "undisturbed", fasta, outputs=["mean", "residue"])
     undisturbed.run()
     for output in ("mean", "residue"):
@@ -296,7 +296,7 @@ def test_packs_that_do_not_fit_into_memory_are_split_and_successors_know(sample,
     run = read_json(sample.paths.shard_run(0))
     packs = pd.read_csv(sample.paths.shard_packs(0), sep="\t")
     assert run["token_limit"] == limit
-    assert run["split_packs"] == (packs["pieces"] > 1).sum() > 0
+    assert run["split_packs"] == (packs["splits"] > 1).sum() > 0
     assert run["restarts"] == 1
     np.testing.assert_allclose(mean(sample), quiet["float32"], rtol=1e-4, atol=1e-5)
 
@@ -311,7 +311,7 @@ def test_a_protein_that_does_not_fit_is_reported_by_name(sample):
 def test_nan_in_half_precision_is_computed_in_float32_and_told_everywhere(sample, quiet):
     lengths = np.minimum(pd.read_parquet(sample.paths.shard_index)["length"], 1022)
     log = sample.run(dtype="bfloat16", faults={"nan": int(lengths[7]) + 2})
-    assert "have NaN or infinity: their pack of" in log
+    assert "NaN or infinity in vectors of" in log
     run = read_json(sample.paths.shard_run(0))
     rows = run["float32_rows"]
     assert 7 in rows
