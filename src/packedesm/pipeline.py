@@ -39,12 +39,7 @@ def embed_fasta(paths: Paths, config: Mapping[str, Any], threads: int) -> None:
         else:
             embed_shard(paths, shard, checkpoint, options, job, threads=threads)
     merge_shards(paths, shards, options.outputs)
-    verify(
-        paths,
-        checkpoint,
-        VerifyOptions.of(config["verify"] | {"seed": config["seed"]}),
-        shards=shards,
-    )
+    verify(paths, checkpoint, VerifyOptions.of(config), shards=shards)
     write_metrics(paths, shards)
     write_report(paths)
     write_manifest(paths, config)

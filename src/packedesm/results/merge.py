@@ -53,7 +53,7 @@ def merge_shards(paths: Paths, shards: int, outputs: Sequence[str]) -> None:
             _write_rows(paths.vectors(output), parts, place)
     float32_rows = [row for run in runs for row in run.float32_rows]
     write_flagged(paths.index, paths.shard_index, float32_rows)
-    files = [*paths.arrays(list(outputs)), paths.index]
+    files = [*paths.arrays(outputs), paths.index]
     write_json(paths.merging, {"sha256": {path.name: file_digest(path) for path in files}})
 
 
