@@ -7,8 +7,5 @@ from packedesm.log import job_log
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
-        prepare(
-            snakemake.params.model,
-            snakemake.params.checkpoints,
-            Path(snakemake.output.record),
-        )
+        checkpoint = prepare(snakemake.params.model, snakemake.params.checkpoints)
+        checkpoint.write(Path(snakemake.output.record))

@@ -79,7 +79,8 @@ class Sample:
         self.paths = Paths(root)
         self.config = resolve({"fasta": str(fasta), **config})
         model, folder = self.config["model"], self.config["checkpoints"]
-        self.checkpoint = prepare(model, folder, self.paths.checkpoint)
+        self.checkpoint = prepare(model, folder)
+        self.checkpoint.write(self.paths.checkpoint)
         width = self.checkpoint.geometry.width
         write_shards([fasta], self.paths, ShardOptions.of(self.config), shards=1, width=width)
         self.state = self.paths.shard_state(0)

@@ -109,7 +109,7 @@ def test_a_folder_with_content_is_not_touched(tmp_path, good, embed):
     kept.write_text("mine")
     status, error, out = embed(good)
     assert status == 2
-    assert "not empty" in error
+    assert "not of a run" in error
     assert [path.name for path in out.iterdir()] == ["precious.txt"]
 
 

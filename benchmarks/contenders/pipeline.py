@@ -35,8 +35,7 @@ class Pipeline(Contender):
     def __init__(self, task: Task, dtype: str) -> None:
         self.task, self.dtype = task, dtype
         self.paths = Paths(task.scratch / "results")
-        record = task.scratch / "checkpoint.json"
-        self.checkpoint = prepare(str(task.checkpoint), task.checkpoint.parent, record)
+        self.checkpoint = prepare(str(task.checkpoint), task.checkpoint.parent)
 
     def prepare(self, sequences: Sequence[str], budget: int) -> None:
         """Write the FASTA file, which is the input."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -13,10 +12,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from packedesm import config as configuration
+from packedesm.embedding.signals import stopping_on_signals
 from packedesm.errors import Fault, UserError, printable
-from packedesm.esm2.registry import MODELS
+from packedesm.esm2.registry import MODELS, locate, weight_files
 from packedesm.log import LineFormatter
 from packedesm.paths import Paths
+from packedesm.results.folder import clean_up, finished_request, refuse_foreign, working_in
+from packedesm.results.request import Request
 
 # Options of the workflow that the command replaces by its own arguments.
 _NOT_OPTIONS = ("fasta", "results")
@@ -34,8 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"packedesm: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
-        print("packedesm: interrupted; nothing was kept", file=sys.stderr)
-        return 1
+        print(
+            "packedesm: interrupted; what is finished is kept, the same command goes on",
+            file=sys.stderr,
+        )
+        return 130
     except Exception as error:
         logging.exception("this is a fault of packedesm or of the machine, not of the input")
         print(printable(f"packedesm: {type(error).__name__}: {error}"), file=sys.stderr)
@@ -62,7 +67,12 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         required=True,
-        help="folder for the results: new, empty, or of a run that was interrupted",
+        help="folder for the results: new, empty, or of the same run, which goes on",
+    )
+    embed.add_argument(
+        "--force",
+        action="store_true",
+        help="start over in a folder that holds results or an unfinished run",
     )
     for flag, key, described in _schema_options():
         embed.add_argument(flag, dest=key, metavar="VALUE", help=_help(described))
@@ -114,36 +124,51 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _embed(options: argparse.Namespace) -> None:
-    # Imported here: `packedesm --help` and `packedesm models` need not wait for torch.
-    from packedesm.pipeline import embed_fasta
-
     config = _config(options)
     configuration.check_path("-o", str(options.output))
     configuration.check_readable(options.fasta)
-    paths = Paths(options.output)
-    existed = options.output.exists()
-    if existed and not _unfinished(paths) and not _empty(options.output):
-        raise UserError(f"{options.output}: is there and not empty; give a new folder with -o")
-    try:
-        embed_fasta(paths, config, threads=_cores())
-    finally:
-        # Nothing was merged: leave nothing behind, unless another run can go on from it.
-        if not paths.verification.exists() and not _unfinished(paths):
-            shutil.rmtree(paths.root, ignore_errors=True)
-            if existed:
-                paths.root.mkdir()
-    shutil.rmtree(paths.work)
+    # pyarrow would expand a "~" by itself; an empty path is the working directory.
+    paths = Paths(options.output.expanduser().absolute())
+    if options.fasta.resolve().is_relative_to(paths.root.resolve()):
+        raise UserError(f"{options.fasta}: lies in the folder of the results; give another with -o")
+    refuse_foreign(paths)
+    if not options.force and not paths.work.exists() and _finished(paths, config):
+        return  # without a lock: the folder may be one that only others may write to
+    with stopping_on_signals(), working_in(paths):
+        if not options.force and _finished(paths, config):
+            return
+        # Here: who asks for help, or for what is there, need not wait for torch.
+        from packedesm.pipeline import embed_fasta
+
+        embed_fasta(paths, config, threads=_cores(), force=options.force)
+        clean_up(paths)
     arrays = ", ".join(path.name for path in paths.arrays(config["outputs"]))
-    print(f"{paths.root} holds {arrays} and index.parquet; open {paths.report} in a browser")
+    root = options.output
+    print(f"{root} holds {arrays} and index.parquet; open {root / paths.report.name} in a browser")
 
 
-def _empty(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
+def _finished(paths: Paths, config: dict[str, Any]) -> bool:
+    """Tell whether the folder holds the results of this very request.
 
-
-def _unfinished(paths: Paths) -> bool:
-    """Tell whether the folder holds nothing but what an interrupted run has finished."""
-    return [*paths.root.glob("*")] == [paths.work] and bool(paths.finished_work())
+    Raises
+    ------
+    UserError
+        If it holds finished results of another one, or damaged ones.
+    """
+    before = finished_request(paths)
+    if before is None:
+        return False
+    path = locate(config["model"], config["checkpoints"])
+    request = Request.of(config, weight_files(path) if path.exists() else [], before)
+    if changes := request.differences(before, finished=True):
+        raise UserError(
+            f"{paths.root}: holds finished results of another request ({'; '.join(changes)}); give "
+            "a new folder with -o, or --force to start over in this one"
+        )
+    if paths.work.exists():
+        clean_up(paths)  # of an attempt that was stopped after its last file
+    print(f"{paths.root}: nothing to be done, these results are there")
+    return True
 
 
 def _cores() -> int:

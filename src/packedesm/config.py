@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import difflib
+import math
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 _SUFFIXES = (".fasta", ".fa", ".faa")
 _COMPRESSED = (".gz", ".bgz")
 
+_INTEGER = re.compile(r"[+-]?\d{1,30}", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d{1,30}(\.\d{0,30})?|\.\d{1,30})([eE][+-]?\d{1,4})?", re.ASCII)
 # Most bytes of a name that file systems take, and of a sample's: schedulers add to it.
 _LONGEST_NAME, _LONGEST_SAMPLE = 255, 200
 _PLACEHOLDER = re.compile("[{}]|<[a-z][a-z0-9_]*>")  # Snakemake's wildcards and "pathvars"
@@ -49,6 +53,7 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
         path; names key and value.
     """
     _check_texts("", config)
+    _check_finite("", config)
     resolved = _with_defaults(config, schema())
     validator = _validator(schema())
     error = next(validator.iter_errors(resolved), None)
@@ -185,17 +190,45 @@ def _with_defaults(config: Any, part: dict[str, Any]) -> dict[str, Any]:
 
 
 def _typed(value: Any, described: dict[str, Any]) -> Any:
-    """Return a number or truth value that came as text, as `--config verify="{sequences: 5}"`."""
-    if not isinstance(value, str):
-        return value
+    """Return a number or truth value that came as text, and a whole number that came as 2.0.
+
+    Text is what the command line gives, and Snakemake for what is nested in ``--config``. Numbers
+    are decimal: YAML would read 010 as eight and 1:30 as ninety.
+    """
     validator = _validator(described)
-    if validator.is_valid(value):
+    if isinstance(value, float) and value.is_integer() and validator.is_valid(int(value)):
+        return int(value)
+    if not isinstance(value, str) or validator.is_valid(value):
         return value
-    try:
-        read = yaml.safe_load(value)
-    except yaml.YAMLError:
-        return value
-    return read if validator.is_valid(read) else value
+    for read in _readings(value):
+        if validator.is_valid(read):
+            return int(read) if isinstance(read, float) and read.is_integer() else read
+    return value
+
+
+def _readings(text: str) -> Iterator[Any]:
+    """Yield what a text may stand for."""
+    text = text.strip()
+    if text.lower() in ("true", "false"):
+        yield text.lower() == "true"
+    if _INTEGER.fullmatch(text):
+        yield int(text)
+    elif _NUMBER.fullmatch(text):
+        yield float(text)
+    elif text.startswith(("[", "{")):
+        with suppress(yaml.YAMLError):
+            yield yaml.safe_load(text)
+
+
+def _check_finite(key: str, value: Any) -> None:
+    """Refuse infinity and NaN, which no comparison with a limit would notice."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(
+            f"config key {key}: {value} is no number to compare with; give a finite one"
+        )
+    if isinstance(value, Mapping):
+        for below, inner in value.items():
+            _check_finite(f"{key}.{below}" if key else str(below), inner)
 
 
 def _validator(described: dict[str, Any]) -> jsonschema.Draft202012Validator:

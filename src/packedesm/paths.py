@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 WORK = ".work"
+OUTPUTS = ("mean", "cls", "max", "residue")  # that a run can be asked for
 COMMIT_SUFFIX = ".commit"  # of the files in a shard's state that hold finished packs
 
 
@@ -28,6 +29,8 @@ class Paths:
         self.verification = self.root / "verification.json"
         self.report = self.root / "report.html"
         self.residue_offsets = self.root / "residue_offsets.npy"
+        self.lock = self.work / "lock"
+        self.request = self.work / "request.json"
         self.checkpoint = self.work / "checkpoint.json"
         self.sharding = self.work / "sharding.json"
         self.merging = self.work / "merging.json"
@@ -48,6 +51,15 @@ class Paths:
         """Return every array that `outputs` make; ``residue`` brings its offsets."""
         paths = [self.vectors(output) for output in outputs]
         return [*paths, self.residue_offsets] if "residue" in outputs else paths
+
+    def results(self) -> list[Path]:
+        """Return every file that results may hold, whatever they were asked for."""
+        tables = [self.index, self.metrics, self.packing, self.throughput, self.verification]
+        return [*self.arrays(OUTPUTS), *tables, self.report, self.manifest]
+
+    def kept(self) -> bool:
+        """Tell whether there is anything that a run has finished: packs, shards or results."""
+        return bool(self.finished_work()) or any(path.exists() for path in self.results())
 
     def shard_fasta(self, shard: int | str) -> Path:
         """Return the clean FASTA of one shard; its ``.fai`` lies beside it."""

@@ -10,28 +10,42 @@ from typing import Any
 from packedesm.embedding.job import embed_shard
 from packedesm.embedding.output import finished
 from packedesm.esm2.checkpoints import prepare
+from packedesm.esm2.registry import weight_files
 from packedesm.options import EmbedOptions, JobOptions, ShardOptions, VerifyOptions
 from packedesm.paths import Paths
 from packedesm.report.metrics import write_metrics
 from packedesm.report.page import write_report
 from packedesm.report.verify import verify
+from packedesm.results.folder import adopt_request, start_over
 from packedesm.results.manifest import write_manifest
 from packedesm.results.merge import merge_shards
+from packedesm.sequences.fasta import read_blocks
 from packedesm.sequences.shards import write_shards
 
 logger = logging.getLogger(__name__)
 
 
-def embed_fasta(paths: Paths, config: Mapping[str, Any], threads: int) -> None:
+def embed_fasta(
+    paths: Paths, config: Mapping[str, Any], threads: int, *, force: bool = False
+) -> None:
     """Do for one FASTA file what the workflow's rules do, one shard after another.
 
-    `config` is a resolved configuration whose ``fasta`` is one path. Raises what its steps raise.
+    Goes on where an earlier attempt of the same request was stopped. `config` is a resolved
+    configuration whose ``fasta`` is one path; `force` starts over. Raises what its steps raise, and
+    UserError if the folder holds an attempt of another request.
     """
     # Only one device is used here, so more shards than asked for would gain nothing.
     shards = 1 if config["shards"] == "auto" else config["shards"]
-    checkpoint = prepare(config["model"], config["checkpoints"], paths.checkpoint)
+    checkpoint = prepare(config["model"], config["checkpoints"])
+    if force:
+        next(read_blocks(Path(config["fasta"])))  # what is there is not given up for a mistake
+        start_over(paths)
+    request = adopt_request(paths, config, weight_files(Path(checkpoint.path)))
+    checkpoint.write(paths.checkpoint)
     fasta, width = Path(config["fasta"]), checkpoint.geometry.width
     write_shards([fasta], paths, ShardOptions.of(config), shards=shards, width=width)
+    for source in request.inputs:
+        source.check_unchanged()
     options, job = EmbedOptions.of(config), JobOptions.of(config)
     for shard in range(shards):
         if finished(paths, shard, checkpoint, options):
@@ -42,4 +56,4 @@ def embed_fasta(paths: Paths, config: Mapping[str, Any], threads: int) -> None:
     verify(paths, checkpoint, VerifyOptions.of(config), shards=shards)
     write_metrics(paths, shards)
     write_report(paths)
-    write_manifest(paths, config)
+    write_manifest(paths, config, request)

@@ -60,7 +60,8 @@ def test_activations_of_random_weights_stay_of_ordinary_size(tmp_path):
 
 def test_prepare_makes_the_tiny_model_and_says_that_it_means_nothing(tmp_path):
     record_path = tmp_path / "work" / "checkpoint.json"
-    record = prepare(TINY, tmp_path / "checkpoints", record_path)
+    record = prepare(TINY, tmp_path / "checkpoints")
+    record.write(record_path)
     path = tmp_path / "checkpoints" / f"{TINY}.pt"
     assert Checkpoint.read(record_path) == record
     assert json.loads(record_path.read_text()) == {
@@ -81,15 +82,15 @@ def test_prepare_makes_the_tiny_model_and_says_that_it_means_nothing(tmp_path):
 
 
 def test_prepare_leaves_a_file_that_is_there_alone(tmp_path):
-    prepare(TINY, tmp_path, tmp_path / "checkpoint.json")
+    prepare(TINY, tmp_path)
     path = locate(TINY, tmp_path)
     before = path.stat().st_mtime_ns
-    prepare(TINY, tmp_path, tmp_path / "checkpoint.json")
+    prepare(TINY, tmp_path)
     assert path.stat().st_mtime_ns == before
 
 
 def test_prepare_of_a_users_file_does_not_call_it_meaningless(tmp_path, small):
-    record = prepare(str(small), "auto", tmp_path / "checkpoint.json")
+    record = prepare(str(small), "auto")
     assert record.geometry == Geometry(layers=2, width=32, heads=4)
     assert record.untrained is False
 
@@ -98,14 +99,14 @@ def test_prepare_refuses_a_published_name_with_other_content(tmp_path):
     name = "esm2_t6_8M_UR50D"
     write_random_checkpoint(tmp_path / f"{name}.pt", MODELS[name], seed=1)
     with pytest.raises(UserError, match=rf"md5.*{DIGESTS[name]['md5']}.*packedesm fetch {name}"):
-        prepare(name, tmp_path, tmp_path / "checkpoint.json")
+        prepare(name, tmp_path)
     assert not (tmp_path / "checkpoint.json").exists()
 
 
 def test_prepare_refuses_a_tiny_model_of_another_size(tmp_path):
     write_random_checkpoint(tmp_path / f"{TINY}.pt", SMALL, seed=1)
     with pytest.raises(UserError, match=r"width=32.*width=64"):
-        prepare(TINY, tmp_path, tmp_path / "checkpoint.json")
+        prepare(TINY, tmp_path)
 
 
 def test_prepare_notices_one_flipped_bit_in_a_users_file(tmp_path, small):
@@ -113,7 +114,7 @@ def test_prepare_notices_one_flipped_bit_in_a_users_file(tmp_path, small):
     content[len(content) // 2] ^= 1
     small.write_bytes(content)
     with pytest.raises(UserError, match=r"small\.pt: damaged"):
-        prepare(str(small), "auto", tmp_path / "checkpoint.json")
+        prepare(str(small), "auto")
 
 
 # Reading

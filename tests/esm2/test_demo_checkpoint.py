@@ -87,7 +87,7 @@ def test_it_is_at_most_6_megabytes_of_float16(encoder):
 
 
 def test_its_record_says_what_it_is(tmp_path):
-    record = prepare(DEMO, tmp_path / "checkpoints", tmp_path / "checkpoint.json")
+    record = prepare(DEMO, tmp_path / "checkpoints")
     assert record.geometry == MODELS[DEMO]
     assert record.demo is True
     assert record.untrained is False

@@ -32,7 +32,7 @@ def test_reference_and_model_agree_on_a_hugging_face_folder(tmp_path, small):
 def test_prepare_records_a_hugging_face_folder(tmp_path, small):
     folder = tmp_path / "hf"
     write_huggingface_folder(folder, *load_state(small))
-    record = prepare(str(folder), "auto", tmp_path / "checkpoint.json")
+    record = prepare(str(folder), "auto")
     assert record.format == "huggingface"
     assert record.sha256 == file_digest(folder / "model.safetensors")
 
@@ -82,4 +82,4 @@ def test_damaged_settings_of_a_hugging_face_folder_are_one_line(tmp_path, small,
     if index:
         (folder / "model.safetensors.index.json").write_text(index)
     with pytest.raises(UserError):
-        prepare(str(folder), "auto", tmp_path / "checkpoint.json")
+        prepare(str(folder), "auto")

@@ -90,7 +90,7 @@ def test_no_reader_executes_what_a_checkpoint_holds(
     else:
         path = hugging_face_with_pickle(tmp_path / "hf", small, witness, kind)
     readers = {
-        "prepare": lambda: prepare(str(path), "auto", tmp_path / "checkpoint.json"),
+        "prepare": lambda: prepare(str(path), "auto"),
         "load_state": lambda: load_state(path),
         "read_geometry": lambda: read_geometry(path),
         "reference": lambda: Reference(path),

@@ -158,3 +158,39 @@ def accepted(name: str, folder: Path) -> bool:
 
 def shell(command: str) -> str:
     return subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("2.0", 2), ("010", 10), ("+3", 3), (" 4 ", 4), ("1e2", 100), (2.0, 2), ("1e1", 10)],
+)
+def test_whole_numbers_are_read_as_people_write_them(text, number):
+    shards = resolve({"fasta": "x", "shards": text})["shards"]
+    assert shards == number and type(shards) is int
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("1:30", "0x10", "1_000", "2.5", "0o7", "1e20", "100000000000000000000", 10**20, "-1"),
+        *("nan", "\N{ARABIC-INDIC DIGIT THREE}", "1" * 10_000, "", "2,0"),
+    ],
+)
+def test_what_is_no_whole_number_is_refused_and_never_another_number(text):
+    with pytest.raises(UserError, match="config key shards: "):
+        resolve({"fasta": "x", "shards": text})
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), -float("inf"), "nan", ".inf", "1e999"]
+)
+@pytest.mark.parametrize("key", ["min_cosine", "max_relative_l2"])
+def test_a_threshold_that_nothing_can_miss_is_refused(key, value):
+    with pytest.raises(UserError, match=rf"config key verify\.{key}: "):
+        resolve({"fasta": "x", "verify": {key: value}})
+
+
+@pytest.mark.parametrize("value", [-1, -0.1, 10_000, 0, "1e5"])
+def test_an_absurd_distance_is_refused(value):
+    with pytest.raises(UserError, match=r"config key verify\.max_relative_l2"):
+        resolve({"fasta": "x", "verify": {"max_relative_l2": value}})

@@ -57,7 +57,8 @@ def embed_shard(
     """Embed one shard: write its arrays, ``packs.tsv`` and ``run.json``, and return the latter.
 
     What is finished is committed to `Paths.shard_state` as it goes, and whoever runs this again
-    goes on from there. On SIGTERM and SIGINT the process commits what is finished and exits.
+    goes on from there. On SIGTERM, SIGINT and SIGHUP the process commits what is finished and
+    exits.
 
     Parameters
     ----------

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 
 logger = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @contextmanager
 def stopping_on_signals() -> Iterator[Callable[[], None]]:
-    """End the block with SystemExit, status 128 + signal, on SIGTERM or SIGINT.
+    """End the block with SystemExit, status 128 + signal, on SIGTERM, SIGINT or SIGHUP.
 
     The exception comes out of whatever the main thread is doing, so that a forward pass of minutes
     is not waited for; the blocks around it tidy up, and a further signal does not disturb them.

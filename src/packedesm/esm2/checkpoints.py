@@ -10,15 +10,24 @@ import torch
 from packedesm.errors import UserError
 from packedesm.esm2 import fair_esm, hugging_face
 from packedesm.esm2.geometry import Geometry
-from packedesm.esm2.registry import DEMO, DIGESTS, MODELS, TINY, Checkpoint, locate
+from packedesm.esm2.registry import (
+    DEMO,
+    DIGESTS,
+    MODELS,
+    TINY,
+    Checkpoint,
+    locate,
+    modified_ns,
+    weight_files,
+)
 from packedesm.esm2.weights import check_tensors
 from packedesm.files import digests
 
 TINY_SEED = 1
 
 
-def prepare(model: str, folder: str | Path, record: Path) -> Checkpoint:
-    """Make sure that the weights of `model` are there and fit; return and record what they are.
+def prepare(model: str, folder: str | Path) -> Checkpoint:
+    """Make sure that the weights of `model` are there and fit; return what they are.
 
     A missing published checkpoint is fetched, the missing untrained one is made.
 
@@ -26,8 +35,6 @@ def prepare(model: str, folder: str | Path, record: Path) -> Checkpoint:
     ----------
     model, folder
         As `packedesm.esm2.registry.locate` takes them.
-    record
-        Where the result is written to.
 
     Raises
     ------
@@ -37,7 +44,7 @@ def prepare(model: str, folder: str | Path, record: Path) -> Checkpoint:
     path = locate(model, folder)
     if model in MODELS and not path.exists():
         _provide(model, path)
-    files = _weight_files(path)
+    files = weight_files(path)
     published = DIGESTS.get(model, {})
     found = digests(files, {"sha256", *published})
     for algorithm, expected in published.items():
@@ -54,20 +61,18 @@ def prepare(model: str, folder: str | Path, record: Path) -> Checkpoint:
             f"{path}: {geometry} is not {model}, which is {MODELS[model]}; "
             "delete the file, or set `model` to its path"
         )
-    checkpoint = Checkpoint(
+    return Checkpoint(
         model=model,
         path=str(path.absolute()),
         format="huggingface" if path.is_dir() else "fair-esm",
         geometry=geometry,
         bytes=sum(file.stat().st_size for file in files),
         sha256=found["sha256"],
-        modified_ns=_modified_ns(files),
+        modified_ns=modified_ns(files),
         untrained=path.stem == TINY,
         demo=path.stem == DEMO,
         digest_checked=bool(published),
     )
-    checkpoint.write(record)
-    return checkpoint
 
 
 def _provide(model: str, path: Path) -> None:
@@ -92,8 +97,8 @@ def check_weights(checkpoint: Checkpoint) -> tuple[int, tuple[int, ...]]:
     """
     path = Path(checkpoint.path)
     try:
-        files = _weight_files(path)
-        found = (sum(file.stat().st_size for file in files), _modified_ns(files))
+        files = weight_files(path)
+        found = (sum(file.stat().st_size for file in files), modified_ns(files))
     except FileNotFoundError:
         raise UserError(f"{path}: is gone; run the workflow again to make a new record") from None
     if found == (checkpoint.bytes, checkpoint.modified_ns):
@@ -104,10 +109,6 @@ def check_weights(checkpoint: Checkpoint) -> tuple[int, tuple[int, ...]]:
             "--forcerun checkpoint"
         )
     return found
-
-
-def _modified_ns(files: list[Path]) -> tuple[int, ...]:
-    return tuple(file.stat().st_mtime_ns for file in files)
 
 
 def read_geometry(path: Path) -> Geometry:
@@ -136,11 +137,6 @@ def load_state(path: Path) -> tuple[Geometry, dict[str, torch.Tensor]]:
     geometry, state = (hugging_face if path.is_dir() else fair_esm).load(path)
     check_tensors({name: tuple(x.shape) for name, x in state.items()}, geometry, str(path))
     return geometry, state
-
-
-def _weight_files(path: Path) -> list[Path]:
-    """Return the files that hold the weights of a checkpoint."""
-    return hugging_face.weight_files(path) if path.is_dir() else [path]
 
 
 def _check_archive(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from packedesm.errors import UserError, first_line
 from packedesm.esm2.geometry import VOCABULARY, Geometry, checked_geometry
+from packedesm.esm2.registry import weight_files
 from packedesm.files import read_json
 
 # Hugging Face's names after "esm." and, for layers, "encoder.layer.N."; then fair-esm's.
@@ -90,27 +90,6 @@ def load(folder: Path) -> tuple[Geometry, dict[str, torch.Tensor]]:
                 f"{file}: cannot be read ({first_line(error)}); copy it again"
             ) from error
     return geometry, state
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the files that hold the weights, all of them present.
-
-    Raises
-    ------
-    UserError
-        If one is missing, or the index that names them is damaged.
-    """
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.is_file():
-        try:
-            names = sorted({os.fspath(name) for name in read_json(index)["weight_map"].values()})
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(f"{index}: not an index of safetensors files") from error
-    for name in names:
-        if Path(name).name != name or not (folder / name).is_file():
-            raise UserError(f"{folder}: {name} is missing; a Hugging Face folder needs safetensors")
-    return [folder / name for name in names]
 
 
 def _fair_esm_name(name: str) -> str | None:

@@ -145,6 +145,34 @@ def locate(model: str, folder: str | Path = "auto") -> Path:
     )
 
 
+def weight_files(path: Path) -> list[Path]:
+    """Return the files that hold the weights of a checkpoint; of a folder all are present.
+
+    Raises
+    ------
+    UserError
+        If one is missing, or the index that names them is damaged.
+    """
+    if not path.is_dir():
+        return [path]
+    folder, index = path, path / "model.safetensors.index.json"
+    names = ["model.safetensors"]
+    if index.is_file():
+        try:
+            names = sorted({os.fspath(name) for name in read_json(index)["weight_map"].values()})
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise UserError(f"{index}: not an index of safetensors files") from error
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise UserError(f"{folder}: {name} is missing; a Hugging Face folder needs safetensors")
+    return [folder / name for name in names]
+
+
+def modified_ns(files: list[Path]) -> tuple[int, ...]:
+    """Return the times of change of some files."""
+    return tuple(file.stat().st_mtime_ns for file in files)
+
+
 def checkpoint_folder(folder: str | Path = "auto") -> Path:
     """Return the folder of downloaded checkpoints; ``auto`` is where fair-esm keeps them.
 

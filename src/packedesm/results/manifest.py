@@ -14,11 +14,14 @@ from packedesm.embedding.record import ShardRun
 from packedesm.errors import Fault, UserError
 from packedesm.files import file_digest, read_json, write_json
 from packedesm.paths import Paths
+from packedesm.results.request import Request
 from packedesm.sequences.arrow import read_columns, to_numpy
 from packedesm.versions import versions
 
 
-def write_manifest(paths: Paths, config: Mapping[str, Any]) -> dict[str, Any]:
+def write_manifest(
+    paths: Paths, config: Mapping[str, Any], request: Request | None = None
+) -> dict[str, Any]:
     """Check a sample's results and write ``manifest.json``, and return its content.
 
     Parameters
@@ -27,6 +30,8 @@ def write_manifest(paths: Paths, config: Mapping[str, Any]) -> dict[str, Any]:
         The sample, merged, verified and reported.
     config
         The resolved configuration, kept in the manifest with its digest.
+    request
+        What the command was asked for, by which it will know its results again.
 
     Raises
     ------
@@ -57,6 +62,7 @@ def write_manifest(paths: Paths, config: Mapping[str, Any]) -> dict[str, Any]:
         "config": json.loads(text),
         "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "versions": versions(),
+        "request": request.as_json() if request else None,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(paths.manifest, manifest)

@@ -1,0 +1,202 @@
+"""A folder of results: new, unfinished from its first byte on, or finished; and who works in it."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from packedesm.errors import Fault, UserError, quote
+from packedesm.files import TEMPORARY, explained, file_digest, read_json
+from packedesm.paths import WORK, Paths
+from packedesm.results.request import Request
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def working_in(paths: Paths) -> Iterator[None]:
+    """Let this process alone work in a folder of results, which is made if it is missing.
+
+    The lock is the operating system's and ends with the process, however that ends. If the block
+    fails before anything was worth keeping, what this process made is removed again; nothing that
+    is not ours ever is.
+
+    Raises
+    ------
+    UserError
+        As `refuse_foreign`.
+    Fault
+        If another process works in it, or it cannot be written to.
+    """
+    refuse_foreign(paths)
+    made, fresh = not paths.root.exists(), not paths.request.exists()
+    with explained(paths.root):
+        paths.work.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(paths.lock)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise Fault(
+                f"{paths.root}: another packedesm works in this folder; wait for it, or give "
+                "another one with -o"
+            ) from None
+    for unfinished in paths.root.glob(f"{TEMPORARY}*"):  # of attempts that were killed
+        _remove(unfinished)
+    try:
+        yield
+    except BaseException:
+        if fresh and not paths.kept():
+            _leave_nothing(paths, made=made)
+        raise
+    finally:
+        if _only_claimed(paths) and (paths.manifest.exists() or not paths.kept()):
+            shutil.rmtree(paths.work, ignore_errors=True)
+        lock.release()
+
+
+def refuse_foreign(paths: Paths) -> None:
+    """Raise UserError if the folder cannot be ours: it is a file, or holds what is not of a run."""
+    root, work = paths.root, paths.work
+    if root.is_symlink() and not root.exists():
+        raise UserError(f"{root}: is a link to nothing; give a new folder with -o")
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root}: is a file, not a folder; give a new folder with -o")
+    odd = [path for path in (work,) if path.is_symlink() or (path.exists() and not path.is_dir())]
+    files = [*paths.results(), paths.lock, paths.request]
+    odd += [path for path in files if path.is_symlink() or path.is_dir()]
+    if odd:
+        raise UserError(f"{odd[0]}: is a link or a folder, not of a run; give a new folder with -o")
+    if any(work.glob("*")) and not _is_ours(paths) and not _only_claimed(paths):
+        raise UserError(
+            f"{root}: holds an unfinished run that is not of this command; give a new folder with "
+            "-o"
+        )
+    foreign = sorted({path.name for path in root.glob("*")} - _ours(paths))
+    if foreign:
+        raise UserError(
+            f"{root}: is there and holds what is not of a run ({quote(foreign[0])}); give a new "
+            "folder with -o"
+        )
+
+
+def finished_request(paths: Paths) -> Request | None:
+    """Return the request of finished results that are whole; None if the folder is not finished.
+
+    Raises
+    ------
+    UserError
+        If the results are not those of the command, or a file is not as it was written.
+    """
+    if not paths.manifest.exists():
+        return None
+    try:
+        content = read_json(paths.manifest)
+        request = Request.from_json(content["request"])
+        digests = {str(name): str(digest) for name, digest in content["sha256"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError):
+        raise UserError(
+            f"{paths.root}: holds results that this command did not make; give another folder"
+        ) from None
+    for name, digest in digests.items():
+        path = paths.root / name
+        if not path.is_file() or file_digest(path) != digest:
+            raise UserError(
+                f"{path}: is missing or damaged; give a new folder with -o, or --force to start "
+                "over in this one"
+            )
+    return request
+
+
+def adopt_request(paths: Paths, config: Mapping[str, Any], weights: Sequence[Path]) -> Request:
+    """Write the request of a run before anything else, or go on with the one that is there.
+
+    Raises
+    ------
+    UserError
+        If another request was stopped in this folder; nothing is touched.
+    """
+    before = Request.read(paths.request)
+    request = Request.of(config, weights, before)
+    if before is not None and (changes := request.differences(before, finished=False)):
+        what = "; ".join(changes)
+        if paths.kept():
+            raise UserError(
+                f"{paths.root}: holds an unfinished run of another request ({what}); give a new "
+                "folder with -o, the same request, or --force to start over in this one"
+            )
+        logger.info("nothing is kept of an earlier run of another request: %s", what)
+        start_over(paths)
+    request.write(paths.request)
+    return request
+
+
+def start_over(paths: Paths) -> None:
+    """Remove what a run has left or finished in the folder, after saying what that is.
+
+    Last what shows that the folder is ours: who is stopped on the way can start over again.
+    """
+    ours = sorted(_ours(paths) - ({WORK} if _only_claimed(paths) else set()))
+    if ours:
+        logger.warning("%s: starting over, removing %s", paths.root, ", ".join(ours))
+    last = (paths.request, paths.manifest)
+    for path in [*paths.results(), *paths.work.glob("*")]:
+        if path not in (paths.lock, *last):
+            _remove(path)
+    for path in last:
+        _remove(path)
+
+
+def clean_up(paths: Paths) -> None:
+    """Remove what only the steps of a run read; its manifest must stand."""
+    if paths.manifest.exists() and paths.work.exists():
+        # In one step out of the way, so that half of it is never taken for an unfinished run.
+        grave = paths.root / f"{TEMPORARY}{secrets.token_hex(8)}"
+        paths.work.rename(grave)
+        shutil.rmtree(grave, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder; of a link the link alone, wherever it leads."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _only_claimed(paths: Paths) -> bool:
+    """Tell whether a process began to work here and ended before it wrote its request."""
+    return {path.name for path in paths.work.glob("*")} <= {paths.lock.name}
+
+
+def _is_ours(paths: Paths) -> bool:
+    """Tell whether the command worked here: by its request, or by its manifest."""
+    if paths.request.exists():
+        return True
+    try:
+        return isinstance(read_json(paths.manifest)["request"], dict)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _ours(paths: Paths) -> set[str]:
+    """Return the names in the folder that are those of a run, if it is one of ours at all."""
+    there = {path.name for path in paths.root.glob("*")}
+    if not _is_ours(paths):
+        return there & {WORK}
+    known = {path.name for path in paths.results()} | {WORK}
+    return {name for name in there if name in known or name.startswith(TEMPORARY)}
+
+
+def _leave_nothing(paths: Paths, *, made: bool) -> None:
+    """Remove the folder of work, and the folder around it if that was made and is empty."""
+    shutil.rmtree(paths.work, ignore_errors=True)
+    if made:
+        with suppress(OSError):  # not empty: files that appeared meanwhile stay
+            paths.root.rmdir()

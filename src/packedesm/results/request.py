@@ -1,0 +1,178 @@
+"""What a run was asked for: on one kind of machine, one request has the same results."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from packedesm.errors import UserError
+from packedesm.files import file_digest, read_json, write_json
+from packedesm.versions import versions
+
+FORMAT = 1
+# What changes no vector, nor where it stands: where things lie, and how a job works.
+NOT_DECIDING = (
+    *("fasta", "results", "model", "checkpoints", "workers", "commit_seconds", "commit_packs"),
+    "cluster",
+)
+# What decides how results are looked at, and no vector: compared only with what is finished.
+ONLY_VERIFIED = ("verify", "seed")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input file as it was read.
+
+    Who has the same path, size, times and inode is the same file, and need not be read again to
+    know it: no program can set the time of a change (``ctime``) back.
+    """
+
+    path: str
+    bytes: int
+    modified_ns: int
+    changed_ns: int
+    inode: int
+    sha256: str | None  # None of what can be read only once, such as a pipe
+
+    @classmethod
+    def of(cls, path: Path, known: Mapping[str, Any] | None = None) -> Input:
+        """Return what identifies the file; `known` gives its digest if it is of this very file."""
+        found = path.stat()
+        times = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+        here = cls(str(path.absolute()), *times, sha256=None)
+        if known is not None and {**known, "sha256": None} == asdict(here):
+            return cls(**known)
+        whole = stat.S_ISREG(found.st_mode)
+        return cls(here.path, *times, sha256=file_digest(path) if whole else None)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Input:
+        """Return what `dataclasses.asdict` gave; TypeError if it did not give this."""
+        found = cls(**content)
+        kinds = [type(getattr(found, field.name)).__name__ for field in fields(cls)]
+        if kinds[:-1] != ["str", "int", "int", "int", "int"] or kinds[-1] not in (
+            "str",
+            "NoneType",
+        ):
+            raise TypeError("an input of other types")
+        return found
+
+    def check_unchanged(self) -> None:
+        """Raise UserError if the file has been touched since its digest was taken."""
+        now = Path(self.path).stat()
+        found = (now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino)
+        before = (self.bytes, self.modified_ns, self.changed_ns, self.inode)
+        if self.sha256 is not None and found != before:
+            raise UserError(f"{self.path}: changed while it was read; run again")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What decides the results of a run."""
+
+    inputs: tuple[Input, ...]
+    weights: tuple[Input, ...]
+    options: dict[str, Any]  # of the configuration, by key
+    model: str  # as the user named it
+    versions: dict[str, str]
+
+    @classmethod
+    def of(
+        cls,
+        config: Mapping[str, Any],
+        weights: Sequence[Path],
+        known: Request | None = None,
+    ) -> Request:
+        """Return the request of a resolved configuration.
+
+        Parameters
+        ----------
+        weights
+            The files that hold them.
+        known
+            An earlier request on the same folder, whose digests are taken over for files that have
+            not been touched since.
+        """
+        before: dict[str, dict[str, Any]] = {}
+        if known is not None:
+            before = {entry.path: asdict(entry) for entry in (*known.inputs, *known.weights)}
+
+        def read(path: Path) -> Input:
+            return Input.of(path, before.get(str(path.absolute())))
+
+        plain = json.loads(json.dumps(dict(config), default=str))
+        return cls(
+            inputs=(read(Path(config["fasta"])),),
+            weights=tuple(map(read, weights)),
+            options={key: value for key, value in plain.items() if key not in NOT_DECIDING},
+            model=config["model"],
+            versions=versions(),
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Request | None:
+        """Read a request; None if there is none, UserError if it is damaged."""
+        try:
+            return cls.from_json(read_json(path))
+        except FileNotFoundError:
+            return None
+        except (ValueError, OSError, RecursionError):
+            raise UserError(
+                f"{path}: is damaged or of another version; give a new folder, or --force to start "
+                "over in this one"
+            ) from None
+
+    @classmethod
+    def from_json(cls, content: Any) -> Request:
+        """Return what `as_json` gave; ValueError if it did not give this."""
+        try:
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {content['format']}")
+            files = {
+                name: tuple(Input.from_json(entry) for entry in content[name])
+                for name in ("inputs", "weights")
+            }
+            options, versions = dict(content["options"]), dict(content["versions"])
+            return cls(**files, options=options, model=str(content["model"]), versions=versions)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a request: {error}") from error
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"format": FORMAT, **asdict(self)}
+
+    def write(self, path: Path) -> None:
+        """Write the request, atomically."""
+        write_json(path, self.as_json())
+
+    def differences(self, other: Request, *, finished: bool) -> list[str]:
+        """Return in words what `other`, the earlier one, has otherwise; nothing if it is the same.
+
+        Parameters
+        ----------
+        finished
+            `other` is finished: it was verified as it asked for.
+        """
+        found = []
+        digests = [[entry.sha256 for entry in request.inputs] for request in (self, other)]
+        if digests[0] != digests[1]:
+            found.append("the FASTA is another one")
+        elif None in digests[0]:
+            found.append("the input could be read only once")
+        weights = [[entry.sha256 for entry in request.weights] for request in (self, other)]
+        # Weights that are gone after a run have no digest: then the name has to do.
+        if weights[0] != weights[1] and (weights[0] or self.model != other.model):
+            found.append("the model is another one")
+        for key in sorted(self.options.keys() | other.options.keys()):
+            now, before = self.options.get(key), other.options.get(key)
+            if now != before and (finished or key not in ONLY_VERIFIED):
+                found.append(f"{key} was {before!r}, is {now!r}")
+        for name in sorted(self.versions.keys() | other.versions.keys()):
+            now, before = self.versions.get(name), other.versions.get(name)
+            if now != before:
+                found.append(f"{name} was version {before}, is {now}")
+        return found

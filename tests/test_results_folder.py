@@ -1,0 +1,435 @@
+"""The command and its folder: new, unfinished, finished; never refused for ever, never lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from packedesm import pipeline
+from packedesm.cli import main
+from packedesm.esm2.fair_esm import write_random_checkpoint
+from packedesm.esm2.geometry import Geometry
+from packedesm.esm2.registry import TINY
+from packedesm.files import file_digest, read_json
+from packedesm.paths import Paths
+from tests.jobs import first_records
+from tests.workflow import BIN
+
+
+@pytest.fixture(scope="module")
+def fasta(tmp_path_factory, uniprot_500) -> Path:
+    return first_records(uniprot_500, 8, tmp_path_factory.mktemp("input") / "eight.fasta")
+
+
+class Command:
+    """`packedesm embed` of one FASTA file into one folder."""
+
+    def __init__(self, fasta: Path, out: Path, checkpoints: Path, **options) -> None:
+        self.out = Paths(out)
+        options = {
+            **{"model": TINY, "checkpoints": checkpoints, "token-budget": 256, "commit-packs": 1},
+            **{"max-length": 100, "verify-sequences": 2},
+            **options,
+        }
+        flags = [str(text) for key, value in options.items() for text in (f"--{key}", value)]
+        self.arguments = ["embed", str(fasta), "-o", str(out), *flags]
+
+    def start(self, *more: str) -> subprocess.Popen:
+        command = [str(BIN / "packedesm"), *self.arguments, *more]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, **pipes)
+
+    def run(self, *more: str) -> tuple[int, str, str]:
+        """Run it to its end; return exit status, standard output and error."""
+        process = self.start(*more)
+        out, error = process.communicate(timeout=120)
+        return process.returncode, out, error
+
+
+@pytest.fixture
+def command(tmp_path, tmp_path_factory, fasta):
+    """Return a function that makes a command for the folder ``out``."""
+    checkpoints = tmp_path_factory.getbasetemp() / "checkpoints"
+
+    def make(source: Path = fasta, **options) -> Command:
+        return Command(source, tmp_path / "out", checkpoints, **options)
+
+    return make
+
+
+def state_of(folder: Path) -> dict[str, tuple[str, int]]:
+    """Return digest and time of change of every file below a folder."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path): (file_digest(path), path.stat().st_mtime_ns) for path in files}
+
+
+def the_line(error: str) -> str:
+    (line,) = [line for line in error.splitlines() if line.startswith("packedesm: ")]
+    assert "Traceback" not in error
+    return line
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory, fasta) -> dict[str, str]:
+    """Digests of what a run gives that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("quiet")
+    checkpoints = tmp_path_factory.getbasetemp() / "checkpoints"
+    run = Command(fasta, folder / "out", checkpoints)
+    assert main(run.arguments) == 0
+    return bits(run.out)
+
+
+def bits(paths: Paths) -> dict[str, str]:
+    return {path.name: file_digest(path) for path in (paths.vectors("mean"), paths.index)}
+
+
+def test_the_same_command_again_has_nothing_to_do_and_loads_no_torch(command, quiet):
+    run = command()
+    assert main(run.arguments) == 0
+    before = state_of(run.out.root)
+    code = "import sys; from packedesm.cli import main; s = main(sys.argv[1:]);"
+    code += "print('torch' in sys.modules); raise SystemExit(s)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *run.arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "nothing to be done" in done.stdout
+    assert done.stdout.endswith("False\n")
+    assert state_of(run.out.root) == before
+    assert bits(run.out) == quiet
+    assert not run.out.work.exists()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max-length": 50}, "max_length was 100, is 50"),
+        ({"outputs": "mean,cls"}, "outputs was ['mean'], is ['mean', 'cls']"),
+        ({"shards": 2}, "shards was 'auto', is 2"),
+    ],
+)
+def test_another_request_is_refused_and_touches_nothing(command, options, words, finished):
+    first = command()
+    if finished:
+        assert main(first.arguments) == 0
+    else:
+        stop_after_a_commit(first)
+    before = state_of(first.out.root)
+    status, _, error = command(**options).run()
+    assert status == 2
+    assert words in the_line(error)
+    assert state_of(first.out.root) == before
+
+
+def test_another_fasta_of_the_same_name_is_refused(command, tmp_path, fasta):
+    source = tmp_path / "in.fasta"
+    source.write_text(fasta.read_text())
+    run = command(source)
+    assert main(run.arguments) == 0
+    text = source.read_text()
+    times = source.stat()
+    source.write_text(text.replace("A", "G", 1))  # of the same size, and soon of the same time
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+    before = state_of(run.out.root)
+    status, _, error = run.run()
+    assert status == 2 and "the FASTA is another one" in the_line(error)
+    assert state_of(run.out.root) == before
+    source.write_text(text)
+    assert run.run()[0] == 0
+
+
+def stop_after_a_commit(run: Command, number: int = signal.SIGKILL) -> None:
+    process = run.start()
+    while not [*run.out.work.glob("state/*/*.commit")]:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.002)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+
+
+MOMENTS = {
+    "nothing but the claim": lambda paths: paths.lock,
+    "the request": lambda paths: paths.request,
+    "the checkpoint": lambda paths: paths.checkpoint,
+    "shards": lambda paths: paths.sharding,
+    "a commit": lambda paths: next(iter(paths.finished_work()), paths.root / "none"),
+    "a shard": lambda paths: paths.shard_run(0),
+    "merged arrays": lambda paths: paths.merging,
+    "the verification": lambda paths: paths.verification,
+    "metrics": lambda paths: paths.metrics,
+    "the report": lambda paths: paths.report,
+    "the manifest": lambda paths: paths.manifest,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_command_that_is_killed_goes_on_with_the_same_bits(command, quiet, moment):
+    run = command()
+    process = run.start()
+    while not MOMENTS[moment](run.out).exists() and process.poll() is None:
+        time.sleep(0.001)
+    process.kill()
+    process.communicate(timeout=60)
+    status, _, error = run.run()
+    assert status == 0, error
+    assert bits(run.out) == quiet
+    assert not run.out.work.exists()
+    assert read_json(run.out.manifest)["request"]["options"]["max_length"] == 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name
+)
+def test_a_signal_says_what_is_kept_and_the_same_command_goes_on(command, quiet, number):
+    run = command()
+    process = run.start()
+    while not run.out.finished_work():
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "what is finished is kept" in error and "Traceback" not in error
+    status, _, error = run.run()
+    assert status == 0 and "kept" in error
+    assert bits(run.out) == quiet
+
+
+def test_a_folder_with_foreign_files_is_refused_and_untouched(command):
+    run = command()
+    run.out.root.mkdir()
+    (run.out.root / "thesis.txt").write_text("years of work")
+    for more in ([], ["--force"]):
+        status, _, error = run.run(*more)
+        assert status == 2 and "thesis.txt" in the_line(error)
+    assert [path.name for path in run.out.root.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("kind", ["link to a folder", "file"])
+def test_a_place_of_work_that_is_none_is_refused_and_not_followed(command, tmp_path, kind):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "data").write_text("years of work")
+    run = command()
+    run.out.root.mkdir()
+    if kind == "file":
+        run.out.work.write_text("")
+    else:
+        run.out.work.symlink_to(precious)
+    for more in ([], ["--force"]):
+        status, _, error = run.run(*more)
+        assert status == 2 and "not of a run" in the_line(error)
+    assert [path.name for path in precious.iterdir()] == ["data"]
+
+
+def test_force_removes_links_and_not_what_they_lead_to(command, tmp_path):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "data").write_text("years of work")
+    run = command()
+    stop_after_a_commit(run)
+    (run.out.work / "linked").symlink_to(precious)
+    (run.out.work / "linked file").symlink_to(precious / "data")
+    assert run.run("--force")[0] == 0
+    assert (precious / "data").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_files_that_appear_meanwhile_stay(command, tmp_path, good):
+    source = tmp_path / "bad.fasta"
+    source.write_text(">a\nMK\n>b\nM1\n")
+    run = command() if good else command(source)
+    process = run.start()
+    while not run.out.lock.exists() and process.poll() is None:
+        time.sleep(0.001)
+    note = run.out.root / "note.txt"
+    if process.poll() is None:
+        note.write_text("mine")
+    process.communicate(timeout=120)
+    assert process.returncode == (0 if good else 2)
+    assert note.read_text() == "mine"
+
+
+def test_a_bad_input_leaves_nothing(command, tmp_path):
+    source = tmp_path / "bad.fasta"
+    source.write_text(">a\nMK\n>b\nM1\n")
+    assert command(source).run()[0] == 2
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_of_two_commands_at_once_one_ends_right_and_one_with_a_line(command, quiet):
+    run = command()
+    for pause in (0, 0.5, 1.5):
+        if run.out.root.exists():
+            assert main([*run.arguments, "--force"]) == 0
+            subprocess.run(["rm", "-r", run.out.root], check=True)
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(run.run)
+            time.sleep(pause)
+            second = pool.submit(run.run)
+        ends = sorted([first.result(), second.result()], key=lambda end: end[0])
+        assert [end[0] for end in ends] == [0, 1], ends
+        assert "another packedesm works in this folder" in the_line(ends[1][2])
+        assert bits(run.out) == quiet
+
+
+def test_force_says_what_it_removes_and_starts_over(command):
+    assert main(command().arguments) == 0
+    other = command(**{"max-length": 50})
+    status, _, error = other.run("--force")
+    assert status == 0
+    assert "starting over, removing index.parquet, manifest.json, mean.npy" in error
+    assert read_json(other.out.manifest)["config"]["max_length"] == 50
+
+
+def test_a_missed_threshold_keeps_the_vectors_and_goes_on_with_the_verification(command, quiet):
+    strict = command(**{"verify-max-relative-l2": 1e-12})
+    status, _, error = strict.run()
+    assert status == 2 and "verification failed" in the_line(error)
+    assert bits(strict.out) == quiet
+    assert not strict.out.manifest.exists()
+    status, _, error = command().run()
+    assert status == 0
+    assert "shard 0 is finished and kept" in error
+    assert bits(strict.out) == quiet
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 99}'])
+def test_a_damaged_request_is_refused_by_name(command, content):
+    run = command()
+    stop_after_a_commit(run)
+    run.out.request.write_text(content)
+    before = state_of(run.out.root)
+    status, _, error = run.run()
+    assert status == 2 and "request.json" in the_line(error) and "--force" in error
+    assert state_of(run.out.root) == before
+    assert run.run("--force")[0] == 0
+
+
+def test_results_of_the_workflow_are_not_taken_for_those_of_the_command(command):
+    run = command()
+    assert main(run.arguments) == 0
+    manifest = read_json(run.out.manifest)
+    run.out.manifest.write_text(json.dumps(manifest | {"request": None}))
+    before = state_of(run.out.root)
+    status, _, error = run.run()
+    assert status == 2 and the_line(error)
+    assert state_of(run.out.root) == before
+
+
+def test_what_a_kill_left_half_written_is_cleared_and_hinders_nothing(command, quiet):
+    run = command()
+    stop_after_a_commit(run)
+    (run.out.root / ".tmp-abc.npy").write_bytes(b"half an array")
+    status, _, error = run.run()
+    assert status == 0, error
+    assert bits(run.out) == quiet
+    assert not list(run.out.root.glob(".tmp-*"))
+
+
+def test_a_kill_while_clearing_away_leaves_finished_results(command, quiet):
+    run = command()
+    assert main(run.arguments) == 0
+    (run.out.work / "embeddings" / "0").mkdir(parents=True)  # what was not removed yet
+    status, out, error = run.run()
+    assert status == 0 and "nothing to be done" in out, error
+    assert bits(run.out) == quiet
+    assert not run.out.work.exists()
+
+
+@pytest.mark.parametrize("mistake", ["--model=esm2_tiny_randon", "--dtype=fp16", "bad FASTA"])
+def test_force_gives_nothing_up_for_a_mistake(command, tmp_path, mistake, quiet):
+    run = command()
+    assert main(run.arguments) == 0
+    before = state_of(run.out.root)
+    if mistake == "bad FASTA":
+        source = tmp_path / "bad.fasta"
+        source.write_text("no FASTA at all\n")
+        assert command(source).run("--force")[0] == 2
+    else:
+        assert run.run("--force", mistake)[0] == 2
+    assert state_of(run.out.root) == before
+
+
+def test_another_model_of_the_same_name_size_and_time_is_another_request(command, tmp_path):
+    model = tmp_path / "model.pt"
+    run = command(**{"model": model})
+    for seed in (1, 2):
+        write_random_checkpoint(model, Geometry(layers=1, width=32, heads=2), seed=seed)
+        os.utime(model, (1_600_000_000, 1_600_000_000))
+        status, _, error = run.run()
+        assert status == (0 if seed == 1 else 2)
+    assert "the model is another one" in the_line(error)
+
+
+@pytest.mark.parametrize("damage", ["gone", "zeros"])
+@pytest.mark.parametrize("name", ["mean.npy", "index.parquet"])
+def test_results_that_are_not_whole_are_not_called_done(command, name, damage):
+    run = command()
+    assert main(run.arguments) == 0
+    path = run.out.root / name
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(bytes(path.stat().st_size))
+    status, _, error = run.run()
+    assert status == 2 and name in the_line(error) and "missing or damaged" in error
+    assert run.run("--force")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "manifest", ['{"name": "my web app"}', '{"request": null, "sha256": {}}', "["]
+)
+def test_force_takes_nothing_that_is_not_of_the_command(command, manifest):
+    run = command()
+    run.out.root.mkdir()
+    run.out.manifest.write_text(manifest)
+    run.out.metrics.write_text("{}")
+    for more in ([], ["--force"]):
+        status, _, error = run.run(*more)
+        assert status == 2 and "Traceback" not in error
+    assert run.out.manifest.read_text() == manifest and run.out.metrics.exists()
+
+
+def test_a_fasta_that_changes_while_it_is_read_is_noticed(command, tmp_path, fasta, monkeypatch):
+    source = tmp_path / "in.fasta"
+    source.write_text(fasta.read_text())
+    real = pipeline.write_shards
+
+    def changed(*arguments, **options):
+        source.write_text(fasta.read_text().replace("A", "G", 1))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(pipeline, "write_shards", changed)
+    assert main(command(source).arguments) == 2
+
+
+def test_an_input_in_the_folder_of_the_results_is_refused(command, tmp_path, fasta):
+    source = tmp_path / "out" / "report.html"
+    source.parent.mkdir()
+    source.write_text(fasta.read_text())
+    for more in ([], ["--force"]):
+        assert command(source).run(*more)[0] == 2
+    assert source.read_text() == fasta.read_text()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "[" * 100_000, '{"format": 1, "inputs": [{"path": ["x"]}], "options": [], "model": {}}'],
+)
+def test_a_forged_request_is_one_line(command, content):
+    run = command()
+    stop_after_a_commit(run)
+    run.out.request.write_text(content)
+    status, _, error = run.run()
+    assert status == 2 and "request.json" in the_line(error)
