@@ -102,6 +102,7 @@ def _record(paths: Paths, shard: int) -> None:
         versions={},
         fingerprint="",
         arrays={"mean": file_digest(paths.shard_vectors(shard, "mean"))},
+        packs_sha256="",
         float32_rows=(),
         token_limit=None,
         split_packs=0,

@@ -2,6 +2,7 @@ rule embed:
     input:
         fasta=SAMPLE.shard_fasta("{shard}"),
         fai=SAMPLE.shard_fai("{shard}"),
+        digests=SAMPLE.shard_digests("{shard}"),
         sharding=SAMPLE.sharding,
         checkpoint=RUN.checkpoint,
     output:

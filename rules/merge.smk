@@ -7,7 +7,6 @@ rule merge:
         ],
         index=SAMPLE.shard_index,
         sharding=SAMPLE.sharding,
-        fasta=every_shard(SAMPLE.shard_fasta),
         runs=every_shard(SAMPLE.shard_run),
     output:
         arrays=SAMPLE.arrays(OUTPUTS),

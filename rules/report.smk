@@ -47,6 +47,7 @@ rule report:
         report=report(
             SAMPLE.report, caption="../report/report.rst", category="{sample}"
         ),
+        reporting=SAMPLE.reporting,
     log:
         log_of("report", "sample"),
     benchmark:
@@ -73,8 +74,10 @@ rule manifest:
         merging=SAMPLE.merging,
         verification=SAMPLE.verification,
         metrics=SAMPLE.metrics,
+        tables=[SAMPLE.packing, SAMPLE.throughput],
         report=SAMPLE.report,
-        run=SAMPLE.shard_run(0),
+        reporting=SAMPLE.reporting,
+        runs=every_shard(SAMPLE.shard_run),
     output:
         manifest=SAMPLE.manifest,
     log:

@@ -5,6 +5,7 @@ rule shard:
     output:
         fasta=every_shard(SAMPLE.shard_fasta),
         fai=every_shard(SAMPLE.shard_fai),
+        digests=every_shard(SAMPLE.shard_digests),
         index=SAMPLE.shard_index,
         sharding=SAMPLE.sharding,
     log:

@@ -2,6 +2,7 @@ rule verify:
     input:
         arrays=SAMPLE.arrays(OUTPUTS),
         index=SAMPLE.index,
+        merging=SAMPLE.merging,
         sharding=SAMPLE.sharding,
         fasta=every_shard(SAMPLE.shard_fasta),
         fai=every_shard(SAMPLE.shard_fai),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from packedesm import files
 from packedesm.embedding.job import embed_shard
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
@@ -22,8 +23,18 @@ from packedesm.packing import dataloader
 from packedesm.paths import Paths
 
 
-def inject(memory: int | None = None, nan: int | None = None, patience: float | None = None):
-    """Make the device hold `memory` tokens, half precision fail on proteins of `nan` tokens."""
+def inject(
+    memory: int | None = None,
+    nan: int | None = None,
+    patience: float | None = None,
+    unchecked: str | None = None,
+):
+    """Make the device hold `memory` tokens, half precision fail on proteins of `nan` tokens.
+
+    And a digest of the file `unchecked` always count as right.
+    """
+    same = files._same
+    files._same = lambda path, *pair: str(path) == unchecked or same(path, *pair)
     forward = PackedESM2.forward_packed
 
     def faulty(self, input_ids, positions, cu_seqlens, *arguments, **options):

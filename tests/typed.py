@@ -84,6 +84,7 @@ def shard_run(**changes: Any) -> ShardRun:
         versions={"python": "3.11.4", "packedesm": "0.1.0"},
         fingerprint="0" * 64,
         arrays={},
+        packs_sha256="",
         float32_rows=(),
         token_limit=None,
         split_packs=0,

@@ -31,6 +31,10 @@ class Fault(Exception):
         super().__init__(printable(message))
 
 
+class Damaged(Fault):
+    """A file is not as another step or attempt has written it."""
+
+
 def is_hidden(character: str) -> bool:
     """Tell whether a character cannot be seen but acts: line ends, terminal controls, and such."""
     return unicodedata.category(character) in _HIDDEN and character not in _JOINERS

@@ -1,18 +1,21 @@
-"""Write files atomically: a reader sees the whole new file, or what was there before."""
+"""Write files atomically, and read them checked: whole and as they were written, or not at all."""
 
 import errno
 import hashlib
 import json
 import os
+import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from packedesm.errors import Fault
+from packedesm.errors import Damaged, Fault
 
 # Only writing fails with these.
 _FULL = {
@@ -28,7 +31,9 @@ _FORBIDDEN = {
 
 
 TEMPORARY = ".tmp-"  # how the names of unfinished files begin
-_BLOCK = 1 << 16
+RECORD_DIGEST = "record_sha256"  # what a record calls the digest of itself
+_MARK = f',\n  "{RECORD_DIGEST}": '.encode()
+_BLOCK = 1 << 20  # while a digest is made of one, Python's lock is free for other threads
 
 
 @contextmanager
@@ -92,6 +97,137 @@ def read_json(path: Path) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+def write_record(path: Path, content: Mapping[str, Any]) -> None:
+    """Write what one step tells the next as indented JSON that ends with a digest of itself."""
+    content = {key: value for key, value in content.items() if key != RECORD_DIGEST}
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(_sealed(text.removesuffix("\n}").encode()))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what `write_record` wrote, with its digest as `RECORD_DIGEST`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    Damaged
+        If it is not as it was written.
+    """
+    data = Path(path).read_bytes()
+    expect(path, data, _sealed(data.rpartition(_MARK)[0]))
+    return json.loads(data)
+
+
+def _sealed(body: bytes) -> bytes:
+    return body + _MARK + b'"%b"\n}\n' % hashlib.sha256(body).hexdigest().encode()
+
+
+def expect(path: Path, found: Any, written: Any) -> None:
+    """Raise Damaged, naming the file, unless what was found of it is what was written."""
+    if not _same(path, found, written):
+        raise damaged(path)
+
+
+def _same(_path: Path, found: Any, written: Any) -> bool:
+    # Of its own, so that a test can leave out the check of one file and see another test fail.
+    return bool(found == written)
+
+
+def damaged(path: Path) -> Damaged:
+    """Return what is raised of a file that is not as another step or attempt wrote it."""
+    return Damaged(f"{path}: is not as it was written, it is damaged; delete it and run again")
+
+
+class CheckedFile:
+    """A file that is read from front to back, and knows the digest of what was read of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._position = 0
+        self._handle = self.path.open("rb")
+        self._hash = hashlib.sha256()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._handle.close()
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next `size` bytes, or what is left."""
+        data = self._handle.read(size)
+        self._hash.update(data)
+        self._position += len(data)
+        return data
+
+    def array_header(self) -> tuple[tuple[int, ...], np.dtype]:
+        """Read the beginning of a ``.npy`` file; return the shape and dtype of the array."""
+        version = np.lib.format.read_magic(self)
+        read = np.lib.format.read_array_header_1_0
+        if version != (1, 0):
+            read = np.lib.format.read_array_header_2_0
+        shape, _fortran, dtype = read(self)
+        return shape, dtype
+
+    def finish(self, sha256: str, size: int = sys.maxsize) -> None:
+        """Read what is left; Damaged unless the first `size` bytes, or all, have this digest."""
+        while self.read(min(_BLOCK, size - self._position)):
+            pass
+        expect(self.path, self._hash.hexdigest(), sha256)
+
+
+@contextmanager
+def reading(*paths: Path, sha256: str) -> Iterator[None]:
+    """Let the block read files that another step wrote, and check them meanwhile.
+
+    Their digest is made beside the block and compared at its end, so nothing that the block makes
+    of them may be published before. Of files that are damaged this is what is said, whatever they
+    made the block fail with.
+
+    Parameters
+    ----------
+    paths, sha256
+        The files, and the digest of their bytes, one file after the other.
+
+    Raises
+    ------
+    Damaged
+        If they are not as they were written, are gone, or changed while the block ran.
+    """
+    stop = threading.Event()
+
+    def digest() -> str:
+        running = hashlib.sha256()
+        for path in paths:
+            with Path(path).open("rb") as handle:
+                while not stop.is_set() and (block := handle.read(_BLOCK)):
+                    running.update(block)
+        return running.hexdigest()
+
+    def check() -> None:
+        with _there():
+            expect(paths[0], beside.result(), sha256)
+            now = identities(paths)
+        if now != before:
+            raise Damaged(f"{paths[0]}: changed while it was read; run again")
+
+    with _there():
+        before = identities(paths)
+    with ThreadPoolExecutor(1) as thread:
+        beside = thread.submit(digest)
+        try:
+            yield
+        except Exception:
+            check()
+            raise
+        except BaseException:  # this process is to stop
+            stop.set()
+            raise
+        check()
+
+
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write `columns` of `rows` under their names; what is None becomes an empty cell."""
     lines = ["\t".join(columns)]
@@ -128,6 +264,12 @@ def digests(paths: Iterable[Path], algorithms: Iterable[str]) -> dict[str, str]:
     return {algorithm: running.hexdigest() for algorithm, running in hashes.items()}
 
 
+def identities(paths: Iterable[Path]) -> list[tuple[int, int, int]]:
+    """Return what is another for files that were replaced or written to: inode, size and time."""
+    found = [Path(path).stat() for path in paths]
+    return [(entry.st_ino, entry.st_size, entry.st_mtime_ns) for entry in found]
+
+
 def fsync(path: Path) -> None:
     """Wait until what was written to a file, or renamed in a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -135,6 +277,14 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _there() -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise Damaged(f"{error.filename}: is gone; run again") from None
 
 
 def _umask() -> int:

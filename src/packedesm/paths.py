@@ -34,6 +34,7 @@ class Paths:
         self.checkpoint = self.work / "checkpoint.json"
         self.sharding = self.work / "sharding.json"
         self.merging = self.work / "merging.json"
+        self.reporting = self.work / "reporting.json"
         self.shard_index = self.work / "index.parquet"
 
     @classmethod
@@ -68,6 +69,14 @@ class Paths:
     def shard_fai(self, shard: int | str) -> Path:
         """Return the faidx index of one shard's FASTA."""
         return self.work / "shards" / f"{shard}.fasta.fai"
+
+    def shard_digests(self, shard: int | str) -> Path:
+        """Return the digests of one shard's sequences, see `packedesm.packing.dataset`."""
+        return self.work / "shards" / f"{shard}.fasta.sha256"
+
+    def shard_files(self, shard: int | str) -> list[Path]:
+        """Return all that the sharder writes of one shard."""
+        return [self.shard_fasta(shard), self.shard_fai(shard), self.shard_digests(shard)]
 
     def shard_state(self, shard: int | str) -> Path:
         """Return the folder of what an unfinished job has done; it outlives a failed job."""

@@ -8,6 +8,7 @@ from packedesm.device.auto import NAMED, load, resolve_dtype, resolve_output_dty
 from packedesm.errors import Fault
 from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.geometry import Geometry
+from packedesm.files import file_digest
 from packedesm.options import EmbedOptions
 from tests.typed import checkpoint, options
 
@@ -19,7 +20,7 @@ SMALL = Geometry(layers=1, width=32, heads=2)
 def small(tmp_path):
     path = tmp_path / "small.pt"
     write_random_checkpoint(path, SMALL, seed=1)
-    return checkpoint(path=str(path), geometry=SMALL)
+    return checkpoint(path=str(path), geometry=SMALL, sha256=file_digest(path))
 
 
 def test_the_number_format_follows_the_device():

@@ -5,7 +5,7 @@ import pytest
 from packedesm.embedding.record import ShardRun
 from packedesm.errors import Fault
 from packedesm.esm2.registry import Checkpoint
-from packedesm.files import read_json, write_json
+from packedesm.files import RECORD_DIGEST, read_record, write_record
 from tests.typed import checkpoint, shard_run
 
 
@@ -28,11 +28,12 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path):
 def test_what_is_no_record_is_refused_by_name(tmp_path, kind, damage):
     path = tmp_path / "record.json"
     (shard_run() if kind is ShardRun else checkpoint()).write(path)
-    text, content = path.read_text(), read_json(path)
+    text, content = path.read_text(), read_record(path)
     if damage == "lacks a value":
-        del content["checkpoint" if kind is ShardRun else "sha256"]
-        write_json(path, content)
+        del content["checkpoint" if kind is ShardRun else "sha256"], content[RECORD_DIGEST]
+        write_record(path, content)
     else:
         path.write_text({"empty": "", "cut": text[: len(text) // 2], "list": "[]"}[damage])
-    with pytest.raises(Fault, match=f"{path}: is not the record of"):
+    said = "is not the record of" if damage == "lacks a value" else "is not as it was written"
+    with pytest.raises(Fault, match=f"{path}: {said}.*delete it and run again"):
         kind.read(path)

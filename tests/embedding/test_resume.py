@@ -7,11 +7,11 @@ import re
 import numpy as np
 import pytest
 
-from packedesm.embedding.commits import Commit, DamagedCommit
+from packedesm.embedding.commits import Commit
 from packedesm.embedding.pack import FinishedPack, PackStatistics
 from packedesm.embedding.resume import ShardState
-from packedesm.errors import Fault
-from packedesm.files import explained, read_json, write_json
+from packedesm.errors import Damaged, Fault
+from packedesm.files import explained, read_json, write_record
 from tests.typed import embed_plan
 
 OUTPUTS = ("mean", "residue")
@@ -90,6 +90,18 @@ def test_a_pack_that_two_attempts_committed_comes_once(tmp_path):
     assert (attempts["restarts"], attempts["recomputed_packs"]) == (1, 2)
 
 
+def test_a_commit_that_changes_after_it_was_taken_over_is_not_read_on(tmp_path):
+    attempt(tmp_path, range(2))
+    (path,) = commits(tmp_path)
+    content = path.read_bytes()
+    for place in range(0, len(content) - 32, 13):
+        state = attempt(tmp_path, [])
+        path.write_bytes(content[:place] + bytes([content[place] ^ 8]) + content[place + 1 :])
+        with pytest.raises(Damaged, match=str(path)):
+            list(state.finished())
+        path.write_bytes(content)
+
+
 def test_a_commit_is_made_when_it_is_time(tmp_path):
     state = ShardState(tmp_path)
     adopt(state)
@@ -134,7 +146,7 @@ def test_a_damaged_commit_is_discarded_and_its_packs_are_done_again(tmp_path, da
     attempt(tmp_path, range(6))
     damaged = commits(tmp_path)[1]
     damage(damaged)
-    with pytest.raises(DamagedCommit):
+    with pytest.raises(Damaged):
         Commit.read(damaged)
     state = ShardState(tmp_path)
     adopt(state)
@@ -150,7 +162,7 @@ def test_every_flipped_bit_of_a_commit_is_noticed(tmp_path):
     content = path.read_bytes()
     for place in range(0, len(content), 7):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        with pytest.raises(DamagedCommit):
+        with pytest.raises(Damaged):
             Commit.read(path)
 
 
@@ -276,6 +288,14 @@ def test_other_errors_of_the_system_stay_what_they_are(tmp_path):
         raise OSError(errno.EIO, "gone")
 
 
+def test_a_flipped_bit_of_a_journal_is_told_and_not_counted(tmp_path, caplog):
+    attempt(tmp_path, range(3))
+    (journal,) = tmp_path.glob("attempt-*")
+    journal.write_text(journal.read_text().replace("pack 1 ", "pack 2 "))
+    assert attempt(tmp_path, []).attempts()["recomputed_packs"] == 0
+    assert f"{journal}: a line is damaged" in caplog.text
+
+
 def test_a_torn_line_of_a_journal_does_no_harm(tmp_path):
     attempt(tmp_path, range(3))
     (journal,) = tmp_path.glob("attempt-*")
@@ -287,6 +307,6 @@ def test_the_owner_is_named_for_people(tmp_path):
     state = ShardState(tmp_path)
     owner = read_json(tmp_path / "owner.json")
     assert owner["token"] == state.claim.token
-    write_json(tmp_path / "owner.json", owner | {"token": "other", "pid": 77, "host": "node9"})
+    write_record(tmp_path / "owner.json", owner | {"token": "other", "pid": 77, "host": "node9"})
     with pytest.raises(Fault, match="superseded by process 77 on node9"):
         state.claim.check()

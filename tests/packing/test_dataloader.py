@@ -102,6 +102,16 @@ def test_a_worker_that_dies_or_hangs_is_an_error_that_is_told_from_others(shard,
     assert not loader._workers[0].is_alive()
 
 
+def test_a_lost_worker_is_seen_behind_the_error_of_what_it_interrupted():
+    said = "DataLoader worker (pid 1) is killed by signal: Killed."
+    with pytest.raises(KeyError) as caught:
+        try:
+            raise RuntimeError(said + "\nmore")
+        finally:
+            {}["thread"]
+    assert worker_lost(caught.value) == said
+
+
 def test_an_error_while_the_timer_is_cancelled_does_not_hold_up_the_end(shard, monkeypatch):
     def cancel(_timer):
         raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")

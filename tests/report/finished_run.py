@@ -4,12 +4,13 @@ from pathlib import Path
 
 from packedesm.embedding.pack import PackStatistics, write_packs
 from packedesm.embedding.record import Seconds
-from packedesm.files import write_json
+from packedesm.files import RECORD_DIGEST, file_digest, read_record, write_record
 from packedesm.options import EmbedOptions
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.packing.packer import plan_packs
 from packedesm.paths import Paths
 from packedesm.sequences.shards import write_shards
+from packedesm.sequences.summary import read_summary
 from tests.typed import options, shard_options, shard_run
 
 CONFIG = {"max_length": 60, "window_overlap": 20}
@@ -34,12 +35,23 @@ def write_run(root: Path, fasta: str, shards: int, *, run: dict | None = None, *
     return paths
 
 
+def written_anew(paths: Paths, path: Path) -> None:
+    """Let a changed file of the sharder count as written by it."""
+    summary = read_summary(paths)
+    summary["sha256"][path.relative_to(paths.work).as_posix()] = file_digest(path)
+    write_record(paths.sharding, summary)
+
+
 def off(paths: Paths) -> None:
     """Write the verification.json of a run that was not verified."""
     worst = {"cosine": None, "relative_l2": None, "row": None, "output": None}
     result = {"passed": None, "sequences": 0, "min_cosine": 0.9995, "max_relative_l2": 1e-5}
     result |= {"reference": "fair-esm", "worst": worst, "records": [], "seconds": 0.0}
-    write_json(paths.verification, result)
+    write_record(paths.verification, result | {"made_from": _made_from(paths)})
+
+
+def _made_from(paths: Paths) -> list[str]:
+    return [read_record(paths.merging)[RECORD_DIGEST]] if paths.merging.exists() else []
 
 
 def _write_job(paths: Paths, shard: int, asked: EmbedOptions, changes: dict) -> None:
@@ -61,6 +73,7 @@ def _write_job(paths: Paths, shard: int, asked: EmbedOptions, changes: dict) -> 
         "options": asked,
         "token_budget": BUDGET,
         "packs": len(packs),
+        "packs_sha256": file_digest(paths.shard_packs(shard)),
         "fill": packs.fill,
         "flops": 1e9 * len(packs),
         "seconds": Seconds(1.0, seconds, 0.4 * len(packs), 0.1 * len(packs), 1.0 + seconds),

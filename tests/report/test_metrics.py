@@ -1,11 +1,15 @@
 import csv
+from dataclasses import replace
+from unittest.mock import ANY
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from packedesm.files import read_json, write_json
+from packedesm.embedding.record import ShardRun
+from packedesm.errors import Damaged
+from packedesm.files import RECORD_DIGEST, file_digest, read_json, read_record, write_record
 from packedesm.paths import Paths
 from packedesm.report.metrics import write_metrics
 from packedesm.sequences.index import length_counts
@@ -80,7 +84,7 @@ def test_shards_add_up_and_their_spread_is_stated(tmp_path):
     paths = write_run(tmp_path, FASTA, 2)
     run = read_json(paths.shard_run(1))
     run["seconds"]["embedding"] *= 3
-    write_json(paths.shard_run(1), run)
+    write_record(paths.shard_run(1), run)
     throughput = write_metrics(paths, 2)["throughput"]
     first, second = throughput["shards"]
     total, spread = throughput["all"], throughput["spread"]
@@ -132,7 +136,7 @@ def test_gpu_samples_become_means_peak_and_energy(tmp_path):
 
 def test_input_is_described_with_its_repeats_and_changes(paths):
     metrics = write_metrics(paths, 1)
-    assert metrics == read_json(paths.metrics)
+    assert {**metrics, RECORD_DIGEST: ANY} == read_record(paths.metrics)
     assert (metrics["records"], metrics["unique"]) == (5, 4)
     assert metrics["duplicates"] == {"records": 1, "residues": 8}
     assert metrics["flags"]["upper_cased"] == 1
@@ -155,6 +159,10 @@ def test_lengths_are_counted_over_an_index_of_any_size(tmp_path):
 def test_packs_that_lost_a_record_are_refused(paths):
     path = paths.shard_packs(0)
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(Damaged, match=str(path)):
+        write_metrics(paths, 1)
+    run = ShardRun.read(paths.shard_run(0))
+    replace(run, packs_sha256=file_digest(path)).write(paths.shard_run(0))
     with pytest.raises(RuntimeError, match=r"shard 0: its packs hold 94 tokens, its records 134"):
         write_metrics(paths, 1)
     assert not paths.metrics.exists()
@@ -162,7 +170,7 @@ def test_packs_that_lost_a_record_are_refused(paths):
 
 def test_a_clock_that_is_set_back_makes_no_negative_time(paths):
     run = read_json(paths.shard_run(0))
-    write_json(paths.shard_run(0), run | {"finished": "2024-12-31T23:00:00+00:00"})
+    write_record(paths.shard_run(0), run | {"finished": "2024-12-31T23:00:00+00:00"})
     elapsed = write_metrics(paths, 1)["throughput"]["elapsed"]
     assert elapsed["seconds"] == run["seconds"]["total"]
 

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from packedesm.files import read_json, write_json
+from packedesm.files import read_json, write_record
 from packedesm.report import plots
 from packedesm.report.metrics import write_metrics
 from packedesm.report.page import write_report
@@ -63,7 +63,7 @@ def report(root, *, fasta=FASTA, shards=1, records=None, passed=True, **run) -> 
     if records:
         verification = read_json(paths.verification)
         worst = {"cosine": 1.0, "relative_l2": 2e-7, "row": 0, "output": "mean"}
-        write_json(
+        write_record(
             paths.verification,
             verification
             | {"passed": passed, "sequences": len(records), "records": records, "worst": worst},
@@ -207,7 +207,7 @@ def test_nearly_full_is_not_rounded_to_full(tmp_path):
     write_metrics(paths, 1)
     metrics = json.loads(paths.metrics.read_text())
     metrics["packing"]["all"]["fill"] = 0.99999
-    write_json(paths.metrics, metrics)
+    write_record(paths.metrics, metrics)
     write_report(paths)
     text = Page(paths.report.read_text()).text
     assert "> 99.9% fill of the packs" in text

@@ -8,16 +8,17 @@ import pytest
 import torch
 
 from packedesm.embedding.record import ShardRun
+from packedesm.errors import Damaged
 from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.registry import Checkpoint
-from packedesm.files import read_json
+from packedesm.files import RECORD_DIGEST, file_digest, read_record, write_record
 from packedesm.options import VerifyOptions
 from packedesm.paths import Paths
 from packedesm.report.reference import Reference
 from packedesm.report.verify import choose, compare, verify
 from tests import typed
-from tests.report.finished_run import write_run
+from tests.report.finished_run import write_run, written_anew
 
 torch.set_num_threads(1)
 
@@ -67,6 +68,8 @@ def store(paths: Paths, tokens: list[np.ndarray]) -> None:
     np.save(paths.vectors("cls"), np.stack([t[0] for t in tokens]))
     np.save(paths.vectors("residue"), np.concatenate([t[1:-1] for t in tokens]))
     np.save(paths.residue_offsets, np.cumsum([0, *(len(t) - 2 for t in tokens)]))
+    # Without digests: these tests damage arrays to see what the comparison says.
+    write_record(paths.merging, {"sha256": {}, "made_from": []})
 
 
 @pytest.fixture
@@ -76,7 +79,8 @@ def paths(truth, tmp_path) -> Paths:
 
 
 def recorded(path) -> Checkpoint:
-    return typed.checkpoint(path=str(path), geometry=Geometry(layers=1, width=WIDTH, heads=2))
+    geometry = Geometry(layers=1, width=WIDTH, heads=2)
+    return typed.checkpoint(path=str(path), geometry=geometry, sha256=file_digest(path))
 
 
 def run(paths: Paths, sequences: int = 100, shards: int = 2, **changes) -> dict:
@@ -87,6 +91,12 @@ def run(paths: Paths, sequences: int = 100, shards: int = 2, **changes) -> dict:
 def edit(paths: Paths, output: str, change) -> None:
     array = np.load(paths.vectors(output))
     np.save(paths.vectors(output), change(array.copy()))
+
+
+def told(paths: Paths) -> dict:
+    record = read_record(paths.verification)
+    del record[RECORD_DIGEST]
+    return record
 
 
 def missed(result: dict) -> set[tuple[int, str]]:
@@ -109,7 +119,7 @@ def test_true_vectors_pass_in_every_output(paths):
     assert any(
         record["embedded_length"] == LIMIT < record["length"] for record in result["records"]
     )
-    assert result == read_json(paths.verification)
+    assert result == told(paths)
 
 
 def test_a_changed_row_is_caught_and_named(paths):
@@ -146,7 +156,7 @@ def test_one_number_that_is_none_is_caught(paths, value):
     assert result["passed"] is False
     assert missed(result) == {(3, "max")}
     assert result["worst"]["relative_l2"] is None
-    assert read_json(paths.verification)["worst"]["row"] == 3
+    assert told(paths)["worst"]["row"] == 3
 
 
 def test_residue_offsets_off_by_one_are_caught(paths):
@@ -192,10 +202,13 @@ def test_a_repeated_sequence_must_hold_the_vector_of_the_first(paths):
 def test_a_shard_whose_offsets_are_wrong_is_caught(paths):
     path = paths.shard_fai(1)
     lines = [line.split("\t") for line in path.read_text().splitlines()]
-    row = int(lines[0][0])
     lines[0][2] = str(int(lines[0][2]) + 1)
     path.write_text("".join("\t".join(line) + "\n" for line in lines))
-    assert {place for place, _ in missed(run(paths))} == {row}
+    with pytest.raises(Damaged, match=str(path)):
+        run(paths)
+    written_anew(paths, path)
+    with pytest.raises(Damaged, match=str(paths.shard_fasta(1))):
+        run(paths)
 
 
 def test_true_vectors_of_another_sequence_are_caught(tmp_path, checkpoint):
@@ -204,12 +217,14 @@ def test_true_vectors_of_another_sequence_are_caught(tmp_path, checkpoint):
     recorded(checkpoint).write(paths.checkpoint)
     paths.shard_fasta(0).write_text(">0\nMKVLAAGIW\n")
     store(paths, [Reference(checkpoint).representation("MKVLAAGIW")])
-    assert len(missed(run(paths, shards=1))) == len(OUTPUTS)
+    with pytest.raises(Damaged, match=str(paths.shard_fasta(0))):
+        run(paths, shards=1)
 
 
 def test_rows_are_found_in_every_row_group_of_the_index(paths):
     table = pq.read_table(paths.shard_index)
     pq.write_table(table, paths.shard_index, row_group_size=4)
+    written_anew(paths, paths.shard_index)
     result = run(paths)
     assert result["passed"] is True
     assert [record["row"] for record in result["records"][:: len(OUTPUTS)]] == [*range(len(table))]
@@ -258,7 +273,7 @@ def test_no_sequences_means_no_verdict(paths):
     result = run(paths, 0)
     assert result["passed"] is None
     assert (result["sequences"], result["records"]) == (0, [])
-    assert read_json(paths.verification) == result
+    assert told(paths) == result
 
 
 def test_the_sample_is_as_large_as_asked_and_seeded(paths):

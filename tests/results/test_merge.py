@@ -4,8 +4,8 @@ import pytest
 
 from packedesm.embedding.output import shard_writer
 from packedesm.embedding.pack import FinishedPack
-from packedesm.errors import Fault
-from packedesm.files import file_digest
+from packedesm.errors import Damaged, Fault
+from packedesm.files import file_digest, read_record
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.paths import Paths
 from packedesm.results.merge import merge_shards
@@ -134,31 +134,48 @@ def test_a_shard_of_another_size_than_the_index_is_refused(sample):
 
 
 def test_a_merge_larger_than_one_chunk_keeps_the_order(sample, monkeypatch):
-    monkeypatch.setattr("packedesm.results.merge._ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("packedesm.results.merge._BYTES_AT_ONCE", 2 * 4 * WIDTH)
     sequences = ["A" * n for n in range(1, 12)]
-    paths = sample(sequences, 3)
+    paths = sample([*sequences, "AA", "A" * 11], 3)
     for shard in range(3):
         write_shard(paths, shard, ["mean"])
     merge_shards(paths, 3, ["mean"])
-    assert np.load(paths.vectors("mean"))[:, 2].tolist() == list(range(1, 12))
+    assert np.load(paths.vectors("mean"))[:, 2].tolist() == [*range(1, 12), 2, 11]
+    digests = read_record(paths.merging)["sha256"]
+    assert digests == {
+        path.name: file_digest(path) for path in (paths.vectors("mean"), paths.index)
+    }
 
 
-def flip_a_bit(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+@pytest.mark.parametrize("output", ["mean", "residue"])
+def test_every_byte_of_a_shards_array_is_checked(sample, output):
+    paths = sample(["MKV", "ACD", "WWW"], 2)
+    for shard in range(2):
+        write_shard(paths, shard, [output])
+    path = paths.shard_vectors(1, output)
+    content = path.read_bytes()
+    for place in range(0, len(content), 3):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
+        with pytest.raises(Damaged, match=str(path)):
+            merge_shards(paths, 2, [output])
+    for cut in (0, 5, 100, len(content) - 1):
+        path.write_bytes(content[:cut])
+        with pytest.raises(Damaged, match=str(path)):
+            merge_shards(paths, 2, [output])
+    path.write_bytes(content + b"0")
+    with pytest.raises(Damaged, match=str(path)):
+        merge_shards(paths, 2, [output])
+    assert [*paths.root.iterdir()] == [paths.work]
 
 
-@pytest.mark.parametrize("kind", ["vectors", "fasta"])
-def test_a_file_of_a_shard_that_is_not_as_recorded_is_refused_by_name(sample, kind):
+def test_a_run_of_another_input_is_refused_by_name(sample):
     paths = sample(["MKV", "ACD", "WWW"], 2)
     for shard in range(2):
         write_shard(paths, shard, ["mean"])
-    path = paths.shard_vectors(1, "mean") if kind == "vectors" else paths.shard_fasta(1)
-    flip_a_bit(path)
-    with pytest.raises(Fault, match=f"{path}: is not what the job of shard 1 recorded"):
+    record_run(paths, 1, ["mean"], fasta_sha256="0" * 64)
+    with pytest.raises(Fault, match=f"{paths.shard_run(1)}: is of another input"):
         merge_shards(paths, 2, ["mean"])
-    assert not paths.vectors("mean").exists()
+    assert [*paths.root.iterdir()] == [paths.work]
 
 
 @pytest.mark.parametrize(

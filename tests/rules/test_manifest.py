@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 
 import packedesm
-from packedesm.files import read_json, write_json
+from packedesm.files import read_json, write_record
 from packedesm.paths import Paths
 from tests.rules.conftest import RECORDS
 from tests.workflow import snakemake
@@ -28,7 +28,7 @@ def test_a_failed_verification_leaves_no_manifest_and_says_why(finished, tmp_pat
     paths = Paths(folder / "results" / "sixty")
     verification = read_json(paths.verification)
     verification["passed"] = verification["records"][0]["passed"] = False
-    write_json(paths.verification, verification)
+    write_record(paths.verification, verification)
     run = snakemake(folder, MANIFEST, "--allowed-rules", "manifest", "--force")
     assert run.returncode != 0
     line = next(line for line in run.stdout.splitlines() if "verification failed" in line)

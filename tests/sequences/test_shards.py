@@ -1,8 +1,8 @@
 import gzip
 import hashlib
-import json
 import os
 import threading
+from unittest.mock import ANY
 
 import numpy as np
 import pyarrow.parquet
@@ -10,9 +10,11 @@ import pyfaidx
 import pytest
 
 from packedesm.errors import UserError
+from packedesm.files import RECORD_DIGEST, file_digest
 from packedesm.paths import Paths
 from packedesm.sequences.fasta import BLOCK_SIZE
 from packedesm.sequences.shards import write_shards
+from packedesm.sequences.summary import read_summary
 from tests.typed import policy, shard_options
 
 
@@ -155,9 +157,10 @@ def test_more_shards_than_records_leave_empty_shards_that_are_valid(write):
 def test_several_files_are_one_input_in_their_order(write, tmp_path):
     paths, summary = write(b">a\nMK\n>b\nACD", b">c\nWW\n", shards=1)
     assert shard_records(paths, 1) == [[(0, "MK"), (1, "ACD"), (2, "WW")]]
+    a, b = tmp_path / "a.fasta", tmp_path / "b.fasta"
     assert summary["inputs"] == [
-        {"path": str(tmp_path / "a.fasta"), "bytes": 12, "records": 2},
-        {"path": str(tmp_path / "b.fasta"), "bytes": 6, "records": 1},
+        {"path": str(a), "bytes": 12, "records": 2, "sha256": file_digest(a)},
+        {"path": str(b), "bytes": 6, "records": 1, "sha256": file_digest(b)},
     ]
 
 
@@ -189,7 +192,7 @@ def test_the_summary_counts_what_is_there(write):
     ]
     assert (summary["max_length"], summary["long_sequences"]) == (5, "truncate")
     assert summary["window_overlap"] == 256
-    assert json.loads(paths.sharding.read_text()) == summary
+    assert read_summary(paths) == {**summary, RECORD_DIGEST: ANY}
     for words in ("cut there", "stop", "J "):
         assert any(words in warning for warning in summary["warnings"])
     assert not any("\n" in warning for warning in summary["warnings"])
@@ -355,7 +358,7 @@ def test_only_the_declared_files_remain(write):
     paths, _ = write(b">a\nMK\n>b\nAC\n", shards=2)
     declared = [paths.shard_index, paths.sharding]
     for shard in range(2):
-        declared += [paths.shard_fasta(shard), paths.shard_fai(shard)]
+        declared += paths.shard_files(shard)
     assert files_below(paths.root) == sorted(declared)
     assert not leftover.exists()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
@@ -12,7 +11,7 @@ from packedesm.device.memory import out_of_memory
 from packedesm.device.token_budget import fastest_budget
 from packedesm.errors import Fault
 from packedesm.esm2.attention import select_backend
-from packedesm.esm2.checkpoints import load_state
+from packedesm.esm2.checkpoints import load_state, reading_weights
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
 from packedesm.options import EmbedOptions, EmbedPlan
@@ -38,13 +37,12 @@ def load(
     Fault
         If the weights do not fit into the device's memory.
     """
-    geometry, tensors = load_state(Path(checkpoint.path))
     dtype, dtype_reason = resolve_dtype(options.dtype, device)
     output_dtype, output_reason = resolve_output_dtype(options.output_dtype, dtype)
-    backend = select_backend(options.attention, device, getattr(torch, dtype), geometry.head_dim)
+    number = getattr(torch, dtype)
+    backend = select_backend(options.attention, device, number, checkpoint.geometry.head_dim)
     with _weights_fit(checkpoint, dtype):
-        model = PackedESM2.from_fair_esm(tensors, geometry, getattr(torch, dtype), device)
-    del tensors
+        model = load_model(checkpoint, number, device)
     budget, budget_reason = resolve_token_budget(options.token_budget, model, backend.name)
     plan = EmbedPlan(
         dtype=dtype,
@@ -97,6 +95,13 @@ def resolve_token_budget(
     fitting = free // 2 // per_token // 1024 * 1024
     budget = fastest_budget(model, attention, max(1024, fitting))
     return budget, "chosen automatically: measured on this kind of GPU, within its free memory"
+
+
+def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> PackedESM2:
+    """Return the model of a checkpoint; UserError if it does not load or is not as recorded."""
+    with reading_weights(checkpoint) as path:
+        geometry, tensors = load_state(path)
+        return PackedESM2.from_fair_esm(tensors, geometry, dtype, device)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from packedesm.errors import Fault
-from packedesm.files import TEMPORARY, read_json, write_json
+from packedesm.files import TEMPORARY, read_record, write_record
 
 
 class Claim:
@@ -31,22 +31,20 @@ class Claim:
         self.started = now()
         self._folder = folder
         owner = {"token": self.token, "host": platform.node(), "pid": os.getpid()}
-        write_json(folder / "owner.json", owner | {"started": self.started})
+        write_record(folder / "owner.json", owner | {"started": self.started})
         for unfinished in folder.glob(f"{TEMPORARY}*"):
             unfinished.unlink(missing_ok=True)
 
     def check(self) -> None:
         """Raise Fault if another process has taken this shard over since this one started."""
         try:
-            owner = read_json(self._folder / "owner.json")
+            owner = read_record(self._folder / "owner.json")
         except FileNotFoundError:
             raise Fault(f"{self._folder}: another process finished this shard; stopping") from None
-        except ValueError:
-            raise Fault(f"{self._folder}/owner.json: damaged; run again") from None
-        if owner.get("token") != self.token:
+        if owner["token"] != self.token:
             raise Fault(
-                f"{self._folder}: superseded by process {owner.get('pid')} on {owner.get('host')}, "
-                f"which took this shard over at {owner.get('started')}; stopping"
+                f"{self._folder}: superseded by process {owner['pid']} on {owner['host']}, "
+                f"which took this shard over at {owner['started']}; stopping"
             )
 
 

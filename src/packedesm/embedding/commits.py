@@ -16,15 +16,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from packedesm.embedding.pack import FinishedPack, PackStatistics
-from packedesm.files import TEMPORARY, explained, fsync
+from packedesm.files import TEMPORARY, CheckedFile, damaged, expect, explained, fsync
 from packedesm.paths import COMMIT_SUFFIX
 
 _DIGEST = hashlib.sha256
 _TAIL = 8 + _DIGEST().digest_size  # the length of the description, and the digest
-
-
-class DamagedCommit(Exception):
-    """A commit is not whole; the message says in what way."""
 
 
 class CommitWriter:
@@ -56,7 +52,7 @@ class CommitWriter:
         seconds: float,
         packs: int,
     ) -> None:
-        self.committed: list[Path] = []
+        self.committed: list[Commit] = []
         self._folder = folder
         self._description = description
         self._may_commit = may_commit
@@ -107,11 +103,11 @@ class CommitWriter:
         packs = [asdict(statistics) for statistics in self._statistics]
         text = json.dumps(self._description | {"packs": packs}).encode()
         file.write(text + len(text).to_bytes(8, "little"))
-        file.finish()
+        content, digest = file.finish()
         self._may_commit()
         self._temporary.replace(path)
         fsync(self._folder)
-        self.committed.append(path)
+        self.committed.append(Commit(path, self._description, self._statistics, content, digest))
 
     def abandon(self) -> None:
         """Throw away what was not committed."""
@@ -124,37 +120,44 @@ class CommitWriter:
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit that was whole when it was read."""
+    """A commit: what it holds, and the digest of its first `content` bytes."""
 
     path: Path
     description: dict[str, Any]
     statistics: list[PackStatistics]
+    content: int
+    sha256: str
 
     @classmethod
     def read(cls, path: Path) -> Commit:
-        """Check a commit against its digest and return it; DamagedCommit if it is not whole."""
+        """Check a commit against its digest and return it; Damaged if it is not whole."""
         with path.open("rb") as handle:
             size = os.fstat(handle.fileno()).st_size
-            if size < _TAIL:
-                raise DamagedCommit("it is cut short")
-            digest = _digest(handle, size - _DIGEST().digest_size)
-            if digest != handle.read():
-                raise DamagedCommit("its digest is not that of its content")
+            content = max(0, size - _DIGEST().digest_size)
+            digest = _digest(handle, content)
+            expect(path, size >= _TAIL and handle.read(), digest)
             handle.seek(size - _TAIL)
             length = int.from_bytes(handle.read(8), "little")
             handle.seek(size - _TAIL - length)
             description = json.loads(handle.read(length))
         statistics = [PackStatistics(**pack) for pack in description.pop("packs")]
-        return cls(path, description, statistics)
+        return cls(path, description, statistics, content, digest.hex())
 
     def packs(self, wanted: Container[int]) -> Iterator[FinishedPack]:
-        """Yield those packs whose numbers are `wanted`, as they were added."""
-        with self.path.open("rb") as handle:
+        """Yield those packs whose numbers are `wanted`, as they were added.
+
+        Raises
+        ------
+        Damaged
+            After the last pack, or instead of one, if the file is not as it was written.
+        """
+        with CheckedFile(self.path) as file:
             for statistics in self.statistics:
-                rows, residues, float32_rows = (_load(handle) for _ in range(3))
-                vectors = {output: _load(handle) for output in self.description["outputs"]}
+                rows, residues, float32_rows = (_load(file) for _ in range(3))
+                vectors = {output: _load(file) for output in self.description["outputs"]}
                 if statistics.pack in wanted:
                     yield FinishedPack(statistics, rows, residues, vectors, float32_rows)
+            file.finish(self.sha256, self.content)
 
 
 class _HashedFile:
@@ -168,12 +171,14 @@ class _HashedFile:
         self._hash.update(data)
         self._handle.write(data)
 
-    def finish(self) -> None:
-        """Append the digest and wait until everything is on the disk."""
+    def finish(self) -> tuple[int, str]:
+        """Append the digest, wait until everything is on the disk; return size before, and it."""
+        content = self._handle.tell()
         self._handle.write(self._hash.digest())
         self._handle.flush()
         os.fsync(self._handle.fileno())
         self._handle.close()
+        return content, self._hash.hexdigest()
 
     def close(self) -> None:
         """Close the file; what is left in the buffer does not matter any more."""
@@ -190,5 +195,8 @@ def _digest(handle: BinaryIO, size: int) -> bytes:
     return digest.digest()
 
 
-def _load(handle: BinaryIO) -> np.ndarray:
-    return np.load(handle, allow_pickle=False)
+def _load(file: CheckedFile) -> np.ndarray:
+    try:
+        return np.lib.format.read_array(file, allow_pickle=False)
+    except Exception as error:  # a damaged header can make numpy fail in nearly any way
+        raise damaged(file.path) from error

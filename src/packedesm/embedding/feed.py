@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from packedesm.errors import Damaged
+from packedesm.files import damaged
 from packedesm.options import JobOptions
 from packedesm.packing.batch import PackedBatch
 from packedesm.packing.dataloader import create_async_dataloader
@@ -50,9 +52,12 @@ class Feed:
             raise
 
     def _until_stopped(self, batches: Iterable[PackedBatch]) -> Iterator[PackedBatch]:
-        for batch in batches:
-            self.check_stop()
-            yield batch
+        try:
+            for batch in batches:
+                self.check_stop()
+                yield batch
+        except Damaged as error:  # of a worker, it holds a traceback
+            raise damaged(self.dataset.fasta) from error
 
     def _workers(self, packs: int) -> int:
         workers = self.job.workers

@@ -5,16 +5,13 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from packedesm.device.auto import load
+from packedesm.device.auto import load, load_model
 from packedesm.device.gpu_monitor import GPUMonitor
 from packedesm.device.hardware import leased_device, measure_matmul_peak
 from packedesm.device.memory import keep_freed_memory
@@ -26,9 +23,8 @@ from packedesm.embedding.record import JobFacts, ShardRun
 from packedesm.embedding.resume import ShardState
 from packedesm.embedding.runner import AsyncInferenceRunner
 from packedesm.embedding.signals import stopping_on_signals
-from packedesm.errors import UserError, plural, quote
-from packedesm.esm2.checkpoints import check_weights, load_state
-from packedesm.esm2.model import PackedESM2
+from packedesm.errors import plural, quote
+from packedesm.esm2.checkpoints import unchanged_weights
 from packedesm.esm2.registry import Checkpoint
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions
 from packedesm.packing.batch import PackedBatch
@@ -39,7 +35,7 @@ from packedesm.packing.packer import Packs, plan_packs
 from packedesm.paths import Paths
 from packedesm.progress import Progress
 from packedesm.sequences.index import read_rows
-from packedesm.sequences.summary import check_digest
+from packedesm.sequences.summary import reading_sharded, written_digest
 from packedesm.versions import versions
 
 logger = logging.getLogger(__name__)
@@ -77,10 +73,14 @@ def embed_shard(
     """
     torch.set_num_threads(threads)
     keep_freed_memory()
-    check_digest(paths, paths.shard_fai(shard))
-    dataset = SequenceDataset(paths.shard_fasta(shard), options.length)
+    with reading_sharded(paths, paths.shard_fai(shard), paths.shard_digests(shard)):
+        dataset = SequenceDataset(paths.shard_fasta(shard), options.length)
     with stopping_on_signals() as check_stop, ShardState(paths.shard_state(shard)) as state:
-        with leased_device() as device, GPUMonitor(device.uuid) as monitor, _unchanged(checkpoint):
+        with (
+            leased_device() as device,
+            GPUMonitor(device.uuid) as monitor,
+            unchanged_weights(checkpoint),
+        ):
             place = device.torch_device
             plan, model = load(checkpoint, options, place)
             deciding = _deciding(paths, dataset, checkpoint, place)
@@ -141,20 +141,11 @@ def embed_packs(
 
         try:
             run(in_process=False)
-        except RuntimeError as error:
-            if not worker_lost(error):
+        except Exception as error:
+            if (lost := worker_lost(error)) is None:
                 raise
-            logger.warning("%s; this process reads the rest itself", str(error).splitlines()[0])
+            logger.warning("%s; this process reads the rest itself", lost)
             run(in_process=True)
-
-
-@contextmanager
-def _unchanged(checkpoint: Checkpoint) -> Iterator[None]:
-    """Make sure that the weights are those that were recorded, before the block and after it."""
-    weights = check_weights(checkpoint)
-    yield
-    if check_weights(checkpoint) != weights:
-        raise UserError(f"{checkpoint.path}: changed while it was in use; run again")
 
 
 def _deciding(
@@ -163,7 +154,7 @@ def _deciding(
     """Return what decides the vectors besides the plan."""
     installed = versions()
     return {
-        "fasta_sha256": check_digest(paths, dataset.fasta),
+        "fasta_sha256": written_digest(paths, dataset.fasta),  # each record is checked when read
         "checkpoint_sha256": checkpoint.sha256,
         **dataset.policy.as_config(),
         "device": device.type,
@@ -180,17 +171,12 @@ def _fallback(
     state: ShardState,
 ) -> Fallback:
     means = Means(
-        load_float32=partial(_load_float32, checkpoint),
+        load_float32=partial(load_model, checkpoint, torch.float32),
         collate=partial(_collate, dataset),
         name=partial(record_name, paths, dataset),
     )
     limit, remember = state.token_limit(), state.remember_limit
     return Fallback(means, device, plan, limit=limit, remember=remember)
-
-
-def _load_float32(checkpoint: Checkpoint, device: torch.device) -> PackedESM2:
-    geometry, tensors = load_state(Path(checkpoint.path))
-    return PackedESM2.from_fair_esm(tensors, geometry, torch.float32, device)
 
 
 def _collate(dataset: SequenceDataset, places: np.ndarray) -> PackedBatch:
@@ -200,7 +186,8 @@ def _collate(dataset: SequenceDataset, places: np.ndarray) -> PackedBatch:
 def record_name(paths: Paths, dataset: SequenceDataset, place: int) -> str:
     """Return what the user calls a record of the shard: its id and its place in the input."""
     row = int(dataset.rows[place])
-    (found,) = read_rows(paths.shard_index, np.array([row]))
+    with reading_sharded(paths, paths.shard_index):
+        (found,) = read_rows(paths.shard_index, np.array([row]))
     return f"record {row + 1} ({quote(found['id'])})"
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from packedesm.embedding.claim import Claim
 from packedesm.files import explained
+
+logger = logging.getLogger(__name__)
 
 PATTERN = "attempt-*"
 
@@ -24,7 +28,7 @@ class Journal:
     """The journal of this attempt, a file beside those of earlier ones.
 
     It is not flushed to the disk: it outlives the process, and nothing but the counts in the
-    report depends on it.
+    report depends on it. Each line ends with a checksum of its own.
     """
 
     def __init__(self, folder: Path, claim: Claim) -> None:
@@ -44,8 +48,8 @@ class Journal:
 
     def attempts(self) -> Attempts:
         """Add up all attempts. Of one that committed nothing, its start and packs are known."""
-        journals = [path.read_text().splitlines() for path in self._journals()]
-        notes = [line.split(" ", 1) for journal in journals for line in journal if " " in line]
+        journals = [_notes(path) for path in self._journals()]
+        notes = [note for journal in journals for note in journal]
         computed = [text for note, text in notes if note == "pack"]
         return Attempts(
             started=next((text for note, text in notes if note == "started"), self._started),
@@ -59,4 +63,22 @@ class Journal:
 
     def _note(self, note: str, text: Any) -> None:
         with explained(self._folder), self._path.open("a") as handle:
-            handle.write(f"{note} {text}\n")
+            line = f"{note} {text}"
+            handle.write(f"{line} {_check(line)}\n")
+
+
+def _notes(path: Path) -> list[tuple[str, str]]:
+    """Return what a journal tells; a line that was cut short or is damaged tells nothing."""
+    notes = []
+    for line in path.read_text(errors="replace").splitlines():
+        told, _, check = line.rpartition(" ")
+        if check == _check(told):
+            note, _, text = told.partition(" ")
+            notes.append((note, text))
+        else:
+            logger.warning("%s: a line is damaged and not counted", path)
+    return notes
+
+
+def _check(line: str) -> str:
+    return f"{zlib.crc32(line.encode()):08x}"

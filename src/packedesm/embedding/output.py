@@ -18,7 +18,7 @@ from packedesm.files import atomic_path, create_npy, file_digest
 from packedesm.options import EmbedOptions
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.paths import Paths
-from packedesm.sequences.summary import check_digest
+from packedesm.sequences.summary import written_digest
 from packedesm.versions import versions
 
 
@@ -43,6 +43,7 @@ def write_shard(
         arrays={
             name: file_digest(paths.shard_vectors(facts.shard, name)) for name in facts.plan.outputs
         },
+        packs_sha256=file_digest(paths.shard_packs(facts.shard)),
         float32_rows=tuple(sorted(float32_rows)),
         token_limit=state.token_limit(),
         split_packs=sum(pack.splits > 1 for pack in statistics),
@@ -65,12 +66,14 @@ def finished(paths: Paths, shard: int, checkpoint: Checkpoint, options: EmbedOpt
     except (FileNotFoundError, Fault):
         return False
     files = {name: paths.shard_vectors(shard, name) for name in run.arrays}
+    packs = paths.shard_packs(shard)
     return (
-        run.fasta_sha256 == check_digest(paths, paths.shard_fasta(shard))
+        run.fasta_sha256 == written_digest(paths, paths.shard_fasta(shard))
         and (run.checkpoint, run.options) == (checkpoint, options)
         and run.versions == versions()
         and run.device["kind"] == device_kind()
-        and all(path.exists() for path in files.values())
+        and all(path.exists() for path in (*files.values(), packs))
+        and file_digest(packs) == run.packs_sha256
         and {name: file_digest(path) for name, path in files.items()} == run.arrays
     )
 

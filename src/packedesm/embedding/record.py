@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from packedesm.errors import Fault
 from packedesm.esm2.registry import Checkpoint
-from packedesm.files import read_json, write_json
+from packedesm.files import read_record, write_record
 from packedesm.options import EmbedOptions, EmbedPlan
 
 
@@ -52,6 +52,7 @@ class ShardRun(JobFacts):
 
     fingerprint: str  # of all that decides the vectors
     arrays: dict[str, str]  # SHA-256 of the shard's array of each output
+    packs_sha256: str  # of packs.tsv
     float32_rows: tuple[int, ...]  # rows that half precision could not embed
     token_limit: int | None  # most tokens that fitted into memory at once, if it was found out
     split_packs: int
@@ -61,6 +62,7 @@ class ShardRun(JobFacts):
     seconds: Seconds
     started: str  # time of day, UTC, ISO 8601
     finished: str
+    record_sha256: str = field(default="", compare=False)  # of run.json itself, if it was read
 
     @classmethod
     def read(cls, path: Path) -> ShardRun:
@@ -72,15 +74,15 @@ class ShardRun(JobFacts):
             If the file is not what `write` wrote.
         """
         try:
-            return cls._from_json(read_json(path))
-        except (ValueError, KeyError, TypeError):
+            return cls._from_json(read_record(path))
+        except (KeyError, TypeError):
             raise Fault(
                 f"{path}: is not the record of an embedding job; delete it and run again"
             ) from None
 
     @classmethod
     def _from_json(cls, content: Mapping[str, Any]) -> ShardRun:
-        values = {field.name: content[field.name] for field in fields(cls)}
+        values = {item.name: content[item.name] for item in fields(cls)}
         return cls(
             **values
             | {
@@ -100,5 +102,5 @@ class ShardRun(JobFacts):
             "plan": self.plan.as_json(),
             "seconds": asdict(self.seconds),
         }
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        write_json(path, values | nested)
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        write_record(path, values | nested)

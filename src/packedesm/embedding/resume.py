@@ -8,23 +8,23 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from packedesm.embedding.claim import Claim
-from packedesm.embedding.commits import Commit, CommitWriter, DamagedCommit
+from packedesm.embedding.commits import Commit, CommitWriter
 from packedesm.embedding.journal import PATTERN, Journal
 from packedesm.embedding.pack import FinishedPack, PackStatistics
-from packedesm.errors import Fault, plural
-from packedesm.files import TEMPORARY, read_json, write_json
+from packedesm.errors import Damaged, Fault, plural
+from packedesm.files import RECORD_DIGEST, TEMPORARY, read_record, write_record
 from packedesm.options import EmbedPlan
 from packedesm.paths import COMMIT_SUFFIX
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2  # of the files in the state; another one starts over
+FORMAT = 3  # of the files in the state; another one starts over
 
 
 class ShardState:
@@ -75,10 +75,11 @@ class ShardState:
         content = json.loads(json.dumps({"format": FORMAT, **fixed, **deciding}))
         path = self.folder / "plan.json"
         try:
-            before = read_json(path)
+            before = read_record(path)
+            del before[RECORD_DIGEST]
         except FileNotFoundError:
             before = None
-        except ValueError:
+        except Damaged:
             before = {}
         if before is not None:
             kept = {"token_budget": before.get("token_budget")} if keep_budget else {}
@@ -86,7 +87,7 @@ class ShardState:
                 content = before
             else:
                 self._start_over(before, content)
-        write_json(path, content)
+        write_record(path, content)
         text = json.dumps(content, sort_keys=True)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
         self._journal = Journal(self.folder, self.claim)
@@ -107,27 +108,27 @@ class ShardState:
     def token_limit(self) -> int | None:
         """Return the most tokens that fitted into memory at once, if an attempt found out."""
         try:
-            return int(read_json(self.folder / "limit.json"))
-        except (FileNotFoundError, ValueError, TypeError):
+            return read_record(self.folder / "limit.json")["tokens"]
+        except (FileNotFoundError, Damaged):
             return None
 
     def remember_limit(self, tokens: int) -> None:
         """Keep the most tokens that fit into memory for the attempts to come."""
-        write_json(self.folder / "limit.json", tokens)
+        write_record(self.folder / "limit.json", {"tokens": tokens})
 
     def committed(self) -> dict[int, PackStatistics]:
         """Return the packs that earlier attempts have committed; discard what is damaged."""
         for path in sorted(self.folder.glob(f"*{COMMIT_SUFFIX}")):
-            try:
+            reason = "it is damaged"
+            with suppress(Damaged):
                 commit = Commit.read(path)
-                if commit.description["fingerprint"] != self.fingerprint:
-                    raise DamagedCommit("it belongs to another input or configuration")
-            except DamagedCommit as error:
-                logger.warning("discarding %s: %s; its packs are computed again", path, error)
-                self._journal.discarded(path.name)
-                path.unlink(missing_ok=True)
-            else:
-                self._commits.append(commit)
+                if commit.description["fingerprint"] == self.fingerprint:
+                    self._commits.append(commit)
+                    continue
+                reason = "it belongs to another input or configuration"
+            logger.warning("discarding %s: %s; its packs are computed again", path, reason)
+            self._journal.discarded(path.name)
+            path.unlink(missing_ok=True)
         found = self.statistics()
         if found:
             logger.info("kept from earlier attempts: %s", plural(len(found), "pack"))
@@ -150,7 +151,7 @@ class ShardState:
         Raises
         ------
         Fault
-            If another process takes over, the disk is full, or a commit is not read as written.
+            If another process takes over, or the disk is full.
         """
         self._setup_seconds = time.perf_counter() - self._clock
         description = {
@@ -176,10 +177,10 @@ class ShardState:
             writer.commit()
             raise
         writer.commit()
-        self._commits += [_read_back(path) for path in writer.committed]
+        self._commits += writer.committed
 
     def finished(self) -> Iterator[FinishedPack]:
-        """Yield every committed pack once, commit by commit."""
+        """Yield every committed pack once, commit by commit; Damaged as `Commit.packs`."""
         seen: set[int] = set()
         for commit in self._commits:
             new = {pack.pack for pack in commit.statistics} - seen
@@ -215,12 +216,3 @@ class ShardState:
         grave = self.folder.with_name(f"{TEMPORARY}{self.claim.token}")
         self.folder.rename(grave)
         shutil.rmtree(grave, ignore_errors=True)
-
-
-def _read_back(path: Path) -> Commit:
-    try:
-        return Commit.read(path)
-    except DamagedCommit as error:
-        raise Fault(
-            f"{path}: {error}, though it was just written; check the disk, run again"
-        ) from None

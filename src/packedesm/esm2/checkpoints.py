@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from packedesm.errors import UserError
+from packedesm.errors import Damaged, UserError
 from packedesm.esm2 import fair_esm, hugging_face
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.registry import (
@@ -21,7 +23,7 @@ from packedesm.esm2.registry import (
     weight_files,
 )
 from packedesm.esm2.weights import check_tensors
-from packedesm.files import digests
+from packedesm.files import digests, identities, reading
 
 TINY_SEED = 1
 
@@ -85,30 +87,47 @@ def _provide(model: str, path: Path) -> None:
     fetch(model, path.parent)
 
 
-def check_weights(checkpoint: Checkpoint) -> tuple[int, tuple[int, ...]]:
-    """Make sure that the weights are those that `prepare` recorded; return their size and times.
-
-    The digest is only computed anew if the files were touched since.
+@contextmanager
+def reading_weights(checkpoint: Checkpoint) -> Iterator[Path]:
+    """Give the path of the weights that `prepare` recorded; they are checked while they are read.
 
     Raises
     ------
     UserError
-        If they are gone or others.
+        At the end of the block, whatever that made of them, if they are gone or others.
     """
     path = Path(checkpoint.path)
+    files = _present_files(path)
     try:
-        files = weight_files(path)
-        found = (sum(file.stat().st_size for file in files), modified_ns(files))
-    except FileNotFoundError:
-        raise UserError(f"{path}: is gone; run the workflow again to make a new record") from None
-    if found == (checkpoint.bytes, checkpoint.modified_ns):
-        return found
-    if found[0] != checkpoint.bytes or digests(files, {"sha256"})["sha256"] != checkpoint.sha256:
+        with reading(*files, sha256=checkpoint.sha256):
+            yield path
+    except Damaged:
         raise UserError(
             f"{path}: changed since it was checked; if that was meant, run the workflow with "
             "--forcerun checkpoint"
-        )
-    return found
+        ) from None
+
+
+@contextmanager
+def unchanged_weights(checkpoint: Checkpoint) -> Iterator[None]:
+    """Let the block use weights that may be mapped from their files.
+
+    Raises
+    ------
+    UserError
+        At the end of the block, if the files were touched meanwhile.
+    """
+    path = Path(checkpoint.path)
+    before = identities(_present_files(path))
+    yield
+    if identities(_present_files(path)) != before:
+        raise UserError(f"{path}: changed while it was in use; run again")
+
+
+def _present_files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise UserError(f"{path}: is gone; run the workflow again to make a new record")
+    return weight_files(path)
 
 
 def read_geometry(path: Path) -> Geometry:

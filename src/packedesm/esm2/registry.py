@@ -12,7 +12,7 @@ from typing import Any
 
 from packedesm.errors import Fault, UserError
 from packedesm.esm2.geometry import Geometry
-from packedesm.files import read_json, write_json
+from packedesm.files import read_json, read_record, write_record
 
 TINY = "esm2_tiny_random"  # made locally, untrained
 DEMO = "esm2_t6_3M_demo"  # trained by us, part of the package: to try the software, not for science
@@ -96,15 +96,15 @@ class Checkpoint:
     def read(cls, path: Path) -> Checkpoint:
         """Read ``checkpoint.json``; Fault if the file is not what `write` wrote."""
         try:
-            return cls.from_json(read_json(path))
-        except (ValueError, KeyError, TypeError):
+            return cls.from_json(read_record(path))
+        except (KeyError, TypeError):
             raise Fault(
                 f"{path}: is not the record of a checkpoint; delete it and run again"
             ) from None
 
     def write(self, path: Path) -> None:
         """Write ``checkpoint.json``, atomically."""
-        write_json(path, self.as_json())
+        write_record(path, self.as_json())
 
 
 def locate(model: str, folder: str | Path = "auto") -> Path:

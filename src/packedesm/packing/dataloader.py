@@ -23,12 +23,16 @@ _PREFETCH = 4  # packs that each worker prepares ahead
 _WORKER_LOST = "DataLoader worker"  # how torch's message begins when one died
 
 
-def worker_lost(error: RuntimeError) -> bool:
-    """Tell whether `error` says that a worker process died, or hung and was killed.
+def worker_lost(error: BaseException | None) -> str | None:
+    """Return what `error` says of a worker process that died, or hung and was killed; or None.
 
     It may come out of anything that the main thread does: torch raises it when the signal arrives.
+    What is interrupted so may fail in turn with an error of its own: `threading` raises a KeyError
+    where the start of a thread is.
     """
-    return str(error).startswith(_WORKER_LOST)
+    while error is not None and not str(error).startswith(_WORKER_LOST):
+        error = error.__context__
+    return None if error is None else str(error).splitlines()[0]
 
 
 def create_async_dataloader(
@@ -98,8 +102,8 @@ class AsyncDataLoader(DataLoader):
             # The exception that a second lost worker raises can come before it is cancelled: a
             # thread of another kind would then hold up the end of the process.
             timer.daemon = True
-            timer.start()
             try:
+                timer.start()
                 batch = next(iterator)
             except StopIteration:
                 return

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from torch.utils.data import Dataset
 
+from packedesm.files import expect
 from packedesm.options import LengthPolicy
 from packedesm.sequences.faidx import read_faidx
 
@@ -30,10 +34,14 @@ class SequenceDataset(Dataset):
     when the first record is read, in the process that reads it, so workers share the page cache
     and nothing but paths and numbers is sent to them. CUDA is never touched.
 
+    Each record is checked as it is read, its line of header by its row and its residues by their
+    digest: a file that was right when the job began may be damaged hours later.
+
     Parameters
     ----------
     fasta
-        A shard written by `packedesm.sequences.shards` (single-line records), with its ``.fai``.
+        A shard written by `packedesm.sequences.shards` (single-line records), with its ``.fai`` and
+        ``.sha256``: the first 8 bytes of the SHA-256 of each sequence.
     policy
         Which residues are embedded.
 
@@ -58,22 +66,39 @@ class SequenceDataset(Dataset):
         self.embedded_lengths = policy.embedded(self.lengths)
         self.tokens = policy.tokens(self.lengths)
         self.shortened = int((self.embedded_lengths < self.lengths).sum())
-        self._bytes: mmap.mmap | None = None
+        self._bytes: Any = None
+        self._digests: Any = None
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, item: int) -> Protein:
         if self._bytes is None:
-            with self.fasta.open("rb") as handle:
-                self._bytes = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-        start = int(self._offsets[item])
-        sequence = self._bytes[start : start + int(self.embedded_lengths[item])]
-        return Protein(int(item), sequence, self.policy.windows(int(self.lengths[item])))
+            self._open()
+        header = b">%d\n" % self.rows[item]
+        start, length = int(self._offsets[item]), int(self.lengths[item])
+        text = self._bytes[start - len(header) : start + length + 1]
+        sequence = text[len(header) : -1]
+        expect(self.fasta, text, b"%b%b\n" % (header, sequence))
+        digest = hashlib.sha256(sequence).digest()[:8]
+        expect(self.fasta, digest, self._digests[item].tobytes())
+        embedded = sequence[: int(self.embedded_lengths[item])]
+        return Protein(int(item), embedded, self.policy.windows(length))
+
+    def _open(self) -> None:
+        """Map the shard's files; Damaged if they cannot be those that were written."""
+        digests = Path(f"{self.fasta}.sha256")
+        expect(digests, digests.stat().st_size, 8 * len(self))
+        self._digests = np.memmap(digests, np.uint64, mode="r")
+        with self.fasta.open("rb") as handle:
+            size = int(self._offsets[-1] + self.lengths[-1] + 1)
+            expect(self.fasta, handle.seek(0, 2), size)
+            self._bytes = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
 
     def __getitems__(self, items: Sequence[int]) -> list[Protein]:
         """Return the records of one pack (the DataLoader prefers this to single items)."""
         return [self[item] for item in items]
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_bytes": None}  # a mapping cannot be sent to a worker
+        # A mapping cannot be sent to a worker.
+        return {**self.__dict__, "_bytes": None, "_digests": None}

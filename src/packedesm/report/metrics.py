@@ -9,13 +9,14 @@ import numpy as np
 
 from packedesm.embedding.pack import read_packs
 from packedesm.embedding.record import ShardRun
-from packedesm.files import read_json, write_json
+from packedesm.files import file_digest, reading, write_record
 from packedesm.packing.packer import padded_tokens
 from packedesm.paths import Paths
 from packedesm.report.tables import write_tables
 from packedesm.sequences.arrow import read_columns, to_numpy
 from packedesm.sequences.faidx import read_faidx
 from packedesm.sequences.index import embedded_as, length_counts
+from packedesm.sequences.summary import read_summary, reading_sharded
 
 RECOVERIES = ("restarts", "recomputed_packs", "discarded_commits", "split_packs")
 
@@ -41,12 +42,14 @@ def write_metrics(paths: Paths, shards: int) -> dict[str, Any]:
         If the packs of a shard do not hold exactly the tokens of its records, or are fuller
         than full: the run is then not to be trusted.
     """
-    sharding = read_json(paths.sharding)
+    sharding = read_summary(paths)
     runs = [ShardRun.read(paths.shard_run(shard)) for shard in range(shards)]
     packing = [_packing(paths, run) for run in runs]
     throughput = [_throughput(run) for run in runs]
+    with reading_sharded(paths, paths.shard_index):
+        counts, float32_records = length_counts(paths.shard_index), _float32_records(paths, runs)
     metrics = {
-        **_input_summary(sharding, length_counts(paths.shard_index)),
+        **_input_summary(sharding, counts),
         "model": runs[0].checkpoint.as_json(),
         "outputs": list(runs[0].plan.outputs),
         "packing": {"all": _packing_of_all(packing), "shards": packing},
@@ -58,19 +61,25 @@ def write_metrics(paths: Paths, shards: int) -> dict[str, Any]:
         },
         "recoveries": {
             **{name: sum(getattr(run, name) for run in runs) for name in RECOVERIES},
-            "float32_records": _float32_records(paths, runs),
+            "float32_records": float32_records,
         },
         "runs": [_run_summary(run) for run in runs],
     }
     write_tables(paths, metrics)
-    write_json(paths.metrics, metrics)
+    tables = (paths.packing, paths.throughput)
+    metrics["sha256"] = {path.name: file_digest(path) for path in tables}
+    metrics["made_from"] = [run.record_sha256 for run in runs]
+    write_record(paths.metrics, metrics)
     return metrics
 
 
 def _packing(paths: Paths, run: ShardRun) -> dict[str, Any]:
     shard, budget = run.shard, run.plan.token_budget
-    sequences = run.options.length.sequence_tokens(read_faidx(paths.shard_fai(shard)).lengths)
-    packs = read_packs(paths.shard_packs(shard))["tokens"]
+    with reading_sharded(paths, paths.shard_fai(shard)):
+        lengths = read_faidx(paths.shard_fai(shard)).lengths
+    sequences = run.options.length.sequence_tokens(lengths)
+    with reading(paths.shard_packs(shard), sha256=run.packs_sha256):
+        packs = read_packs(paths.shard_packs(shard))["tokens"]
     tokens = int(packs.sum())
     if tokens != int(sequences.sum()):
         raise RuntimeError(

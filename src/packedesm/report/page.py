@@ -10,11 +10,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from packedesm.embedding.pack import read_packs
+from packedesm.embedding.record import ShardRun
 from packedesm.errors import printable
-from packedesm.files import read_json, write_text
+from packedesm.files import (
+    RECORD_DIGEST,
+    file_digest,
+    read_record,
+    reading,
+    write_record,
+    write_text,
+)
 from packedesm.paths import Paths
 from packedesm.report import plots
 from packedesm.sequences.index import length_counts
+from packedesm.sequences.summary import reading_sharded
 
 FLAGS = {
     "upper_cased": "Lower-case letters were read as upper case.",
@@ -54,8 +63,7 @@ def write_report(paths: Paths) -> Path:
     Path
         The report.
     """
-    metrics = read_json(paths.metrics)
-    verification = read_json(paths.verification)
+    metrics, verification = read_record(paths.metrics), read_record(paths.verification)
     content = {
         "sample": paths.root.resolve().name,
         "metrics": metrics,
@@ -67,15 +75,20 @@ def write_report(paths: Paths) -> Path:
         "versions": _distinct(metrics, lambda run: run["versions"]),
     }
     write_text(paths.report, _environment().get_template("report.html.j2").render(content))
+    made_from = [record[RECORD_DIGEST] for record in (metrics, verification)]
+    digests = {paths.report.name: file_digest(paths.report)}
+    write_record(paths.reporting, {"sha256": digests, "made_from": made_from})
     return paths.report
 
 
 def _figures(paths: Paths, metrics: dict, verification: dict) -> dict[str, Markup]:
-    packs = [read_packs(paths.shard_packs(run["shard"])) for run in metrics["runs"]]
+    packs = [_packs(paths, run["shard"]) for run in metrics["runs"]]
+    with reading_sharded(paths, paths.shard_index):
+        counts = length_counts(paths.shard_index)
     packing = metrics["packing"]["all"]
     limit = None if metrics["long_sequences"] == "full" else metrics["max_length"]
     figures = {
-        "lengths": plots.lengths(length_counts(paths.shard_index), limit),
+        "lengths": plots.lengths(counts, limit),
         "padding": plots.padding(
             packing["tokens"], packing["padded_tokens_sorted"], packing["padded_tokens_arrival"]
         ),
@@ -87,6 +100,12 @@ def _figures(paths: Paths, metrics: dict, verification: dict) -> dict[str, Marku
             verification["records"], verification["min_cosine"], verification["max_relative_l2"]
         )
     return {name: Markup(svg) for name, svg in figures.items()}
+
+
+def _packs(paths: Paths, shard: int) -> dict[str, np.ndarray]:
+    path, run = paths.shard_packs(shard), ShardRun.read(paths.shard_run(shard))
+    with reading(path, sha256=run.packs_sha256):
+        return read_packs(path)
 
 
 def _timelines(runs: list[dict], packs: list[dict]) -> list[tuple[float, np.ndarray, np.ndarray]]:

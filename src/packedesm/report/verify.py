@@ -11,14 +11,16 @@ import numpy as np
 from pyfaidx import Fasta
 
 from packedesm.embedding.record import ShardRun
+from packedesm.esm2.checkpoints import reading_weights
 from packedesm.esm2.registry import Checkpoint
-from packedesm.files import write_json
+from packedesm.files import RECORD_DIGEST, expect, read_record, write_record
 from packedesm.options import LengthPolicy, VerifyOptions
 from packedesm.paths import Paths
 from packedesm.progress import Progress
 from packedesm.report.reference import Reference
 from packedesm.sequences.arrow import read_columns, to_numpy
 from packedesm.sequences.index import read_rows
+from packedesm.sequences.summary import reading_sharded
 
 # Largest relative L2 distance that passes under `auto`, coarsest format last. Rounding alone gives
 # about 1e-6 in float32, 0.0014 in float16 and 0.011 in bfloat16 over the depth of ESM-2.
@@ -90,17 +92,16 @@ def verify(
     limits = (options.min_cosine, _limit(options.max_relative_l2, runs))
     records: list[dict[str, Any]] = []
     if options.sequences:
-        reference = Reference(Path(checkpoint.path))
+        with reading_weights(checkpoint) as path:
+            reference = Reference(path)
         policy, outputs = runs[0].options.length, runs[0].plan.outputs
         sample = _sample(paths, shards, options.sequences, options.seed)
         with Progress("verifying", len(sample), "proteins") as progress:
             for record, sequence in sample:
-                expected = (
-                    reference_vectors(reference, sequence, policy, outputs) if sequence else {}
-                )
+                expected = reference_vectors(reference, sequence, policy, outputs)
                 for output in outputs:
                     found = _stored(paths, output, record["row"])
-                    result = compare(found, expected.get(output), *limits)
+                    result = compare(found, expected[output], *limits)
                     records.append({**record, "output": output, **result})
                 progress.add(1)
     result = {
@@ -112,8 +113,9 @@ def verify(
         "worst": _worst(records),
         "records": records,
         "seconds": time.perf_counter() - start,
+        "made_from": [read_record(paths.merging)[RECORD_DIGEST]],
     }
-    write_json(paths.verification, result)
+    write_record(paths.verification, result)
     return result
 
 
@@ -150,11 +152,9 @@ def reference_vectors(
 
 
 def compare(
-    found: np.ndarray, expected: np.ndarray | None, min_cosine: float, max_relative_l2: float
+    found: np.ndarray, expected: np.ndarray, min_cosine: float, max_relative_l2: float
 ) -> dict[str, Any]:
     """Compare one vector, or the (L, D) vectors of the residues of one protein, with the reference.
-
-    `expected` is None where the record could not be read back, which counts as missed.
 
     Returns
     -------
@@ -163,7 +163,7 @@ def compare(
         The figures are None if a number is not finite or the shapes differ.
     """
     found = np.asarray(found, dtype=np.float64)
-    if expected is None or found.shape != expected.shape or not np.isfinite(found).all():
+    if found.shape != expected.shape or not np.isfinite(found).all():
         return {"cosine": None, "relative_l2": None, "passed": False}
     relative_l2 = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
     norms = np.linalg.norm(found, axis=-1) * np.linalg.norm(expected, axis=-1)
@@ -181,36 +181,41 @@ def _limit(max_relative_l2: float | str, runs: list[ShardRun]) -> float:
     return max(AUTO_LIMITS[dtype] for dtype in dtypes)
 
 
-def _sample(
-    paths: Paths, shards: int, count: int, seed: int
-) -> list[tuple[dict[str, Any], str | None]]:
-    """Return each sampled row's facts and its sequence, None if that is not the index's."""
-    lengths = to_numpy(read_columns(paths.shard_index, ["length"])["length"])
-    facts = list(read_rows(paths.shard_index, choose(lengths, count, seed)))
+def _sample(paths: Paths, shards: int, count: int, seed: int) -> list[tuple[dict[str, Any], str]]:
+    """Return each sampled row's facts and its sequence; Damaged if that is not the index's."""
+    with reading_sharded(paths, paths.shard_index):
+        lengths = to_numpy(read_columns(paths.shard_index, ["length"])["length"])
+        facts = list(read_rows(paths.shard_index, choose(lengths, count, seed)))
     sources = [
         fact["row"] if fact["duplicate_of"] is None else fact["duplicate_of"] for fact in facts
     ]
     sequences = _read_sequences(paths, shards, sources)
     sample = []
     for fact, source in zip(facts, sources, strict=True):
-        sequence = sequences[source]
-        intact = hashlib.sha256(sequence.encode()).hexdigest() == fact["sha256"]
+        path, sequence = sequences[source]
+        expect(path, hashlib.sha256(sequence.encode()).hexdigest(), fact["sha256"])
         record = {key: fact[key] for key in ("row", "id", "length", "embedded_length")}
-        sample.append((record, sequence if intact else None))
+        sample.append((record, sequence))
     return sample
 
 
-def _read_sequences(paths: Paths, shards: int, rows: Iterable[int]) -> dict[int, str]:
-    """Read records of the shard FASTAs by row, through pyfaidx rather than our own reader."""
+def _read_sequences(paths: Paths, shards: int, rows: Iterable[int]) -> dict[int, tuple[Path, str]]:
+    """Read records of the shard FASTAs by row, each with its file.
+
+    Through pyfaidx, not our own reader: what is compared is to be read by other code.
+    """
     held = [shard for shard in range(shards) if paths.shard_fai(shard).stat().st_size]
     firsts = [_first_row(paths.shard_fai(shard)) for shard in held]
-    sequences: dict[int, str] = {}
+    sequences: dict[int, tuple[Path, str]] = {}
     wanted = np.array(sorted(set(rows)))
     places = np.searchsorted(firsts, wanted, side="right") - 1
     for place in np.unique(places):
-        path = str(paths.shard_fasta(held[place]))
-        with Fasta(path, as_raw=True, build_index=False) as fasta:
-            sequences |= {int(row): fasta[str(row)][:] for row in wanted[places == place]}
+        path, fai = paths.shard_fasta(held[place]), paths.shard_fai(held[place])
+        with (
+            reading_sharded(paths, fai),
+            Fasta(str(path), as_raw=True, build_index=False) as fasta,
+        ):
+            sequences |= {int(row): (path, fasta[str(row)][:]) for row in wanted[places == place]}
     return sequences
 
 

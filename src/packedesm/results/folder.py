@@ -12,8 +12,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from packedesm.errors import Fault, UserError, quote
-from packedesm.files import TEMPORARY, explained, file_digest, read_json
+from packedesm.errors import Damaged, Fault, UserError, quote
+from packedesm.files import TEMPORARY, explained, file_digest, read_record
 from packedesm.paths import WORK, Paths
 from packedesm.results.request import Request
 
@@ -97,10 +97,10 @@ def finished_request(paths: Paths) -> Request | None:
     if not paths.manifest.exists():
         return None
     try:
-        content = read_json(paths.manifest)
+        content = read_record(paths.manifest)
         request = Request.from_json(content["request"])
         digests = {str(name): str(digest) for name, digest in content["sha256"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError, Damaged):
         raise UserError(
             f"{paths.root}: holds results that this command did not make; give another folder"
         ) from None
@@ -180,8 +180,8 @@ def _is_ours(paths: Paths) -> bool:
     if paths.request.exists():
         return True
     try:
-        return isinstance(read_json(paths.manifest)["request"], dict)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return isinstance(read_record(paths.manifest)["request"], dict)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, Damaged):
         return False
 
 

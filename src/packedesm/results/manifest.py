@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,11 +13,13 @@ import numpy as np
 
 from packedesm.embedding.record import ShardRun
 from packedesm.errors import Fault, UserError
-from packedesm.files import file_digest, read_json, write_json
+from packedesm.files import RECORD_DIGEST, file_digest, read_record, reading, write_record
 from packedesm.paths import Paths
 from packedesm.results.request import Request
 from packedesm.sequences.arrow import read_columns, to_numpy
 from packedesm.versions import versions
+
+FORMAT = 2  # of manifests: those of format 1 had no digest of themselves
 
 
 def write_manifest(
@@ -38,26 +41,31 @@ def write_manifest(
     UserError
         If the verification missed a threshold of the configuration.
     Fault
-        If an array or the index is not as it was merged.
+        If a file is not as its step wrote it, or was made from others than are there now.
     RuntimeError
         If an array does not have the shape or number format that the index and the jobs say.
     """
-    verification = read_json(paths.verification)
+    verification = read_record(paths.verification)
     if verification["passed"] is False:
         raise UserError(_explain_failure(paths, verification))
+    digests = _chained_digests(paths, verification)
     run = ShardRun.read(paths.shard_run(0))
-    index = read_columns(paths.index, ["embedded_length"])
-    residues = int(to_numpy(index["embedded_length"]).sum())
+    with ExitStack() as stack:
+        for name, digest in digests.items():
+            stack.enter_context(reading(paths.root / name, sha256=digest))
+        index = read_columns(paths.index, ["embedded_length"])
+        residues = int(to_numpy(index["embedded_length"]).sum())
+        arrays = _check_arrays(paths, run, index.num_rows, residues)
     text = json.dumps(config, sort_keys=True, default=str)
     manifest = {
-        "format": 1,
+        "format": FORMAT,
         "records": index.num_rows,
         "residues": residues,
         "model": {key: value for key, value in run.checkpoint.as_json().items() if key != "path"},
         "dtype": run.plan.dtype,
         "attention": run.plan.attention,
-        "arrays": _check_arrays(paths, run, index.num_rows, residues),
-        "sha256": _check_digests(paths),
+        "arrays": arrays,
+        "sha256": digests,
         "verified": verification["sequences"],
         "config": json.loads(text),
         "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
@@ -65,7 +73,7 @@ def write_manifest(
         "request": request.as_json() if request else None,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_json(paths.manifest, manifest)
+    write_record(paths.manifest, manifest)
     return manifest
 
 
@@ -87,14 +95,29 @@ def _check_arrays(
     return arrays
 
 
-def _check_digests(paths: Paths) -> dict[str, str]:
-    """Return the digests of arrays and index, or raise if a file changed since the merge."""
-    digests = read_json(paths.merging)["sha256"]
-    for name, digest in digests.items():
-        path = paths.root / name
-        if file_digest(path) != digest:
-            raise Fault(f"{path}: changed since it was merged; delete it and run again")
-    return digests
+def _chained_digests(paths: Paths, verification: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests that all results were written with, by name.
+
+    Raises
+    ------
+    Fault
+        If a step worked on other files than those that are there now.
+    """
+    metrics, merging = read_record(paths.metrics), read_record(paths.merging)
+    reporting = read_record(paths.reporting)
+    shards = range(len(metrics["runs"]))
+    runs = [ShardRun.read(paths.shard_run(shard)).record_sha256 for shard in shards]
+    made_from = {
+        paths.metrics: (metrics, runs),
+        paths.merging: (merging, runs),
+        paths.verification: (verification, [merging[RECORD_DIGEST]]),
+        paths.reporting: (reporting, [metrics[RECORD_DIGEST], verification[RECORD_DIGEST]]),
+    }
+    for path, (record, expected) in made_from.items():
+        if record["made_from"] != expected:
+            raise Fault(f"{path}: was made from other files than are there; delete it, run again")
+    records = {path.name: file_digest(path) for path in (paths.metrics, paths.verification)}
+    return {**merging["sha256"], **metrics["sha256"], **reporting["sha256"], **records}
 
 
 def _explain_failure(paths: Paths, verification: Mapping[str, Any]) -> str:

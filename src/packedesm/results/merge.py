@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from packedesm.embedding.record import ShardRun
 from packedesm.errors import Fault
-from packedesm.files import atomic_path, create_npy, file_digest, write_json
+from packedesm.files import atomic_path, create_npy, file_digest, write_record
 from packedesm.paths import Paths
+from packedesm.results.parts import Parts
 from packedesm.sequences.arrow import read_columns, to_numpy
 from packedesm.sequences.index import embedded_as, write_flagged
-from packedesm.sequences.summary import check_digest
+from packedesm.sequences.summary import reading_sharded, written_digest
 
-_ROWS_AT_ONCE = 1 << 16  # rows held in memory while merging: 84 MB of 1,280 float16 numbers twice
+_BYTES_AT_ONCE = 1 << 24  # of an array that are held in memory while merging
+
+
+class _Places(NamedTuple):
+    """Where vectors come from, per row of the input."""
+
+    own: np.ndarray  # bool (N,), its vector is the next one of the shards
+    source: np.ndarray  # int64 (N,), else it has that of this earlier row
+    residues: np.ndarray  # int64 (N,), that are embedded
 
 
 def merge_shards(paths: Paths, shards: int, outputs: Sequence[str]) -> None:
     """Concatenate the shards' arrays in input order, one row per input record.
 
     Records that duplicate an earlier one receive its vectors. Arrays and index are written to
-    `paths`, each atomically, and their digests in `paths.merging`.
+    `paths`, and appear when all that they were made from has been read as it was written; their
+    digests stand in `paths.merging`.
 
     Raises
     ------
@@ -33,42 +46,51 @@ def merge_shards(paths: Paths, shards: int, outputs: Sequence[str]) -> None:
     RuntimeError
         If the shards do not hold as many rows as the index has unique records.
     """
-    check_digest(paths, paths.shard_index)
-    runs = [_checked_run(paths, shard) for shard in range(shards)]
+    runs = [_own_run(paths, shard) for shard in range(shards)]
     _expect_one_kind(paths, runs)
-    index = read_columns(paths.shard_index, ["row", "embedded_length", "duplicate_of"])
-    rows = to_numpy(index["row"])
-    source = to_numpy(embedded_as(index))
-    unique = source == rows
-    place = (np.cumsum(unique) - 1)[source]  # of each record among the unique ones
-    residues = to_numpy(index["embedded_length"]).astype(np.int64)
-    for output in outputs:
-        parts = [
-            np.load(paths.shard_vectors(shard, output), mmap_mode="r") for shard in range(shards)
-        ]
-        if output == "residue":
-            _merge_residues(paths, parts, residues, unique, place)
-        else:
-            _expect_rows(parts, int(unique.sum()), output)
-            _write_rows(paths.vectors(output), parts, place)
-    float32_rows = [row for run in runs for row in run.float32_rows]
-    write_flagged(paths.index, paths.shard_index, float32_rows)
-    files = [*paths.arrays(outputs), paths.index]
-    write_json(paths.merging, {"sha256": {path.name: file_digest(path) for path in files}})
+    digests: dict[str, str] = {}
+    with ExitStack() as appearing:
+
+        def new(path: Path) -> Path:
+            return appearing.enter_context(atomic_path(path))
+
+        with reading_sharded(paths, paths.shard_index):
+            places = _places(paths)
+            for output in outputs:
+                with Parts(_arrays(paths, runs, output)) as parts:
+                    path = paths.vectors(output)
+                    write = _write_residues if output == "residue" else _write_rows
+                    digests[path.name] = write(new(path), parts, places)
+                    parts.finish(output)
+            if "residue" in outputs:
+                digests |= _write_offsets(paths, places, new)
+            index = new(paths.index)
+            write_flagged(index, paths.shard_index, [n for run in runs for n in run.float32_rows])
+            digests[paths.index.name] = file_digest(index)
+    made_from = [run.record_sha256 for run in runs]
+    write_record(paths.merging, {"sha256": digests, "made_from": made_from})
 
 
-def _checked_run(paths: Paths, shard: int) -> ShardRun:
-    """Return ``run.json`` of a shard whose input and arrays are those that it names."""
+def _own_run(paths: Paths, shard: int) -> ShardRun:
+    """Return ``run.json`` of a shard; Fault if it is that of another input."""
     run = ShardRun.read(paths.shard_run(shard))
-    files = {paths.shard_fasta(shard): run.fasta_sha256}
-    files |= {paths.shard_vectors(shard, name): digest for name, digest in run.arrays.items()}
-    for path, digest in files.items():
-        if file_digest(path) != digest:
-            raise Fault(
-                f"{path}: is not what the job of shard {shard} recorded (damaged, or of another "
-                f"run); delete {paths.shard_run(shard)} and run again"
-            )
+    if run.fasta_sha256 != written_digest(paths, paths.shard_fasta(shard)):
+        raise Fault(
+            f"{paths.shard_run(shard)}: is of another input than {paths.shard_fasta(shard)}; "
+            "delete it and run again"
+        )
     return run
+
+
+def _arrays(paths: Paths, runs: list[ShardRun], output: str) -> dict[Path, str]:
+    return {paths.shard_vectors(run.shard, output): run.arrays[output] for run in runs}
+
+
+def _places(paths: Paths) -> _Places:
+    index = read_columns(paths.shard_index, ["row", "embedded_length", "duplicate_of"])
+    source = to_numpy(embedded_as(index))
+    residues = to_numpy(index["embedded_length"]).astype(np.int64)
+    return _Places(source == to_numpy(index["row"]), source, residues)
 
 
 def _expect_one_kind(paths: Paths, runs: list[ShardRun]) -> None:
@@ -89,52 +111,48 @@ def _expect_one_kind(paths: Paths, runs: list[ShardRun]) -> None:
             )
 
 
-def _write_rows(path: Path, parts: list[np.ndarray], place: np.ndarray) -> None:
-    """Write the rows of the concatenated `parts` that `place` names, in its order."""
-    with atomic_path(path) as temporary:
-        merged = create_npy(temporary, (len(place), parts[0].shape[1]), parts[0].dtype.str)
-        starts = np.cumsum([0, *(len(part) for part in parts)])
-        for begin, end in _chunks(len(place)):
-            wanted = place[begin:end]
-            owner = np.searchsorted(starts, wanted, side="right") - 1
-            for part in np.unique(owner):
-                mine = owner == part
-                merged[begin:end][mine] = parts[part][wanted[mine] - starts[part]]
-        merged.flush()
+def _write_rows(path: Path, parts: Parts, places: _Places) -> str:
+    """Write the vectors of all rows; return the digest of the file."""
+    merged = create_npy(path, (len(places.own), parts.width), parts.dtype.str)
+    digest = _begin_digest(path, merged)
+    at_once = max(1, _BYTES_AT_ONCE // (merged.itemsize * parts.width))
+    for begin in range(0, len(merged), at_once):
+        rows = slice(begin, begin + at_once)
+        block, own = merged[rows], places.own[rows]
+        block[own] = parts.read(int(own.sum()))
+        block[~own] = merged[places.source[rows][~own]]
+        digest.update(block.data)
+    merged.flush()
+    return digest.hexdigest()
 
 
-def _merge_residues(
-    paths: Paths,
-    parts: list[np.ndarray],
-    residues: np.ndarray,
-    unique: np.ndarray,
-    place: np.ndarray,
-) -> None:
-    """Write ``residue.npy`` and ``residue_offsets.npy``."""
-    offsets = np.concatenate(([0], np.cumsum(residues)))
-    starts = np.concatenate(([0], np.cumsum(residues[unique])))[:-1]  # of each unique record
-    _expect_rows(parts, int(residues[unique].sum()), "residue")
-    bounds = np.cumsum([0, *(len(part) for part in parts)])
-    with atomic_path(paths.vectors("residue")) as temporary:
-        shape = (int(offsets[-1]), parts[0].shape[1])
-        merged = create_npy(temporary, shape, parts[0].dtype.str)
-        for row, (begin, end) in enumerate(pairwise(offsets.tolist())):
-            start = starts[place[row]]
-            # A record's residues never straddle two shards.
-            part = np.searchsorted(bounds, start, side="right") - 1
-            local = start - bounds[part]
-            merged[begin:end] = parts[part][local : local + end - begin]
-        merged.flush()
-    with atomic_path(paths.residue_offsets) as temporary, temporary.open("wb") as handle:
-        np.save(handle, offsets.astype(np.int64))
+def _write_residues(path: Path, parts: Parts, places: _Places) -> str:
+    """Write the vectors of all residues of all rows; return the digest of the file."""
+    offsets = _offsets(places)
+    merged = create_npy(path, (int(offsets[-1]), parts.width), parts.dtype.str)
+    digest = _begin_digest(path, merged)
+    bounds = pairwise(offsets.tolist())
+    for own, source, (begin, end) in zip(places.own, places.source, bounds, strict=True):
+        block = merged[begin:end]
+        block[:] = parts.read(end - begin) if own else merged[offsets[source] :][: end - begin]
+        digest.update(block.data)
+    merged.flush()
+    return digest.hexdigest()
 
 
-def _chunks(total: int) -> Iterator[tuple[int, int]]:
-    for begin in range(0, total, _ROWS_AT_ONCE):
-        yield begin, min(begin + _ROWS_AT_ONCE, total)
+def _write_offsets(paths: Paths, places: _Places, new: Callable[[Path], Path]) -> dict[str, str]:
+    """Write where each row's residues begin, and the last row's end; return name and digest."""
+    path = new(paths.residue_offsets)
+    with path.open("wb") as handle:
+        np.save(handle, _offsets(places))
+    return {paths.residue_offsets.name: file_digest(path)}
 
 
-def _expect_rows(parts: list[np.ndarray], expected: int, output: str) -> None:
-    found = sum(len(part) for part in parts)
-    if found != expected:
-        raise RuntimeError(f"the shards hold {found} rows of {output}, the index says {expected}")
+def _offsets(places: _Places) -> np.ndarray:
+    return np.concatenate(([0], np.cumsum(places.residues)))
+
+
+def _begin_digest(path: Path, array: np.memmap) -> hashlib._Hash:
+    """Return the digest of what stands before the numbers of an array in its file."""
+    with path.open("rb") as handle:
+        return hashlib.sha256(handle.read(array.offset))

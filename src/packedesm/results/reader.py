@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from packedesm.errors import UserError
-from packedesm.files import read_json
+from packedesm.files import read_json, read_record
 from packedesm.paths import Paths
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ class Results:
         self._paths = Paths(path)
         if not self._paths.manifest.exists():
             raise UserError(f"{path}: no manifest.json here; not the results of a finished run")
-        self.manifest = read_json(self._paths.manifest)
+        # Manifests of format 1 have no digest of themselves.
+        old = b'"format": 1,' in self._paths.manifest.read_bytes()
+        self.manifest = (read_json if old else read_record)(self._paths.manifest)
 
     def __len__(self) -> int:
         """Return the number of records."""

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from packedesm.errors import UserError
-from packedesm.files import file_digest, read_json, write_json
+from packedesm.errors import Damaged, UserError
+from packedesm.files import file_digest, read_record, write_record
 from packedesm.versions import versions
 
 FORMAT = 1
@@ -117,10 +117,10 @@ class Request:
     def read(cls, path: Path) -> Request | None:
         """Read a request; None if there is none, UserError if it is damaged."""
         try:
-            return cls.from_json(read_json(path))
+            return cls.from_json(read_record(path))
         except FileNotFoundError:
             return None
-        except (ValueError, OSError, RecursionError):
+        except (ValueError, OSError, RecursionError, Damaged):
             raise UserError(
                 f"{path}: is damaged or of another version; give a new folder, or --force to start "
                 "over in this one"
@@ -147,7 +147,7 @@ class Request:
 
     def write(self, path: Path) -> None:
         """Write the request, atomically."""
-        write_json(path, self.as_json())
+        write_record(path, self.as_json())
 
     def differences(self, other: Request, *, finished: bool) -> list[str]:
         """Return in words what `other`, the earlier one, has otherwise; nothing if it is the same.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def write_flagged(path: Path, source: Path, float32_rows: list[int]) -> None:
     """Write the index `source` to `path`, `float32_rows` and their duplicates flagged."""
     with atomic_path(path) as temporary:
         if not float32_rows:
-            temporary.write_bytes(source.read_bytes())
+            shutil.copyfile(source, temporary)
             return
         index = pq.ParquetFile(source)
         with pq.ParquetWriter(temporary, index.schema_arrow) as writer:

@@ -31,10 +31,11 @@ def write_shards(
 ) -> dict[str, Any]:
     """Read the input once; write the index of its records and the shards to embed.
 
-    Shard k is `paths.shard_fasta`, a line ``>ROW`` and one line of sequence per record, and its
-    faidx index; `paths.shard_index` has a line per row; `paths.sharding` is written last. A row
-    is the 0-based position among the records that are kept. A shard may be empty. Memory grows
-    by about 150 bytes a record; temporary files need as much room again in `paths.work`.
+    Shard k is `paths.shard_fasta`, a line ``>ROW`` and one line of sequence per record, its faidx
+    index, and digests of its sequences; `paths.shard_index` has a line per row; `paths.sharding`
+    is written last. A row is the 0-based position among the records that are kept. A shard may be
+    empty. Memory grows by about 150 bytes a record; temporary files need as much room again in
+    `paths.work`.
 
     Parameters
     ----------
@@ -115,6 +116,7 @@ class _ShardWriter:
 
     def __init__(self, staging: Staging) -> None:
         self.fasta = staging.fasta
+        self.digests = read_digests(staging.sequence_digests)[:, 0]
         self.lengths = staging.lengths
         digits = _decimal_digits(np.arange(len(self.lengths)))
         self.header_bytes = (digits + 2).astype(np.int8)  # ">" and line end
@@ -129,6 +131,8 @@ class _ShardWriter:
             self._copy(rows, path)
         with atomic_path(paths.shard_fai(shard)) as path:
             self._write_fai(rows, path)
+        with atomic_path(paths.shard_digests(shard)) as path:
+            self.digests[rows].tofile(path)
 
     def _copy(self, rows: np.ndarray, path: Path) -> None:
         # Neighbouring rows are one run of bytes; without duplicates a shard is a single run.

@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +36,7 @@ class Input:
     first_row: int = 0
     records: int = 0
     skipped: list[int] = field(default_factory=list)  # positions of empty records in the file
+    digest: Any = field(default_factory=hashlib.sha256)  # of what was read, compressed as it is
 
     def number(self, row: int) -> int:
         """Return the 1-based position in the file of the record that became `row`."""
@@ -119,13 +121,18 @@ def stage_records(fastas: list[Path], folder: Path, options: ShardOptions) -> St
     ):
         for source in inputs:
             source.first_row = writer.rows
-            for block in read_blocks(source.path, on_read=progress.add):
+            for block in read_blocks(source.path, on_read=partial(_note, source, progress)):
                 if kept := _keep(block, source, options):
                     writer.write(_Batch(kept, writer.rows, options.length))
     if writer.rows == 0:
         names = ", ".join(str(source.path) for source in inputs)
         raise UserError(f"{names}: no record has residues; give a FASTA file with sequences")
     return writer.staging(inputs)
+
+
+def _note(source: Input, progress: Progress, data: memoryview) -> None:
+    source.digest.update(data)
+    progress.add(len(data))
 
 
 class _StagingWriter:

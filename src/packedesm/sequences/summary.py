@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from packedesm.errors import Fault, plural
-from packedesm.files import file_digest, read_json, write_json
+from packedesm.errors import plural
+from packedesm.files import file_digest, read_record, reading, write_record
 from packedesm.options import LengthPolicy
 from packedesm.paths import Paths
 from packedesm.sequences.partition import Partition
@@ -38,7 +40,7 @@ def write_summary(
     """Write `paths.sharding` and return its content.
 
     Counts, flags, inputs, shards, warnings, the length policy, and the digests of the files for
-    `check_digest`. ``unique`` counts records in shards; embedded residues are those left after
+    `reading_sharded`. ``unique`` counts records in shards; embedded residues are those left after
     truncation.
 
     Parameters
@@ -51,7 +53,7 @@ def write_summary(
     shards = len(plan.bounds) - 1
     written = [paths.shard_index]
     for shard in range(shards):
-        written += [paths.shard_fasta(shard), paths.shard_fai(shard)]
+        written += paths.shard_files(shard)
     summary = {
         "records": len(staging.lengths),
         "unique": len(plan.rows),
@@ -61,7 +63,12 @@ def write_summary(
         "unique_residues": int(residues.sum()),
         "flags": staging.flags,
         "inputs": [
-            {"path": str(source.path), "bytes": source.bytes, "records": source.records}
+            {
+                "path": str(source.path),
+                "bytes": source.bytes,
+                "records": source.records,
+                "sha256": source.digest.hexdigest(),
+            }
             for source in staging.inputs
         ],
         "shards": _summarise_shards(plan, residues),
@@ -69,22 +76,27 @@ def write_summary(
         "warnings": _warnings(staging, repeats, policy.max_length),
         "sha256": {_name(paths, path): file_digest(path) for path in written},
     }
-    write_json(paths.sharding, summary)
+    write_record(paths.sharding, summary)
     return summary
 
 
-def check_digest(paths: Paths, path: Path) -> str:
-    """Return the digest of one of the files that `write_shards` wrote.
+def read_summary(paths: Paths) -> dict[str, Any]:
+    """Return the content of `paths.sharding`; Damaged if it is not as it was written."""
+    return read_record(paths.sharding)
 
-    Raises
-    ------
-    Fault
-        If the file is not as it was written.
-    """
-    digest = file_digest(path)
-    if digest != read_json(paths.sharding)["sha256"][_name(paths, path)]:
-        raise Fault(f"{path}: is not as it was written, it is damaged; delete it and run again")
-    return digest
+
+def written_digest(paths: Paths, path: Path) -> str:
+    """Return the digest that one of the files that `write_shards` wrote had when it was written."""
+    return read_summary(paths)["sha256"][_name(paths, path)]
+
+
+@contextmanager
+def reading_sharded(paths: Paths, *files: Path) -> Iterator[None]:
+    """Let the block read files that `write_shards` wrote; they are checked as in `reading`."""
+    with ExitStack() as stack:
+        for path in files:
+            stack.enter_context(reading(path, sha256=written_digest(paths, path)))
+        yield
 
 
 def _name(paths: Paths, path: Path) -> str:

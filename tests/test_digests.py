@@ -1,0 +1,214 @@
+"""A bit that flips in a file, between the step that writes it and one that reads it, is noticed.
+
+docs/faults.md has the table of the files. Each line of it is tried twice: the reader names the
+file and publishes nothing; and if it does not check this one file, this very test fails.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import packedesm
+from packedesm import files
+from packedesm.embedding.record import ShardRun
+from packedesm.errors import Fault, UserError
+from packedesm.esm2.registry import Checkpoint
+from packedesm.options import VerifyOptions
+from packedesm.paths import Paths
+from packedesm.report.metrics import write_metrics
+from packedesm.report.page import write_report
+from packedesm.report.verify import verify
+from packedesm.results.manifest import write_manifest
+from packedesm.results.merge import merge_shards
+from tests.jobs import Sample, first_records
+
+pytestmark = pytest.mark.slow
+
+OUTPUTS = ["mean", "residue"]
+PLACES = (0.03, 0.5, 0.97)
+SAID = ("is not as it was written", "changed since it was checked")
+RECORDS = 20
+VERIFY = VerifyOptions(sequences=RECORDS, min_cosine=0.99, max_relative_l2=0.05, seed=1)
+
+
+def _verify(paths: Paths) -> None:
+    verify(paths, Checkpoint.read(paths.checkpoint), VERIFY, shards=1)
+
+
+class Step(NamedTuple):
+    """A step that reads what others wrote."""
+
+    run: Callable[[Paths], object]
+    writes: Callable[[Paths], list[Path]]
+
+
+STEPS = {
+    "merge": Step(
+        lambda paths: merge_shards(paths, 1, OUTPUTS),
+        lambda paths: [*paths.arrays(OUTPUTS), paths.index, paths.merging],
+    ),
+    "verify": Step(_verify, lambda paths: [paths.verification]),
+    "metrics": Step(lambda paths: write_metrics(paths, 1), lambda paths: [paths.metrics]),
+    "report": Step(write_report, lambda paths: [paths.report, paths.reporting]),
+    "manifest": Step(lambda paths: write_manifest(paths, {}), lambda paths: [paths.manifest]),
+    "open": Step(lambda paths: packedesm.open(paths.root), lambda _paths: []),
+}
+# Which steps read a file, by the name that `file_of` knows.
+READERS = {
+    "sharding": ["merge", "verify", "metrics", "report"],
+    "shard_index": ["merge", "verify", "metrics", "report"],
+    "shard_fai": ["verify", "metrics"],
+    "shard_fasta": ["verify"],
+    "shard_run": ["merge", "verify", "metrics", "report", "manifest"],
+    "shard_packs": ["metrics", "report"],
+    "shard mean": ["merge"],
+    "shard residue": ["merge"],
+    "checkpoint": ["verify"],
+    "weights": ["verify"],
+    "merging": ["verify", "manifest"],
+    "mean": ["manifest"],
+    "residue": ["manifest"],
+    "residue_offsets": ["manifest"],
+    "index": ["manifest"],
+    "verification": ["report", "manifest"],
+    "metrics": ["report", "manifest"],
+    "packing": ["manifest"],
+    "throughput": ["manifest"],
+    "report": ["manifest"],
+    "reporting": ["manifest"],
+    "manifest": ["open"],
+}
+PAIRS = [(name, reader) for name, readers in READERS.items() for reader in readers]
+READ_BY_JOBS = (
+    *("sharding", "shard_fasta", "shard_fai", "shard_digests", "checkpoint", "weights"),
+)
+
+
+def file_of(paths: Paths, name: str) -> Path:
+    if name == "weights":
+        return Path(Checkpoint.read(paths.checkpoint).path)
+    if name.startswith("shard "):
+        return paths.shard_vectors(0, name.removeprefix("shard "))
+    if name in OUTPUTS:
+        return paths.vectors(name)
+    path = getattr(paths, name)
+    return path if isinstance(path, Path) else path(0)
+
+
+def flip_a_bit(path: Path, place: float) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 4
+    path.write_bytes(content)
+
+
+def make_sample(root: Path, fasta: Path) -> Sample:
+    return Sample(root, fasta, token_budget=256, commit_packs=1, max_length=60, outputs=OUTPUTS)
+
+
+@pytest.fixture(scope="module")
+def fasta(tmp_path_factory, uniprot_500) -> Path:
+    return first_records(uniprot_500, RECORDS, tmp_path_factory.mktemp("input") / "some.fasta")
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory, fasta) -> Paths:
+    """A sample that was finished to the end."""
+    sample = make_sample(tmp_path_factory.mktemp("complete") / "sample", fasta)
+    sample.run()
+    for step in STEPS.values():
+        step.run(sample.paths)
+    return sample.paths
+
+
+@pytest.fixture
+def paths(complete, tmp_path) -> Paths:
+    """A copy of it, its weights included, to be damaged."""
+    copy = Paths(shutil.copytree(complete.root, tmp_path / "sample"))
+    checkpoint = Checkpoint.read(copy.checkpoint)
+    moved = copy.root / "checkpoints" / Path(checkpoint.path).name
+    Checkpoint.from_json(checkpoint.as_json() | {"path": str(moved)}).write(copy.checkpoint)
+    return copy
+
+
+def names(error: BaseException, path: Path) -> bool:
+    """Tell whether an error is the one line that names the damaged file."""
+    said = tuple(f"{path}: {words}" for words in SAID)
+    return isinstance(error, (Fault, UserError)) and str(error).startswith(said)
+
+
+def try_step(step: Step, paths: Paths) -> BaseException | None:
+    """Run a step anew, and return how it failed; what it writes appears only if it did not."""
+    for path in step.writes(paths):
+        path.unlink()
+    try:
+        step.run(paths)
+    except Exception as error:
+        assert not [path for path in step.writes(paths) if path.exists()]
+        return error
+    return None
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("name", "reader"), PAIRS)
+def test_a_flipped_bit_is_noticed_by_name(paths, name, reader, place):
+    path = file_of(paths, name)
+    flip_a_bit(path, place)
+    assert names(try_step(STEPS[reader], paths), path)
+
+
+@pytest.mark.parametrize(("name", "reader"), PAIRS)
+def test_without_the_check_of_a_file_its_flipped_bit_is_not_noticed(
+    paths, name, reader, monkeypatch
+):
+    path, same = file_of(paths, name), files._same
+    monkeypatch.setattr(files, "_same", lambda of, *pair: of == path or same(of, *pair))
+    flip_a_bit(path, 0.5)
+    assert not names(try_step(STEPS[reader], paths), path)
+
+
+@pytest.fixture
+def sample(tmp_path, fasta) -> Sample:
+    return make_sample(tmp_path / "sample", fasta)
+
+
+@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize("attempt", ["fresh", "resumed"])
+@pytest.mark.parametrize("name", READ_BY_JOBS)
+def test_a_job_notices_a_flipped_bit_by_name(sample, name, attempt, checked):
+    path = file_of(sample.paths, name)
+    if attempt == "resumed":
+        sample.stop_after(3)
+    # Of the FASTA a job that was resumed reads only what is left to do.
+    for place in range(5, 100, 5) if name == "shard_fasta" else [50]:
+        flip_a_bit(path, place / 100)
+    process = sample.start(faults={} if checked else {"unchecked": str(path)})
+    _, errors = process.communicate(timeout=120)
+    assert any(f"packedesm: {path}: {words}" in errors for words in SAID) == checked
+    if checked:
+        assert process.returncode in (1, 2)
+        assert not sample.paths.shard_run(0).exists()
+
+
+def test_every_file_of_a_run_is_in_the_table(complete):
+    known = {file_of(complete, name) for name in (*READERS, *READ_BY_JOBS)}
+    found = {path for path in complete.root.rglob("*") if path.is_file()}
+    others = {path.name for path in found - known}
+    # Of this test's own job; nobody reads them.
+    assert others == {"job.json", "job.log"}
+
+
+def test_a_run_of_an_earlier_attempt_is_not_taken_for_the_last(paths):
+    """Each record is whole, but they do not belong together."""
+    for name in ("shard_run", "merging", "metrics", "verification"):
+        copy = Paths(shutil.copytree(paths.root, paths.root.with_name(name)))
+        path = file_of(copy, name)
+        if name == "shard_run":
+            run = ShardRun.read(path)
+            ShardRun(**vars(run) | {"host": "another"}).write(path)
+        else:
+            files.write_record(path, files.read_record(path) | {"seconds": 1.5})
+        error = try_step(STEPS["manifest"], copy)
+        assert "was made from other files than are there" in str(error), name
