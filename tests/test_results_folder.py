@@ -1,6 +1,5 @@
 """The command and its folder: new, unfinished, finished; never refused for ever, never lost."""
 
-import json
 import os
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from packedesm.cli import main
 from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.registry import TINY
-from packedesm.files import file_digest, read_json
+from packedesm.files import file_digest, read_json, write_record
 from packedesm.paths import Paths
 from tests.jobs import first_records
 from tests.workflow import BIN
@@ -320,7 +319,7 @@ def test_results_of_the_workflow_are_not_taken_for_those_of_the_command(command)
     run = command()
     assert main(run.arguments) == 0
     manifest = read_json(run.out.manifest)
-    run.out.manifest.write_text(json.dumps(manifest | {"request": None}))
+    write_record(run.out.manifest, manifest | {"request": None})
     before = state_of(run.out.root)
     status, _, error = run.run()
     assert status == 2 and the_line(error)

@@ -38,7 +38,6 @@ def checkpoint(name: str = "esm2_t6_8M_UR50D", **changes: Any) -> Checkpoint:
         geometry=MODELS[name],
         bytes=30_000_000,
         sha256="0" * 64,
-        modified_ns=(1,),
         untrained=False,
         demo=False,
         digest_checked=True,

@@ -40,12 +40,12 @@ def embed_fasta(
     if force:
         next(read_blocks(Path(config["fasta"])))  # what is there is not given up for a mistake
         start_over(paths)
-    request = adopt_request(paths, config, weight_files(Path(checkpoint.path)))
+    weights = weight_files(Path(checkpoint.path))
+    request = adopt_request(paths, config, weights, checkpoint.sha256)
     checkpoint.write(paths.checkpoint)
     fasta, width = Path(config["fasta"]), checkpoint.geometry.width
-    write_shards([fasta], paths, ShardOptions.of(config), shards=shards, width=width)
-    for source in request.inputs:
-        source.check_unchanged()
+    summary = write_shards([fasta], paths, ShardOptions.of(config), shards=shards, width=width)
+    request.check_read([source["sha256"] for source in summary["inputs"]])
     options, job = EmbedOptions.of(config), JobOptions.of(config)
     for shard in range(shards):
         if finished(paths, shard, checkpoint, options):

@@ -18,7 +18,7 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
 
 
 def test_a_checkpoint_is_read_as_it_was_written(tmp_path):
-    made = checkpoint(modified_ns=(1, 2), demo=True)
+    made = checkpoint(bytes=7, demo=True)
     made.write(tmp_path / "checkpoint.json")
     assert Checkpoint.read(tmp_path / "checkpoint.json") == made
 

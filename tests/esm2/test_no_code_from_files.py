@@ -15,6 +15,7 @@ from packedesm.cli import main
 from packedesm.errors import UserError
 from packedesm.esm2.checkpoints import load_state, prepare, read_geometry
 from packedesm.esm2.fair_esm import load_archive
+from packedesm.files import write_record
 from packedesm.report.reference import Reference
 from tests.esm2.checkpoint_files import write_huggingface_folder
 
@@ -114,7 +115,7 @@ def test_the_command_and_verification_refuse_a_checkpoint_with_code(tmp_path, ca
 def test_arrays_with_pickled_objects_are_not_loaded(tmp_path):
     witness = tmp_path / "executed"
     np.save(tmp_path / "mean.npy", np.array([Malicious(f"touch '{witness}'")], dtype=object))
-    (tmp_path / "manifest.json").write_text(json.dumps({"arrays": {"mean.npy": {}}}))
+    write_record(tmp_path / "manifest.json", {"format": 2, "arrays": {"mean.npy": {}}})
     with pytest.raises(ValueError, match=r"[Oo]bject|pickle"):
         packedesm.open(tmp_path).array("mean")
     assert not witness.exists()

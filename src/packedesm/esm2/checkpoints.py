@@ -19,7 +19,6 @@ from packedesm.esm2.registry import (
     TINY,
     Checkpoint,
     locate,
-    modified_ns,
     weight_files,
 )
 from packedesm.esm2.weights import check_tensors
@@ -70,7 +69,6 @@ def prepare(model: str, folder: str | Path) -> Checkpoint:
         geometry=geometry,
         bytes=sum(file.stat().st_size for file in files),
         sha256=found["sha256"],
-        modified_ns=modified_ns(files),
         untrained=path.stem == TINY,
         demo=path.stem == DEMO,
         digest_checked=bool(published),

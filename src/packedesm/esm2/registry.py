@@ -55,8 +55,8 @@ class Checkpoint:
         As the user named it.
     path, format
         Where the weights lie, and whose layout they have: ``fair-esm`` or ``huggingface``.
-    bytes, sha256, modified_ns
-        Size, digest and times of change of their files.
+    bytes, sha256
+        Size and digest of their files.
     untrained, demo
         Random weights; the small trained model that ships with the package.
     digest_checked
@@ -69,7 +69,6 @@ class Checkpoint:
     geometry: Geometry
     bytes: int
     sha256: str
-    modified_ns: tuple[int, ...]
     untrained: bool
     demo: bool
     digest_checked: bool
@@ -79,7 +78,6 @@ class Checkpoint:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         size = values.pop("geometry")
         sizes = {"layers": size.layers, "width": size.width, "heads": size.heads}
-        values["modified_ns"] = list(self.modified_ns)
         return {**values, **sizes, "parameters": size.parameters}
 
     @classmethod
@@ -88,7 +86,6 @@ class Checkpoint:
         values = {
             name: content[name] for name in (f.name for f in fields(cls)) if name != "geometry"
         }
-        values["modified_ns"] = tuple(content["modified_ns"])
         sizes = (content[size] for size in ("layers", "width", "heads"))
         return cls(geometry=Geometry(*sizes), **values)
 
@@ -166,11 +163,6 @@ def weight_files(path: Path) -> list[Path]:
         if Path(name).name != name or not (folder / name).is_file():
             raise UserError(f"{folder}: {name} is missing; a Hugging Face folder needs safetensors")
     return [folder / name for name in names]
-
-
-def modified_ns(files: list[Path]) -> tuple[int, ...]:
-    """Return the times of change of some files."""
-    return tuple(file.stat().st_mtime_ns for file in files)
 
 
 def checkpoint_folder(folder: str | Path = "auto") -> Path:

@@ -102,7 +102,7 @@ def finished_request(paths: Paths) -> Request | None:
         digests = {str(name): str(digest) for name, digest in content["sha256"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError, Damaged):
         raise UserError(
-            f"{paths.root}: holds results that this command did not make; give another folder"
+            f"{paths.manifest}: is damaged or not of this command; give a new folder with -o"
         ) from None
     for name, digest in digests.items():
         path = paths.root / name
@@ -114,7 +114,9 @@ def finished_request(paths: Paths) -> Request | None:
     return request
 
 
-def adopt_request(paths: Paths, config: Mapping[str, Any], weights: Sequence[Path]) -> Request:
+def adopt_request(
+    paths: Paths, config: Mapping[str, Any], weights: Sequence[Path], weights_sha256: str
+) -> Request:
     """Write the request of a run before anything else, or go on with the one that is there.
 
     Raises
@@ -123,7 +125,7 @@ def adopt_request(paths: Paths, config: Mapping[str, Any], weights: Sequence[Pat
         If another request was stopped in this folder; nothing is touched.
     """
     before = Request.read(paths.request)
-    request = Request.of(config, weights, before)
+    request = Request.of(config, weights, before, weights_sha256=weights_sha256)
     if before is not None and (changes := request.differences(before, finished=False)):
         what = "; ".join(changes)
         if paths.kept():

@@ -39,15 +39,21 @@ class Input:
     sha256: str | None  # None of what can be read only once, such as a pipe
 
     @classmethod
-    def of(cls, path: Path, known: Mapping[str, Any] | None = None) -> Input:
-        """Return what identifies the file; `known` gives its digest if it is of this very file."""
+    def of(
+        cls, path: Path, known: Mapping[str, Any] | None = None, sha256: str | None = None
+    ) -> Input:
+        """Return what identifies the file.
+
+        Its digest is `sha256`, or that of `known` if this is of the very file, or is made.
+        """
         found = path.stat()
         times = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
         here = cls(str(path.absolute()), *times, sha256=None)
         if known is not None and {**known, "sha256": None} == asdict(here):
             return cls(**known)
-        whole = stat.S_ISREG(found.st_mode)
-        return cls(here.path, *times, sha256=file_digest(path) if whole else None)
+        if sha256 is None and stat.S_ISREG(found.st_mode):
+            sha256 = file_digest(path)
+        return cls(here.path, *times, sha256)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Input:
@@ -60,14 +66,6 @@ class Input:
         ):
             raise TypeError("an input of other types")
         return found
-
-    def check_unchanged(self) -> None:
-        """Raise UserError if the file has been touched since its digest was taken."""
-        now = Path(self.path).stat()
-        found = (now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino)
-        before = (self.bytes, self.modified_ns, self.changed_ns, self.inode)
-        if self.sha256 is not None and found != before:
-            raise UserError(f"{self.path}: changed while it was read; run again")
 
 
 @dataclass(frozen=True)
@@ -86,6 +84,8 @@ class Request:
         config: Mapping[str, Any],
         weights: Sequence[Path],
         known: Request | None = None,
+        *,
+        weights_sha256: str | None = None,
     ) -> Request:
         """Return the request of a resolved configuration.
 
@@ -96,18 +96,22 @@ class Request:
         known
             An earlier request on the same folder, whose digests are taken over for files that have
             not been touched since.
+        weights_sha256
+            The digest of all their bytes, if it is known.
         """
         before: dict[str, dict[str, Any]] = {}
         if known is not None:
             before = {entry.path: asdict(entry) for entry in (*known.inputs, *known.weights)}
 
-        def read(path: Path) -> Input:
-            return Input.of(path, before.get(str(path.absolute())))
+        def read(path: Path, sha256: str | None = None) -> Input:
+            return Input.of(path, before.get(str(path.absolute())), sha256)
+
+        digest = weights_sha256 if len(weights) == 1 else None
 
         plain = json.loads(json.dumps(dict(config), default=str))
         return cls(
             inputs=(read(Path(config["fasta"])),),
-            weights=tuple(map(read, weights)),
+            weights=tuple(read(path, digest) for path in weights),
             options={key: value for key, value in plain.items() if key not in NOT_DECIDING},
             model=config["model"],
             versions=versions(),
@@ -148,6 +152,15 @@ class Request:
     def write(self, path: Path) -> None:
         """Write the request, atomically."""
         write_record(path, self.as_json())
+
+    def check_read(self, digests: Sequence[str]) -> None:
+        """Raise UserError unless the bytes that were read of each input are those of the request.
+
+        `digests` are those of what was read, in the order of the inputs.
+        """
+        for source, found in zip(self.inputs, digests, strict=True):
+            if source.sha256 not in (None, found):
+                raise UserError(f"{source.path}: changed while it was read; run again")
 
     def differences(self, other: Request, *, finished: bool) -> list[str]:
         """Return in words what `other`, the earlier one, has otherwise; nothing if it is the same.
