@@ -71,9 +71,7 @@ def compare_outputs(paths: Paths, summary: dict, rows: list[dict], options: Opti
     flags = Counter(flag for row in rows for flag in row["flags"].split(",") if flag)
     assert summary["flags"] == flags
     kept = {paths.shard_index, paths.sharding}
-    kept |= {
-        path(k) for k in range(options.shards) for path in (paths.shard_fasta, paths.shard_fai)
-    }
+    kept |= {path for k in range(options.shards) for path in paths.shard_files(k)}
     assert {path for path in paths.root.rglob("*") if path.is_file()} == kept
     assert not any(not warning.isprintable() for warning in summary["warnings"])
 
