@@ -5,7 +5,6 @@ docs/faults.md lists them, each with the test that shows it.
 
 import gc
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from packedesm.embedding.output import finished
 from packedesm.errors import Fault
 from packedesm.files import read_json, read_record
 from packedesm.options import EmbedOptions, VerifyOptions
-from packedesm.paths import Paths
 from packedesm.report.metrics import write_metrics
 from packedesm.report.page import write_report
 from packedesm.report.verify import verify
@@ -119,16 +117,6 @@ def test_flipped_and_truncated_commits_are_computed_again(sample, quiet):
     assert (run["restarts"], run["discarded_commits"], run["recomputed_packs"]) == (1, 2, 10)
 
 
-@pytest.mark.parametrize("kind", ["fasta", "fai"])
-def test_a_damaged_shard_is_refused_by_name(sample, kind):
-    path = getattr(sample.paths, f"shard_{kind}")(0)
-    flip_a_bit(path)
-    status, line = sample.fail()
-    assert status == 1
-    assert f"{path}: is not as it was written" in line
-    assert not sample.paths.shard_run(0).exists()
-
-
 def test_a_damaged_plan_starts_over(sample, quiet):
     sample.stop_after(10)
     (sample.state / "plan.json").write_text("{")
@@ -142,31 +130,6 @@ def test_a_changed_configuration_starts_over_and_says_so(sample, quiet):
     assert "starting over" in log
     assert "dtype was 'float32', is 'bfloat16'" in log
     assert np.array_equal(mean(sample), quiet["bfloat16"])
-
-
-@pytest.mark.parametrize(
-    ("name", "step"),
-    [
-        ("shard_index", merge_shards),
-        ("mean of the shard", merge_shards),
-        ("mean", write_manifest),
-        ("index", write_manifest),
-    ],
-)
-def test_a_file_damaged_between_two_steps_stops_the_next(complete, tmp_path, name, step):
-    paths = Paths(tmp_path / "sample")
-    shutil.copytree(complete.paths.root, paths.root)
-    paths.manifest.unlink()
-    files = {"mean of the shard": paths.shard_vectors(0, "mean"), "mean": paths.vectors("mean")}
-    path = files.get(name) or getattr(paths, name)
-    # In the index, damage what can still be read: the text of an id.
-    flip_a_bit(path, 0.99 if name.startswith("mean") else 0.02)
-    with pytest.raises(Fault, match=f"{path}: "):
-        if step is merge_shards:
-            merge_shards(paths, 1, ["mean"])
-        else:
-            write_manifest(paths, complete.config)
-    assert not paths.manifest.exists()
 
 
 def test_a_checkpoint_that_was_changed_before_the_job_is_refused(sample):
