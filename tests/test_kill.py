@@ -25,7 +25,8 @@ pytestmark = pytest.mark.slow
 KILLS = 20
 SEEDS = (1, pytest.param(2, marks=pytest.mark.exhaustive))
 COMMIT_PACKS = 5
-BUDGET = 1024  # small packs, so that the example makes more than 200
+PACKS_PER_KILL = 7  # more than are committed at once, so that kills hit before and after it
+BUDGET = 1024  # small packs, so that there are many
 
 
 def commits(state):
@@ -60,13 +61,19 @@ def undisturbed(root: Path, fasta: Path, model: str, packs: int) -> dict[str, st
 
 
 @pytest.fixture(scope="module")
-def quiet_500(tmp_path_factory, uniprot_500):
-    return undisturbed(tmp_path_factory.mktemp("quiet_500"), uniprot_500, DEMO, 200)
+def many(tmp_path_factory, uniprot_500):
+    """The first 350 records of the example: for a job that twenty kills do not bring to its end."""
+    return first_records(uniprot_500, 350, tmp_path_factory.mktemp("input") / "many.fasta")
+
+
+@pytest.fixture(scope="module")
+def quiet_many(tmp_path_factory, many):
+    return undisturbed(tmp_path_factory.mktemp("quiet_many"), many, DEMO, KILLS * PACKS_PER_KILL)
 
 
 @pytest.fixture
-def sample_500(tmp_path, uniprot_500):
-    return make_sample(tmp_path, uniprot_500, DEMO, commit_packs=COMMIT_PACKS)
+def sample_many(tmp_path, many):
+    return make_sample(tmp_path, many, DEMO, commit_packs=COMMIT_PACKS)
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +108,8 @@ def check_published(sample, quiet):
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda n: n.name)
-def test_twenty_kills_in_one_run_change_no_bit(sample_500, quiet_500, number, seed, tell):
-    sample, chance = sample_500, random.Random(f"{number}-{seed}")
+def test_twenty_kills_in_one_run_change_no_bit(sample_many, quiet_many, number, seed, tell):
+    sample, chance = sample_many, random.Random(f"{number}-{seed}")
     recomputed = []
     for _ in range(KILLS):
         before = sample.journals()
@@ -112,7 +119,7 @@ def test_twenty_kills_in_one_run_change_no_bit(sample_500, quiet_500, number, se
             sample.wait_while_starting(len(before), chance.uniform(0, 3))
         else:
             # Few enough that twenty attempts do not reach the end of the job.
-            sample.wait_for_packs(process, len(before) + 1, chance.randint(0, 9))
+            sample.wait_for_packs(process, len(before) + 1, chance.randint(0, PACKS_PER_KILL))
             time.sleep(chance.uniform(0, 0.02))
         assert process.poll() is None, process.communicate(timeout=60)[1]
         process.send_signal(number)
@@ -127,7 +134,7 @@ def test_twenty_kills_in_one_run_change_no_bit(sample_500, quiet_500, number, se
             assert recomputed[-1] == 0
     assert max(recomputed) <= COMMIT_PACKS
     sample.run()
-    run = check_published(sample, quiet_500)
+    run = check_published(sample, quiet_many)
     tell(f"{number.name}, seed {seed}: {KILLS} kills, packs to recompute per kill {recomputed}")
     assert run["recomputed_packs"] == sum(recomputed)
     assert 0 < run["restarts"] <= KILLS

@@ -1,4 +1,4 @@
-"""The whole workflow, as a user runs it, on the shipped example."""
+"""The whole workflow, as a user runs it."""
 
 import gzip
 
@@ -10,19 +10,25 @@ import packedesm
 from packedesm.files import read_json
 from packedesm.paths import Paths
 from packedesm.sequences.fasta import read_records
+from tests.jobs import first_records
 from tests.workflow import ROOT, jobs_run, snakemake, write_config
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, uniprot_500):
-    """The example embedded with 1, 2 and 5 shards; what comes after the merge, for 2 alone."""
+def fasta(tmp_path_factory, uniprot_500):
+    return first_records(uniprot_500, 150, tmp_path_factory.mktemp("input") / "proteins.fasta")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, fasta):
+    """The proteins embedded with 1, 2 and 5 shards; what comes after the merge, for 2 alone."""
     folders = {}
     for shards in (1, 2, 5):
         folder = tmp_path_factory.mktemp(f"shards{shards}")
-        write_config(folder, fasta=str(uniprot_500), shards=shards, verify={"sequences": 4})
-        targets = [] if shards == 2 else ["results/uniprot_500/index.parquet"]
+        write_config(folder, fasta=str(fasta), shards=shards, verify={"sequences": 4})
+        targets = [] if shards == 2 else ["results/proteins/index.parquet"]
         run = snakemake(folder, *targets)
         assert run.returncode == 0, run.stdout
         folders[shards] = folder
@@ -30,7 +36,7 @@ def runs(tmp_path_factory, uniprot_500):
 
 
 def sample(folder):
-    return Paths(folder / "results" / "uniprot_500")
+    return Paths(folder / "results" / "proteins")
 
 
 @pytest.mark.parametrize("shards", [2, 5])
@@ -42,8 +48,8 @@ def test_the_number_of_shards_changes_no_row(runs, shards):
     assert difference.max() <= 1e-5
 
 
-def test_rows_are_in_input_order(runs, uniprot_500):
-    ids = [record.id for record in read_records(uniprot_500)]
+def test_rows_are_in_input_order(runs, fasta):
+    ids = [record.id for record in read_records(fasta)]
     assert packedesm.open(sample(runs[2]).root).ids == ids
     assert pd.read_parquet(sample(runs[5]).index)["id"].tolist() == ids
 
