@@ -23,6 +23,7 @@ from packedesm.report.page import write_report
 from packedesm.report.verify import verify
 from packedesm.results.manifest import write_manifest
 from packedesm.results.merge import merge_shards
+from packedesm.sequences.faidx import read_faidx
 from tests.jobs import Sample, first_records
 
 pytestmark = pytest.mark.slow
@@ -105,7 +106,7 @@ def flip_a_bit(path: Path, place: float) -> None:
 
 
 def make_sample(root: Path, fasta: Path) -> Sample:
-    return Sample(root, fasta, token_budget=256, commit_packs=1, max_length=60, outputs=OUTPUTS)
+    return Sample(root, fasta, token_budget=64, commit_packs=1, max_length=60, outputs=OUTPUTS)
 
 
 @pytest.fixture(scope="module")
@@ -180,10 +181,12 @@ def sample(tmp_path, fasta) -> Sample:
 def test_a_job_notices_a_flipped_bit_by_name(sample, name, attempt, checked):
     path = file_of(sample.paths, name)
     if attempt == "resumed":
-        sample.stop_after(3)
-    # Of the FASTA a job that was resumed reads only what is left to do.
-    for place in range(5, 100, 5) if name == "shard_fasta" else [50]:
-        flip_a_bit(path, place / 100)
+        sample.stop_after(1)  # of 20: each record is a pack
+    # Of the FASTA a job that was resumed reads only what is left to do: a bit of each sequence.
+    size = path.stat().st_size
+    starts = read_faidx(sample.paths.shard_fai(0)).offsets if name == "shard_fasta" else [size // 2]
+    for start in starts:
+        flip_a_bit(path, (start + 0.5) / size)
     process = sample.start(faults={} if checked else {"unchecked": str(path)})
     _, errors = process.communicate(timeout=120)
     assert any(f"packedesm: {path}: {words}" in errors for words in SAID) == checked
