@@ -22,6 +22,7 @@ rule checkpoint:
         # Functions, because Snakemake takes braces in plain text for wildcards.
         model=lambda _wildcards: config["model"],
         checkpoints=lambda _wildcards: config["checkpoints"],
+        weights=described_model,
     message:
         "Find, fetch or make the model {params.model} and check it"
     script:

@@ -1,5 +1,6 @@
 import os
 import re
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
@@ -8,8 +9,10 @@ from packedesm.device.gpus import shard_count, visible_gpus
 from packedesm.errors import UserError
 from packedesm.files import read_json
 from packedesm.paths import Paths
-from packedesm.esm2.registry import Checkpoint, locate
+from packedesm.esm2.registry import Checkpoint, locate, weight_files
 from packedesm.options import EmbedOptions, ShardOptions, VerifyOptions
+from packedesm.results.folder import refuse_foreign_sample
+from packedesm.results.inputs import describe
 from packedesm.cluster import (
     embed_minutes,
     model_megabytes,
@@ -21,17 +24,20 @@ try:
     config.update(resolve(config))
     SAMPLES = samples(config["fasta"])
     locate(config["model"], config["checkpoints"])
+    RESULTS = config["results"]
+    if workflow.is_main_process:
+        for name in SAMPLES:
+            refuse_foreign_sample(Paths(f"{RESULTS}/{name}"))
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-SHARDS = config["shards"]
-if SHARDS == "auto":
-    # A job on another node reads this file again and may see other GPUs there. It must plan the
-    # same shards, so the first process passes its count on in the environment.
-    count = os.environ.setdefault("PACKEDESM_SHARDS", str(shard_count(SHARDS)))
-    SHARDS = int(count)
+SHARDS = shard_count(config["shards"])
+if workflow.is_main_process and config["shards"] == "auto":
+    # A job on another node reads this file again and may see other GPUs there, but must plan the
+    # same shards: it is told the number as if the user had.
+    settings = workflow.config_settings
+    settings.config_args = [*settings.config_args, f"shards={SHARDS}"]
 
-RESULTS = config["results"]
 RUN = Paths(RESULTS)
 SAMPLE = Paths(f"{RESULTS}/{{sample}}")
 OUTPUTS = config["outputs"]
@@ -68,6 +74,20 @@ def benchmark_of(rule, *wildcards):
     return log_of(rule, *wildcards).removesuffix(".log") + ".benchmark.jsonl"
 
 
+def described(paths):
+    """Return what identifies input files: a step whose input is another one is to be run again.
+
+    Snakemake itself looks at times, and misses a file that was replaced by an older one.
+    """
+    return describe([*map(Path, paths)], Path(".snakemake/packedesm-inputs.json"))
+
+
+def described_model(_wildcards):
+    """Return what identifies the weights that the user names by their path."""
+    path = Path(config["model"])
+    return described(weight_files(path)) if path.exists() else []
+
+
 def model_file(_wildcards):
     """Return the weights as input where the user names a file, so that a new file is noticed."""
     model = config["model"]
@@ -80,7 +100,11 @@ def model_file(_wildcards):
 # once they do.
 def minutes_to_embed(wildcards, input, attempt):
     """Return the time limit of one shard's job, from its cost and the size of the model."""
-    cost = read_json(input.sharding)["shards"][int(wildcards.shard)]["cost"]
+    shards = read_json(input.sharding)["shards"]
+    if len(shards) == SHARDS:
+        cost = shards[int(wildcards.shard)]["cost"]
+    else:  # of a run with another number of shards, before the shard step runs again
+        cost = sum(shard["cost"] for shard in shards) / SHARDS
     speed = config["cluster"]["tflops"]
     return embed_minutes(
         Checkpoint.read(input.checkpoint),

@@ -2,10 +2,10 @@
 
 from packedesm.log import job_log
 from packedesm.paths import Paths
+from packedesm.results.folder import one_at_a_time
 from packedesm.results.merge import merge_shards
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
-        merge_shards(
-            Paths(snakemake.params.root), snakemake.params.shards, snakemake.params.outputs
-        )
+    paths = Paths(snakemake.params.root)
+    with job_log(snakemake.log[0]), one_at_a_time(paths, "merge"):
+        merge_shards(paths, snakemake.params.shards, snakemake.params.outputs)

@@ -3,7 +3,9 @@
 from packedesm.log import job_log
 from packedesm.paths import Paths
 from packedesm.report.metrics import write_metrics
+from packedesm.results.folder import one_at_a_time
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
-        write_metrics(Paths(snakemake.params.root), snakemake.params.shards)
+    paths = Paths(snakemake.params.root)
+    with job_log(snakemake.log[0]), one_at_a_time(paths, "metrics"):
+        write_metrics(paths, snakemake.params.shards)

@@ -3,7 +3,9 @@
 from packedesm.log import job_log
 from packedesm.paths import Paths
 from packedesm.report.page import write_report
+from packedesm.results.folder import one_at_a_time
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
-        write_report(Paths(snakemake.params.root))
+    paths = Paths(snakemake.params.root)
+    with job_log(snakemake.log[0]), one_at_a_time(paths, "report"):
+        write_report(paths)

@@ -2,18 +2,24 @@
 
 from pathlib import Path
 
+from packedesm.errors import UserError
 from packedesm.esm2.registry import Checkpoint
 from packedesm.log import job_log
 from packedesm.options import ShardOptions
 from packedesm.paths import Paths
+from packedesm.results.folder import one_at_a_time
 from packedesm.sequences.shards import write_shards
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
-        write_shards(
+    paths = Paths(snakemake.params.root)
+    with job_log(snakemake.log[0]), one_at_a_time(paths, "shard"):
+        summary = write_shards(
             [Path(path) for path in snakemake.input.fasta],
-            Paths(snakemake.params.root),
+            paths,
             ShardOptions.of(snakemake.params.options),
             shards=snakemake.params.shards,
             width=Checkpoint.read(snakemake.input.checkpoint).geometry.width,
         )
+        for source, described in zip(summary["inputs"], snakemake.params.inputs, strict=True):
+            if source["sha256"] not in described:
+                raise UserError(f"{source['path']}: changed while it was read; run again")

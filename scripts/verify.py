@@ -5,11 +5,13 @@ from packedesm.log import job_log
 from packedesm.options import VerifyOptions
 from packedesm.paths import Paths
 from packedesm.report.verify import verify
+from packedesm.results.folder import one_at_a_time
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    paths = Paths(snakemake.params.root)
+    with job_log(snakemake.log[0]), one_at_a_time(paths, "verify"):
         verify(
-            Paths(snakemake.params.root),
+            paths,
             Checkpoint.read(snakemake.input.checkpoint),
             VerifyOptions.of(snakemake.params.options),
             shards=snakemake.params.shards,

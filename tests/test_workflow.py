@@ -1,6 +1,7 @@
 """The whole workflow, as a user runs it."""
 
 import gzip
+import os
 
 import numpy as np
 import pandas as pd
@@ -69,6 +70,36 @@ def test_a_second_run_does_nothing(runs):
 )
 def test_a_changed_parameter_runs_exactly_what_depends_on_it(runs, changed, rules):
     assert jobs_run(snakemake(runs[2], "--dry-run", "--config", changed).stdout) == rules
+
+
+def test_an_input_that_was_replaced_by_an_older_one_runs_again(runs, fasta):
+    before, times = fasta.read_bytes(), fasta.stat()
+    try:
+        fasta.write_bytes(before.replace(b"A", b"G", 1))
+        os.utime(fasta, ns=(1, 1))
+        assert "shard" in jobs_run(snakemake(runs[2], "--dry-run").stdout)
+    finally:
+        fasta.write_bytes(before)
+        os.utime(fasta, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert "Nothing to be done" in snakemake(runs[2], "--dry-run").stdout
+
+
+def test_a_dry_run_tells_what_another_number_of_shards_would_run(runs):
+    run = snakemake(runs[2], "--dry-run", "--config", "shards=5")
+    assert run.returncode == 0, run.stdout
+    assert {"shard", "embed", "merge"} <= jobs_run(run.stdout)
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "manifest.json"])
+def test_foreign_files_in_the_folder_of_results_are_refused_and_stay(tmp_path, fasta, name):
+    write_config(tmp_path, fasta=str(fasta))
+    path = sample(tmp_path).root / name
+    path.parent.mkdir(parents=True)
+    path.write_text("years of work")
+    run = snakemake(tmp_path)
+    assert run.returncode != 0
+    assert f"holds what this workflow did not make ('{name}')" in run.stdout
+    assert [entry.name for entry in path.parent.iterdir()] == [name]
 
 
 @pytest.fixture(scope="module")

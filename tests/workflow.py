@@ -1,6 +1,5 @@
 """Run Snakemake as a user does: in a process of its own, in a folder with a config.yaml."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,14 +26,12 @@ def write_config(folder: Path, **config) -> None:
 def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the workflow in `folder`; standard error is merged into standard output."""
     command = [BIN / "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder]
-    environment = {k: v for k, v in os.environ.items() if k != "PACKEDESM_SHARDS"}
     return subprocess.run(
         [*map(str, command), "--cores", "2", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         cwd=ROOT,  # where `--profile slurm` is found
-        env=environment,
         timeout=600,
     )
 

@@ -7,14 +7,16 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from packedesm import config as configuration
 from packedesm.embedding.signals import stopping_on_signals
 from packedesm.errors import Fault, UserError, printable
 from packedesm.esm2.registry import MODELS, locate, weight_files
+from packedesm.files import explained
 from packedesm.log import LineFormatter
 from packedesm.paths import Paths
 from packedesm.results.folder import clean_up, finished_request, refuse_foreign, working_in
@@ -26,26 +28,64 @@ _NOT_OPTIONS = ("fasta", "results")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 a fault, 2 the user's input."""
-    options = _parser().parse_args(arguments)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell: `>&-`
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115, open to the end
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as end:
+        raise SystemExit(end.code or int(not _flushed())) from None
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter())
     logging.basicConfig(handlers=[handler], level=logging.INFO)
+    logging.raiseExceptions = False  # a log that nobody can read is no reason for a traceback
+    status = _run(options)
+    _flushed()
+    return status
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         options.run(options)
     except (UserError, Fault) as error:
-        print(f"packedesm: {error}", file=sys.stderr)
+        _say(f"packedesm: {error}", sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
-        print(
-            "packedesm: interrupted; what is finished is kept, the same command goes on",
-            file=sys.stderr,
-        )
+        said = "packedesm: interrupted; what is finished is kept, the same command goes on"
+        _say(said, sys.stderr)
         return 130
     except Exception as error:
         logging.exception("this is a fault of packedesm or of the machine, not of the input")
-        print(printable(f"packedesm: {type(error).__name__}: {error}"), file=sys.stderr)
+        _say(printable(f"packedesm: {type(error).__name__}: {error}"), sys.stderr)
         return 1
     return 0
+
+
+def _say(text: str, stream: TextIO | None = None) -> None:
+    """Write a line to a stream, by default standard output, that may be full or closed."""
+    with suppress(OSError):
+        print(text, file=stream)
+
+
+def _answer(text: str) -> None:
+    """Write what was asked for to standard output; Fault if that does not take it."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        raise Fault(f"standard output: {error.strerror}") from error
+
+
+def _flushed() -> bool:
+    """Write out what standard output and error still hold; tell whether they took it."""
+    taken = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            taken = False
+            # Python would try again at its end, and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return taken
 
 
 class _Parser(argparse.ArgumentParser):
@@ -65,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=_folder,
         required=True,
         help="folder for the results: new, empty, or of the same run, which goes on",
     )
@@ -86,6 +126,12 @@ def _parser() -> argparse.ArgumentParser:
     models = commands.add_parser("models", help="list the models by name")
     models.set_defaults(run=_models)
     return parser
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; name a folder")
+    return Path(text)
 
 
 def _schema_options() -> list[tuple[str, str, dict[str, Any]]]:
@@ -115,7 +161,8 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
         if text is None:
             continue
         part, _, below = key.partition(".")
-        value = text.split(",") if described.get("type") == "array" else text
+        several = described.get("type") == "array"
+        value = [part.strip() for part in text.split(",")] if several else text
         if below:
             config.setdefault(part, {})[below] = value
         else:
@@ -129,9 +176,10 @@ def _embed(options: argparse.Namespace) -> None:
     configuration.check_readable(options.fasta)
     # pyarrow would expand a "~" by itself; an empty path is the working directory.
     paths = Paths(options.output.expanduser().absolute())
+    with explained(paths.root):
+        refuse_foreign(paths)
     if options.fasta.resolve().is_relative_to(paths.root.resolve()):
         raise UserError(f"{options.fasta}: lies in the folder of the results; give another with -o")
-    refuse_foreign(paths)
     if not options.force and not paths.work.exists() and _finished(paths, config):
         return  # without a lock: the folder may be one that only others may write to
     with stopping_on_signals(), working_in(paths):
@@ -144,7 +192,7 @@ def _embed(options: argparse.Namespace) -> None:
         clean_up(paths)
     arrays = ", ".join(path.name for path in paths.arrays(config["outputs"]))
     root = options.output
-    print(f"{root} holds {arrays} and index.parquet; open {root / paths.report.name} in a browser")
+    _say(f"{root} holds {arrays} and index.parquet; open {root / paths.report.name} in a browser")
 
 
 def _finished(paths: Paths, config: dict[str, Any]) -> bool:
@@ -167,7 +215,7 @@ def _finished(paths: Paths, config: dict[str, Any]) -> bool:
         )
     if paths.work.exists():
         clean_up(paths)  # of an attempt that was stopped after its last file
-    print(f"{paths.root}: nothing to be done, these results are there")
+    _say(f"{paths.root}: nothing to be done, these results are there")
     return True
 
 
@@ -182,14 +230,15 @@ def _fetch(options: argparse.Namespace) -> None:
     from packedesm.esm2.download import fetch
 
     configuration.check_path("--checkpoints", options.checkpoints)
-    print(fetch(options.model, options.checkpoints))
+    _answer(str(fetch(options.model, options.checkpoints)))
 
 
 def _models(_options: argparse.Namespace) -> None:
-    print(f"{'name':<24}{'layers':>8}{'width':>8}{'heads':>8}{'parameters':>14}")
+    lines = [f"{'name':<24}{'layers':>8}{'width':>8}{'heads':>8}{'parameters':>14}"]
     for name, geometry in MODELS.items():
         row = (geometry.layers, geometry.width, geometry.heads, geometry.parameters)
-        print(f"{name:<24}{row[0]:>8}{row[1]:>8}{row[2]:>8}{row[3] / 1e6:>12.1f} M")
+        lines.append(f"{name:<24}{row[0]:>8}{row[1]:>8}{row[2]:>8}{row[3] / 1e6:>12.1f} M")
+    _answer("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -182,10 +182,10 @@ def _with_defaults(config: Any, part: dict[str, Any]) -> dict[str, Any]:
     for key, described in part["properties"].items():
         if "default" in described:
             filled.setdefault(key, copy.deepcopy(described["default"]))
+        if key in filled:
+            filled[key] = _typed(filled[key], described)
         if "properties" in described and isinstance(filled.get(key), dict):
             filled[key] = _with_defaults(filled[key], described)
-        elif key in filled:
-            filled[key] = _typed(filled[key], described)
     return filled
 
 

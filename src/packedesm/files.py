@@ -21,12 +21,16 @@ from packedesm.errors import Damaged, Fault
 _FULL = {
     errno.ENOSPC: "no space is left on the disk; free some and run again",
     errno.EDQUOT: "the disk quota is used up; free some space and run again",
+    errno.EFBIG: "a file may not become so large here (ulimit -f); raise that limit and run again",
     errno.EROFS: "the file system is read-only; choose another folder for the results",
 }
 _FORBIDDEN = {
     errno.EACCES: "may not be written to; change its permissions, or choose another folder",
     errno.EPERM: "may not be written to; change its permissions, or choose another folder",
     errno.ENOTDIR: "part of this path is a file; choose another folder",
+    errno.EEXIST: "is a file, or part of this path is one; choose another folder",
+    errno.ENAMETOOLONG: "is too long a path; choose a shorter one",
+    errno.ELOOP: "is a link to itself; choose another folder",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from contextlib import suppress
 
 from tqdm import tqdm
 
@@ -43,7 +44,7 @@ class Progress:
             unit=f" {unit}",
             unit_scale=True,
             dynamic_ncols=True,
-            file=sys.stderr if sys.stderr.isatty() else _Nowhere(),
+            file=_Terminal() if sys.stderr.isatty() else _Nowhere(),
         )
 
     def __enter__(self) -> Progress:
@@ -73,6 +74,21 @@ class Progress:
             *(self._doing, done, total, self._unit, 100 * done / max(total, 1), rate),
             *(self._unit, left),
         )
+
+
+class _Terminal:
+    """Standard error; that the terminal is gone is no reason to stop."""
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
+
+    def fileno(self) -> int:
+        return sys.stderr.fileno()
 
 
 class _Nowhere:

@@ -1,14 +1,25 @@
 """Leases are tried with made-up GPUs and real processes: the locks are what is tested."""
 
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
-from packedesm.device.gpus import Gpu, lease, select, shard_count, visible_gpus
+from packedesm.device.gpus import (
+    Gpu,
+    lease,
+    lease_folder,
+    select,
+    shard_count,
+    visible_gpus,
+)
+from packedesm.errors import Fault
 
 GPUS = [Gpu(f"GPU-{letter}0000000", "made up", 1 << 30) for letter in "abc"]
 
@@ -98,3 +109,42 @@ def test_shards_are_one_per_visible_gpu_or_as_asked(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert shard_count("auto") == 1
     assert shard_count(7) == 7
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch) -> Path:
+    """The temporary folder; the system has given this user no other."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "none"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path / f"packedesm-gpus-{os.getuid()}"
+
+
+def test_leases_lie_where_only_this_user_may_write(temporary, tmp_path, monkeypatch):
+    assert lease_folder() == temporary == lease_folder()
+    assert temporary.stat().st_mode & 0o777 == 0o700
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    assert lease_folder().parent == runtime
+    runtime.chmod(0o777)  # then it is not the one that the system gives
+    assert lease_folder() == temporary
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "open to others", "of another user"])
+def test_what_a_stranger_put_there_is_refused_and_not_followed(temporary, tmp_path, kind):
+    aim = tmp_path / "aim"
+    aim.mkdir()
+    if kind == "link":
+        temporary.symlink_to(aim)
+    elif kind == "file":
+        temporary.write_text("")
+    else:
+        temporary.mkdir()
+        temporary.chmod(0o777 if kind == "open to others" else 0o700)
+    if kind == "of another user":
+        if os.getuid() != 0:
+            pytest.skip("only root can give a folder away")
+        os.chown(temporary, 65534, 65534)
+    with pytest.raises(Fault, match=str(temporary)), lease(GPUS[:1]):
+        pass
+    assert not list(aim.iterdir())

@@ -5,6 +5,7 @@ import http.server
 import logging
 import re
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -44,14 +45,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return
         body = server.content[start:]
         self.send_response(206 if start else 200)
-        if start:
+        for name, text in server.headers.items():
+            self.send_header(name, text)
+        if start and "Content-Range" not in server.headers:
             last = len(server.content) - 1
             self.send_header("Content-Range", f"bytes {start}-{last}/{len(server.content)}")
-        if server.tells_length:
+        if "Content-Length" in server.headers:
+            pass
+        elif server.tells_length:
             self.send_header("Content-Length", str(len(body)))
         else:
             self.send_header("Connection", "close")
         self.end_headers()
+        for _ in range(server.drips):
+            self.wfile.write(b"0")
+            time.sleep(0.05)
         cut = server.cuts.pop(0) if server.cuts else len(body)
         self.wfile.write(body[:cut])
         if cut < len(body) or not server.tells_length:
@@ -66,6 +74,7 @@ def server():
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     httpd.content = CONTENT
     httpd.requests, httpd.statuses, httpd.cuts = [], [], []
+    httpd.headers, httpd.drips = {}, 0
     httpd.ranges = httpd.tells_length = True
     httpd.url = f"http://127.0.0.1:{httpd.server_port}"
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
@@ -82,7 +91,7 @@ def path(tmp_path) -> Path:
 
 
 def get(server, path, expected=EXPECTED):
-    download(f"{server.url}/model.pt", path, expected, pause=0.001)
+    download(f"{server.url}/model.pt", path, expected, most=6_000_000, pause=0.001)
 
 
 def assert_only_the_file(path):
@@ -172,10 +181,10 @@ def test_every_digest_is_checked(server, path):
 
 def test_a_server_that_never_sends_a_byte_is_given_up_and_the_part_kept(server, path):
     server.cuts = [1_000_000] + [0] * ATTEMPTS
-    with pytest.raises(UserError, match=r"broke off after 983040 bytes.*model\.pt"):
+    with pytest.raises(UserError, match=r"broke off after 1000000 bytes.*model\.pt"):
         get(server, path)
     assert len(server.requests) == 1 + ATTEMPTS
-    assert path.with_name("model.pt.part").read_bytes() == CONTENT[: 1_000_000 // BLOCK * BLOCK]
+    assert path.with_name("model.pt.part").read_bytes() == CONTENT[:1_000_000]
     assert not path.exists()
 
 
@@ -190,7 +199,7 @@ def test_a_missing_file_is_not_asked_for_again(server, path):
 def test_no_server_is_one_line(path, monkeypatch):
     monkeypatch.setattr(fetching, "ATTEMPTS", 2)
     with pytest.raises(UserError, match="refused") as caught:
-        download("http://127.0.0.1:9/model.pt", path, EXPECTED, pause=0.001)
+        download("http://127.0.0.1:9/model.pt", path, EXPECTED, most=6_000_000, pause=0.001)
     assert "\n" not in str(caught.value)
 
 
@@ -246,3 +255,54 @@ def test_a_folder_that_cannot_be_written_is_one_line(server, tmp_path, published
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=f"cannot write .*{NAME}"):
         fetch(NAME, tmp_path / "file" / "folder", server.url)
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ({"Content-Length": "99999999999"}, "announces 99,999,999,999 bytes"),
+        ({"Content-Length": "-5"}, r"a length that is none \('-5'\)"),
+        ({"Content-Length": "5 MB"}, r"a length that is none \('5 MB'\)"),
+    ],
+)
+def test_a_length_that_cannot_be_is_not_believed(server, path, headers, words):
+    server.headers = headers
+    with pytest.raises(UserError, match=words):
+        get(server, path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("said", ["bytes 0-9/10", "bytes 4000001-5119999/5120000", "", "garbage"])
+def test_another_part_than_was_asked_for_is_not_taken(server, path, said):
+    path.with_name("model.pt.part").write_bytes(CONTENT[:4_000_000])
+    server.headers = {"Content-Range": said}
+    with pytest.raises(UserError, match="another part than was asked for"):
+        get(server, path)
+    assert path.with_name("model.pt.part").read_bytes() == CONTENT[:4_000_000]
+
+
+def test_a_body_without_end_is_cut(server, path):
+    server.tells_length, server.content = False, CONTENT * 10
+    with pytest.raises(UserError, match="sends more than 6,000,000 bytes"):
+        get(server, path)
+    assert path.with_name("model.pt.part").stat().st_size <= 6_000_000 + BLOCK
+
+
+def test_a_connection_that_crawls_is_given_up(server, path, monkeypatch):
+    monkeypatch.setattr(fetching, "SLOW_SECONDS", 0.5)
+    server.drips = 100  # five seconds of single bytes
+    begun = time.monotonic()
+    with pytest.raises(UserError, match=r"fewer than 60,000 bytes came in 0\.5 s"):
+        get(server, path)
+    assert time.monotonic() - begun < 0.5 * (ATTEMPTS + 2) * 2
+
+
+def test_a_damaged_file_that_is_there_is_not_called_good(tmp_path, monkeypatch):
+    name = "esm2_t6_8M_UR50D"
+    (tmp_path / f"{name}.pt").write_bytes(CONTENT)
+    with pytest.raises(UserError, match=rf"{name}\.pt: md5 is .*; delete it, then this command"):
+        fetch(name, tmp_path)
+    monkeypatch.setitem(DIGESTS, name, EXPECTED)
+    tmp_path.chmod(0o555)
+    assert fetch(name, tmp_path) == tmp_path / f"{name}.pt"
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}.pt"]  # no lock is needed

@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from packedesm.embedding.record import ShardRun
-from packedesm.errors import Damaged
+from packedesm.errors import Damaged, Fault
 from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.registry import Checkpoint
 from packedesm.files import RECORD_DIGEST, file_digest, read_record, write_record
 from packedesm.options import VerifyOptions
 from packedesm.paths import Paths
-from packedesm.report.reference import Reference
-from packedesm.report.verify import choose, compare, verify
+from packedesm.report.reference import DoesNotFitError, Reference
+from packedesm.report.sample import choose
+from packedesm.report.verify import compare, verify
 from tests import typed
 from tests.report.finished_run import write_run, written_anew
 
@@ -321,3 +322,28 @@ def test_a_vector_exactly_at_the_limit_passes():
     assert limits["relative_l2"] == 0.5
     assert compare(found, expected, limits["cosine"], 0.5)["passed"] is True
     assert compare(found, expected, limits["cosine"], 0.49)["passed"] is False
+
+
+def test_a_record_that_does_not_fit_is_replaced_by_the_longest_that_does(paths, monkeypatch):
+    lengths = pq.read_table(paths.shard_index)["length"].to_pylist()
+    limit = sorted(lengths)[-4]
+    whole = Reference.representation
+
+    def bounded(self, sequence):
+        if len(sequence) > limit:
+            raise DoesNotFitError
+        return whole(self, sequence)
+
+    monkeypatch.setattr(Reference, "representation", bounded)
+    monkeypatch.setattr("packedesm.options.LengthPolicy.windows", lambda _self, n: [(0, n)])
+    result = run(paths, 1, max_relative_l2=1000, min_cosine=0)
+    assert result["sequences"] == 1
+    (row,) = {record["row"] for record in result["records"]}
+    assert lengths[row] == max(n for n in lengths if n <= result["replaced"][-1]["length"] * 7 // 8)
+    assert result["replaced"][0]["length"] == max(lengths)
+    assert result["replaced"][-1]["by"] == row
+    paths.verification.unlink()
+    limit = 0
+    with pytest.raises(Fault, match=r"nothing can be verified; the vectors are kept"):
+        run(paths, 1)
+    assert not paths.verification.exists()

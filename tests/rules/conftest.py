@@ -18,7 +18,7 @@ REPEATED = {"again": 6, "once_more": 41}
 def sixty(tmp_path_factory, uniprot_500) -> Path:
     """Records of the example: lengths from 31 to 1,934, and two sequences that come again.
 
-    No rule treats the other records differently; tests/test_workflow.py embeds them all.
+    No rule treats the other records differently.
     """
     folder = tmp_path_factory.mktemp("input")
     fasta = first_records(uniprot_500, RECORDS - 2, folder / "sixty.fasta")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pynvml
 from filelock import FileLock, Timeout
 
-from packedesm.errors import plural
+from packedesm.errors import Fault, plural
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,41 @@ def shard_count(shards: int | str) -> int:
     return max(1, len(visible_gpus()[0])) if shards == "auto" else int(shards)
 
 
+def lease_folder() -> Path:
+    """Return the folder of this user's leases, made if it is missing.
+
+    It lies in the folder that the system gives the user while he is logged in, whether or not this
+    process was told of it, so that jobs and shells find the same one; else in the temporary folder.
+
+    Raises
+    ------
+    Fault
+        If what is there is a link, or another user's, or others may write to it.
+    """
+    user = os.getuid()
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{user}"))
+    base = runtime if _is_private(runtime) else Path(tempfile.gettempdir())
+    folder = base / f"packedesm-gpus-{user}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if not _is_private(folder):
+        raise Fault(
+            f"{folder}: is a link, or not a folder that you alone may write to; remove it, or set "
+            "TMPDIR to a folder of your own"
+        )
+    return folder
+
+
+def _is_private(folder: Path) -> bool:
+    """Tell whether it is a folder, no link to one, that this user owns and alone may write to."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    own = found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return own and stat.S_ISDIR(found.st_mode)
+
+
 @contextmanager
 def lease(
     gpus: Sequence[Gpu], folder: Path | None = None, poll_seconds: float = 1.0
@@ -95,12 +131,11 @@ def lease(
     gpus
         At least one GPU.
     folder
-        Where the lock files lie; default: a folder of this user's in the temporary folder.
+        Where the lock files lie; default: `lease_folder`.
     poll_seconds
         How often the locks are tried while all are held.
     """
-    folder = folder or Path(tempfile.gettempdir()) / f"packedesm-gpus-{os.getuid()}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = folder or lease_folder()
     waiting = False
     while True:
         for gpu in gpus:

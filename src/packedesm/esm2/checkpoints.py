@@ -21,7 +21,7 @@ from packedesm.esm2.registry import (
     locate,
     weight_files,
 )
-from packedesm.esm2.weights import check_tensors
+from packedesm.esm2.weights import check_kinds, check_tensors
 from packedesm.files import digests, identities, reading
 
 TINY_SEED = 1
@@ -47,7 +47,10 @@ def prepare(model: str, folder: str | Path) -> Checkpoint:
         _provide(model, path)
     files = weight_files(path)
     published = DIGESTS.get(model, {})
-    found = digests(files, {"sha256", *published})
+    try:
+        found = digests(files, {"sha256", *published})
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     for algorithm, expected in published.items():
         if found[algorithm] != expected:
             raise UserError(
@@ -152,6 +155,7 @@ def load_state(path: Path) -> tuple[Geometry, dict[str, torch.Tensor]]:
     """
     path = Path(path)
     geometry, state = (hugging_face if path.is_dir() else fair_esm).load(path)
+    check_kinds(state, sum(file.stat().st_size for file in weight_files(path)), str(path))
     check_tensors({name: tuple(x.shape) for name, x in state.items()}, geometry, str(path))
     return geometry, state
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import requests
+import urllib3
 from filelock import FileLock
 
-from packedesm.errors import UserError
-from packedesm.esm2.registry import DIGESTS, checkpoint_folder
+from packedesm.errors import UserError, quote
+from packedesm.esm2.registry import DIGESTS, MODELS, checkpoint_folder
 from packedesm.files import digests
 from packedesm.progress import Progress
 
@@ -23,11 +24,13 @@ BASE_URL = "https://dl.fbaipublicfiles.com/fair-esm/models"
 BLOCK = 1 << 16  # what a dropped connection can lose: requests hands over whole blocks
 ATTEMPTS = 6  # in a row without a new byte
 TIMEOUT = (10, 60)  # seconds to connect, and between two blocks
+SLOW_SECONDS, SLOW_BYTES = 60, 60_000  # a connection that brings less is given up
 LOG_SECONDS = 10
+_HEADROOM = 1.2  # over the encoder's weights in float32: the head, names and sizes
 
 
 def fetch(name: str, folder: str | Path = "auto", base_url: str = BASE_URL) -> Path:
-    """Download the checkpoint of a published model into `folder`, unless it is there.
+    """Download the checkpoint of a published model into `folder`, unless it is there and whole.
 
     Parameters
     ----------
@@ -41,29 +44,37 @@ def fetch(name: str, folder: str | Path = "auto", base_url: str = BASE_URL) -> P
     ------
     UserError
         If the name is unknown, the server does not have it, the connection keeps failing, or
-        what arrives does not have the published digest.
+        what arrives, or is there, does not have the published digest.
     """
     if name not in DIGESTS:
         raise UserError(f"{name!r} is not a published model; choose {', '.join(DIGESTS)}")
     path = checkpoint_folder(folder) / f"{name}.pt"
+    if path.exists():  # before a lock: the folder may be one that only others may write to
+        _check(path, DIGESTS[name], path, "delete it, then this command fetches it again")
+        return path
+    most = int(MODELS[name].parameters * 4 * _HEADROOM)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A second job waits here, and then finds the file.
         with FileLock(path.with_name(f".{path.name}.lock")):
             if not path.exists():
-                download(f"{base_url}/{path.name}", path, DIGESTS[name])
+                download(f"{base_url}/{path.name}", path, DIGESTS[name], most=most)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     return path
 
 
-def download(url: str, path: Path, expected: Mapping[str, str], *, pause: float = 1.0) -> None:
+def download(
+    url: str, path: Path, expected: Mapping[str, str], *, most: int, pause: float = 1.0
+) -> None:
     """Download `url` to `path`, which appears only when it is complete and checked.
 
     Parameters
     ----------
     expected
         Hexadecimal digests by the name of their algorithm.
+    most
+        Bytes that the file has at most; a server that sends more is not believed.
     pause
         Seconds before the first new attempt after a dropped connection; doubled each time.
 
@@ -73,31 +84,43 @@ def download(url: str, path: Path, expected: Mapping[str, str], *, pause: float 
         As `fetch`.
     """
     part = path.with_name(f"{path.name}.part")
-    _complete(url, part, path, pause)
-    found = digests([part], expected)
-    for algorithm, digest in expected.items():
-        if found[algorithm] != digest:
-            part.unlink()
-            raise UserError(
-                f"{url}: {algorithm} of what was downloaded is {found[algorithm]}, expected "
-                f"{digest}; it was removed, try again or place a good copy at {path}"
-            )
+    _complete(url, part, path, most, pause)
+    try:
+        _check(part, expected, url, f"it was removed, try again or place a good copy at {path}")
+    except UserError:
+        part.unlink()
+        raise
     part.replace(path)
     log.info("%s: downloaded and checked", path)
+
+
+def _check(file: Path, expected: Mapping[str, str], source: object, advice: str) -> None:
+    """Raise UserError unless a file has the published digests."""
+    found = digests([file], expected)
+    for algorithm, digest in expected.items():
+        if found[algorithm] != digest:
+            raise UserError(
+                f"{source}: {algorithm} is {found[algorithm]}, expected {digest}; {advice}"
+            )
 
 
 class _Dropped(Exception):
     """The connection ended before the file did."""
 
 
-def _complete(url: str, part: Path, path: Path, pause: float) -> None:
+class _Crawled(_Dropped):
+    """The connection brings bytes, but so few that the file would not be whole for days."""
+
+
+def _complete(url: str, part: Path, path: Path, most: int, pause: float) -> None:
     """Append to `part` until the server has no more, trying again as long as bytes arrive."""
     failures, furthest = 0, _size(part)
     while True:
         try:
-            return _transfer(url, part)
+            return _transfer(url, part, most)
         except _Dropped as error:
-            failures = 0 if _size(part) > furthest else failures + 1
+            helped = _size(part) > furthest and not isinstance(error, _Crawled)
+            failures = 0 if helped else failures + 1
             furthest = max(furthest, _size(part))
             if failures == ATTEMPTS:
                 raise UserError(
@@ -109,7 +132,7 @@ def _complete(url: str, part: Path, path: Path, pause: float) -> None:
             time.sleep(wait)
 
 
-def _transfer(url: str, part: Path) -> None:
+def _transfer(url: str, part: Path, most: int) -> None:
     """Make one request for what `part` lacks, and append it."""
     have = _size(part)
     # `identity`: a compressed answer would make byte ranges and Content-Length those of another
@@ -123,18 +146,41 @@ def _transfer(url: str, part: Path) -> None:
                     raise _Dropped("what had arrived before is longer than the file")
                 return
             _check_status(url, answer)
-            resumed = answer.status_code == requests.codes.partial_content
             # A server that ignores Range sends the file from its beginning.
-            start = have if resumed else 0
-            length = answer.headers.get("Content-Length")
-            total = start + int(length) if length else None
-            with part.open("ab" if resumed else "wb") as handle:
-                _copy(answer, handle, part.stem, start, total)
-    except requests.RequestException as error:
+            start = _first_byte(answer, have)
+            total = _total(answer, start)
+            if (total or 0) > most:
+                raise UserError(
+                    f"{url}: the server announces {total:,} bytes, the model has at most {most:,}; "
+                    "check the address and the proxy"
+                )
+            with part.open("ab" if start else "wb") as handle:
+                _copy(answer, handle, part.stem, start, total, most)
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise _Dropped(f"broke off after {_size(part)} bytes ({_reason(error)})") from error
     # urllib3 before 2 takes a body that ends too early for a whole one.
     if total is not None and _size(part) != total:
         raise _Dropped(f"broke off after {_size(part)} of {total} bytes")
+
+
+def _first_byte(answer: requests.Response, have: int) -> int:
+    """Return where in the file an answer begins, which is where `have` bytes end, or 0."""
+    if answer.status_code != requests.codes.partial_content:
+        return 0
+    said = answer.headers.get("Content-Range", "")
+    if not said.startswith(f"bytes {have}-"):
+        raise _Dropped(f"the server sent another part than was asked for ({quote(said)})")
+    return have
+
+
+def _total(answer: requests.Response, start: int) -> int | None:
+    """Return how many bytes the file has, if the server tells."""
+    length = answer.headers.get("Content-Length")
+    if length is None:
+        return None
+    if not (length.isascii() and length.isdecimal()):
+        raise _Dropped(f"the server sent a length that is none ({quote(length)})")
+    return start + int(length)
 
 
 def _check_status(url: str, answer: requests.Response) -> None:
@@ -148,14 +194,28 @@ def _check_status(url: str, answer: requests.Response) -> None:
 
 
 def _copy(
-    answer: requests.Response, handle: BinaryIO, name: str, start: int, total: int | None
+    answer: requests.Response,
+    handle: BinaryIO,
+    name: str,
+    start: int,
+    total: int | None,
+    most: int,
 ) -> None:
-    """Write the body of `answer`, and tell how far it is."""
+    """Write the body of `answer`, and tell how far it is; give up where it crawls or never ends."""
     doing = f"downloading {name}"
+    begun, since = time.monotonic(), 0
     with Progress(doing, total, "bytes", interval=LOG_SECONDS, before=start) as progress:
-        for block in answer.iter_content(BLOCK):
+        # What has come, not a block of it: that could take days to fill.
+        while block := answer.raw.read1(BLOCK):
             handle.write(block)
             progress.add(len(block))
+            start, since = start + len(block), since + len(block)
+            if start > most:
+                raise UserError(f"{name}: the server sends more than {most:,} bytes")
+            if time.monotonic() - begun > SLOW_SECONDS:
+                if since < SLOW_BYTES:
+                    raise _Crawled(f"fewer than {SLOW_BYTES:,} bytes came in {SLOW_SECONDS} s")
+                begun, since = time.monotonic(), 0
 
 
 def _reason(error: Exception) -> str:

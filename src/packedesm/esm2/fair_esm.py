@@ -14,7 +14,7 @@ import torch
 
 from packedesm.errors import UserError, first_line
 from packedesm.esm2.geometry import VOCABULARY, Geometry, checked_geometry
-from packedesm.esm2.weights import ROTARY_BASE, tensor_shapes
+from packedesm.esm2.weights import ROTARY_BASE, tensor_shapes, unique
 from packedesm.files import atomic_path
 
 # Longest first: the first prefix that fits is cut off.
@@ -39,15 +39,16 @@ def load(path: Path) -> tuple[Geometry, dict[str, torch.Tensor]]:
             settings.encoder_attention_heads,
         )
         token_dropout = settings.token_dropout
-        tensors = dict(content["model"].items())
-    except (KeyError, TypeError, AttributeError) as error:
+        named = unique((_without_prefix(name), x) for name, x in content["model"].items())
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; download or copy it again") from error
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(
             f"{path}: not an ESM-2 checkpoint in fair-esm's layout (no {error}); ESM-2 files hold "
             "their size in cfg.model, those of older ESM models cannot be used"
         ) from error
     if token_dropout is not True:
         raise UserError(f"{path}: token_dropout is {token_dropout}; ESM-2 models have it on")
-    named = {_without_prefix(name): tensor for name, tensor in tensors.items()}
     return geometry, {
         name: tensor
         for name, tensor in named.items()
@@ -56,6 +57,8 @@ def load(path: Path) -> tuple[Geometry, dict[str, torch.Tensor]]:
 
 
 def _without_prefix(name: str) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"text in the name {name!r}")
     for prefix in PREFIXES:
         if name.startswith(prefix):
             return name.removeprefix(prefix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -10,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 
 from packedesm.errors import UserError, first_line
 from packedesm.esm2.geometry import VOCABULARY, Geometry, checked_geometry
-from packedesm.esm2.registry import weight_files
-from packedesm.files import read_json
+from packedesm.esm2.registry import read_small_json, weight_files
+from packedesm.esm2.weights import unique
 
 # Hugging Face's names after "esm." and, for layers, "encoder.layer.N."; then fair-esm's.
 HUGGING_FACE_NAMES = {
@@ -59,10 +60,7 @@ def load(folder: Path) -> tuple[Geometry, dict[str, torch.Tensor]]:
     UserError
         If a file is missing or damaged, or the settings are not those of an ESM-2.
     """
-    try:
-        config = read_json(folder / "config.json")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'config.json'}: cannot be read ({error})") from error
+    config = read_small_json(folder / "config.json")
     if not isinstance(config, dict):
         raise UserError(f"{folder / 'config.json'}: not a configuration; copy it again")
     for key, (expected, default) in HUGGING_FACE_SETTINGS.items():
@@ -77,19 +75,23 @@ def load(folder: Path) -> tuple[Geometry, dict[str, torch.Tensor]]:
         config.get("hidden_size"),
         config.get("num_attention_heads"),
     )
-    state = {}
-    for file in weight_files(folder):
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118, not a mapping
-                    ours = _fair_esm_name(name)
-                    if ours:
-                        state[ours] = tensors.get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"{file}: cannot be read ({first_line(error)}); copy it again"
-            ) from error
-    return geometry, state
+    files = weight_files(folder)
+    try:
+        return geometry, unique(item for file in files for item in _tensors(file))
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}; copy it again") from error
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors of a safetensors file that are needed, by our names."""
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118, not a mapping
+                if ours := _fair_esm_name(name):
+                    yield ours, tensors.get_tensor(name)
+    # Of a damaged header the library raises its own error, or what reading a tensor makes of it.
+    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"{file}: cannot be read ({first_line(error)}); copy it again") from error
 
 
 def _fair_esm_name(name: str) -> str | None:

@@ -28,6 +28,8 @@ MODELS = {
     "esm2_t48_15B_UR50D": Geometry(layers=48, width=5120, heads=40),
 }
 
+_JSON_BYTES = 10_000_000  # the index of the largest model has 300,000
+
 # md5 as TorchDrug publishes them, sha256 as several public projects agree.
 DIGESTS: dict[str, dict[str, str]] = {
     "esm2_t6_8M_UR50D": {"md5": "8039fc9cee7f71cd2633b13b5a38ff50"},
@@ -156,13 +158,25 @@ def weight_files(path: Path) -> list[Path]:
     names = ["model.safetensors"]
     if index.is_file():
         try:
-            names = sorted({os.fspath(name) for name in read_json(index)["weight_map"].values()})
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            names = sorted({*read_small_json(index)["weight_map"].values()})
+            if not all(isinstance(name, str) for name in names):
+                raise TypeError("a name that is no text")
+        except (KeyError, AttributeError, TypeError) as error:
             raise UserError(f"{index}: not an index of safetensors files") from error
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
             raise UserError(f"{folder}: {name} is missing; a Hugging Face folder needs safetensors")
     return [folder / name for name in names]
+
+
+def read_small_json(path: Path) -> Any:
+    """Read a JSON file that comes with weights; UserError if it cannot be one of theirs."""
+    try:
+        if path.stat().st_size > _JSON_BYTES:
+            raise ValueError(f"{path.stat().st_size:,} bytes, too many")
+        return read_json(path)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
 
 
 def checkpoint_folder(folder: str | Path = "auto") -> Path:

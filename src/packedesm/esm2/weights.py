@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 
@@ -20,6 +20,7 @@ _LAYER_SOURCES = {
     "fc1": ("fc1",),
     "fc2": ("fc2",),
 }
+_WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _ROTATED = ("self_attn.q_proj", "self_attn.k_proj")
 _FREQUENCIES = "layers.{}.self_attn.rot_emb.inv_freq"
 
@@ -37,6 +38,48 @@ def tensor_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:
     return shapes | {f"emb_layer_norm_after.{kind}": (width,) for kind in ("weight", "bias")}
 
 
+def unique(items: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return named tensors by name; ValueError if a name comes twice, by way of two spellings."""
+    state: dict[str, torch.Tensor] = {}
+    for name, tensor in items:
+        if name in state:
+            raise ValueError(f"tensor {name} comes twice")
+        state[name] = tensor
+    return state
+
+
+def check_kinds(state: Mapping[str, object], held_bytes: int, source: str) -> None:
+    """Raise UserError, naming `source`, unless all are plain tensors that its files can hold.
+
+    A file of a few bytes can claim tensors of any size: one number, repeated by its strides, or one
+    tensor under many names. Nothing of their size is made before this.
+
+    Parameters
+    ----------
+    state
+        What the checkpoint holds by name.
+    held_bytes
+        Size of its files.
+    """
+    claimed = 0
+    for name, tensor in state.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise UserError(f"{source}: {name} is no tensor; use a complete ESM-2 checkpoint")
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if tensor.dtype not in _WEIGHT_DTYPES or not plain or tensor.is_quantized:
+            kind = str(tensor.dtype if plain else tensor.layout).removeprefix("torch.")
+            raise UserError(
+                f"{source}: tensor {name} is {kind}{'' if plain else ', without numbers'}; "
+                "save the weights as float32, float16 or bfloat16"
+            )
+        claimed += tensor.nbytes
+    if claimed > held_bytes:
+        raise UserError(
+            f"{source}: its tensors claim {claimed:,} bytes, the files have {held_bytes:,}; "
+            "download or copy it again"
+        )
+
+
 def check_tensors(
     found: Mapping[str, tuple[int, ...]], geometry: Geometry, source: str = "checkpoint"
 ) -> None:
@@ -50,6 +93,8 @@ def check_tensors(
     """
     size = f"{geometry.layers} layers, width {geometry.width}, {geometry.heads} heads"
     hint = "use a complete ESM-2 checkpoint whose settings match its weights"
+    if geometry.layers > max(1000, len(found)):  # before anything of the claimed size is made
+        raise UserError(f"{source}: holds {len(found)} tensors, too few for {size}; {hint}")
     expected = tensor_shapes(geometry)
     optional = {_FREQUENCIES.format(n): (geometry.head_dim // 2,) for n in range(geometry.layers)}
     for name, shape in expected.items():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
+from math import inf
 from pathlib import Path
 
 import esm
@@ -11,10 +13,21 @@ import torch
 
 from packedesm.esm2.checkpoints import load_state
 from packedesm.esm2.fair_esm import load_archive
+from packedesm.report.blocked_attention import blocked
+
+# Peak memory over the numbers of all tokens' vectors: fair-esm's GELU holds four times four of
+# them, the residual stream, q, k, v and the result six more, and they are pooled in float64.
+_BYTES_PER_NUMBER = 100
+
+
+class DoesNotFitError(Exception):
+    """The memory of this machine does not hold the reference of a protein."""
 
 
 class Reference:
     """fair-esm's ESM2 with the weights of one checkpoint, on the CPU.
+
+    The attention of long proteins works in blocks, see `packedesm.report.blocked_attention`.
 
     Parameters
     ----------
@@ -47,12 +60,41 @@ class Reference:
         ----------
         sequence
             Residue letters; a str may hold fair-esm's ``<mask>``.
+
+        Raises
+        ------
+        DoesNotFitError
+            If the memory does not hold it.
         """
         text = sequence.decode("ascii") if isinstance(sequence, bytes) else sequence
         _, _, tokens = self._converter([("", text)])
+        if tokens.shape[1] * self._model.embed_dim * _BYTES_PER_NUMBER > available_bytes():
+            raise DoesNotFitError  # the system would rather kill this process than refuse
         layer = self._model.num_layers
-        result = self._model(tokens, repr_layers=[layer])
+        try:
+            with blocked(self._model, tokens.shape[1]):
+                result = self._model(tokens, repr_layers=[layer])
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+                raise
+            raise DoesNotFitError from error
         return result["representations"][layer][0].numpy()
+
+
+def available_bytes() -> float:
+    """Return the memory that this process may still take; infinity where Linux does not tell."""
+    found = [inf]
+    with suppress(OSError):
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+    with suppress(OSError, ValueError):  # of its control group (v2) and those around it
+        group = Path("/proc/self/cgroup").read_text(encoding="utf-8").strip().rpartition("::/")[2]
+        for part in [Path(group), *Path(group).parents]:
+            folder = Path("/sys/fs/cgroup") / part
+            with suppress(OSError, ValueError):  # "max", or the root
+                limit = int((folder / "memory.max").read_text())
+                found.append(limit - int((folder / "memory.current").read_text()))
+    return min(found)
 
 
 def _from_fair_esm(path: Path) -> esm.ESM2:

@@ -1,60 +1,26 @@
 """Compare sampled vectors of a finished run with fair-esm, one protein at a time."""
 
-import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pyfaidx import Fasta
 
 from packedesm.embedding.record import ShardRun
+from packedesm.errors import Fault
 from packedesm.esm2.checkpoints import reading_weights
 from packedesm.esm2.registry import Checkpoint
-from packedesm.files import RECORD_DIGEST, expect, read_record, write_record
+from packedesm.files import RECORD_DIGEST, expect, file_digest, read_record, write_record
 from packedesm.options import LengthPolicy, VerifyOptions
 from packedesm.paths import Paths
 from packedesm.progress import Progress
-from packedesm.report.reference import Reference
-from packedesm.sequences.arrow import read_columns, to_numpy
-from packedesm.sequences.index import read_rows
-from packedesm.sequences.summary import reading_sharded
+from packedesm.report.reference import DoesNotFitError, Reference
+from packedesm.report.sample import Sample
 
 # Largest relative L2 distance that passes under `auto`, coarsest format last. Rounding alone gives
 # about 1e-6 in float32, 0.0014 in float16 and 0.011 in bfloat16 over the depth of ESM-2.
 AUTO_LIMITS = {"float32": 1e-5, "float16": 0.005, "bfloat16": 0.02}
-
-
-def choose(lengths: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Choose records spread over the lengths, the shortest and the longest among them.
-
-    The records are sorted by length and cut into strata of equal size; one record is drawn from
-    each, so that rare lengths are met as the quantiles meet them.
-
-    Parameters
-    ----------
-    lengths : ndarray of int, shape (N,)
-        Residues of each record.
-    count
-        How many records to choose; all of them if there are no more.
-    seed
-        The same seed chooses the same records.
-
-    Returns
-    -------
-    ndarray of int64, shape (min(count, N),)
-        Positions in `lengths`, ascending. A single one is the longest.
-    """
-    order = np.argsort(lengths, kind="stable")
-    if count >= len(order):
-        return np.arange(len(order))
-    if count < 2:
-        return order[len(order) - count :]
-    edges = np.linspace(1, len(order) - 1, count - 1).astype(np.int64)
-    drawn = np.random.default_rng(seed).integers(edges[:-1], edges[1:])
-    return np.sort(order[np.concatenate(([0], drawn, [len(order) - 1]))])
 
 
 def verify(
@@ -85,25 +51,39 @@ def verify(
         The content of verification.json. ``passed`` is None if nothing was compared; cosine and
         distance are None where they are not numbers, which counts as missed. ``worst`` holds the
         smallest cosine and the largest distance (None before any number), and the row and output
-        of the comparison that is furthest off.
+        of the comparison that is furthest off. ``replaced`` names the records whose reference does
+        not fit into memory, and the row that was taken instead, None if none was left.
     """
     start = time.perf_counter()
     runs = [ShardRun.read(paths.shard_run(shard)) for shard in range(shards)]
     limits = (options.min_cosine, _limit(options.max_relative_l2, runs))
     records: list[dict[str, Any]] = []
+    replaced: list[dict[str, Any]] = []
     if options.sequences:
         with reading_weights(checkpoint) as path:
             reference = Reference(path)
         policy, outputs = runs[0].options.length, runs[0].plan.outputs
-        sample = _sample(paths, shards, options.sequences, options.seed)
+        sample = Sample(paths, shards, options.sequences, options.seed)
         with Progress("verifying", len(sample), "proteins") as progress:
             for record, sequence in sample:
-                expected = reference_vectors(reference, sequence, policy, outputs)
+                progress.add(1)
+                try:
+                    expected = reference_vectors(reference, sequence, policy, outputs)
+                except (DoesNotFitError, MemoryError):
+                    replaced.append(sample.replace(record))
+                    continue
                 for output in outputs:
                     found = _stored(paths, output, record["row"])
                     result = compare(found, expected[output], *limits)
                     records.append({**record, "output": output, **result})
-                progress.add(1)
+        if not records:
+            raise Fault(
+                f"{paths.root}: the reference of no sampled protein fits into memory, so nothing "
+                "can be verified; the vectors are kept: run again with more memory, or with "
+                "verify.sequences 0"
+            )
+        if not all(record["passed"] for record in records):
+            _check_arrays(paths)
     result = {
         "passed": all(record["passed"] for record in records) if records else None,
         "sequences": len({record["row"] for record in records}),
@@ -112,6 +92,7 @@ def verify(
         "reference": f"fair-esm {metadata.version('fair-esm')} float32, one protein at a time",
         "worst": _worst(records),
         "records": records,
+        "replaced": replaced,
         "seconds": time.perf_counter() - start,
         "made_from": [read_record(paths.merging)[RECORD_DIGEST]],
     }
@@ -181,49 +162,6 @@ def _limit(max_relative_l2: float | str, runs: list[ShardRun]) -> float:
     return max(AUTO_LIMITS[dtype] for dtype in dtypes)
 
 
-def _sample(paths: Paths, shards: int, count: int, seed: int) -> list[tuple[dict[str, Any], str]]:
-    """Return each sampled row's facts and its sequence; Damaged if that is not the index's."""
-    with reading_sharded(paths, paths.shard_index):
-        lengths = to_numpy(read_columns(paths.shard_index, ["length"])["length"])
-        facts = list(read_rows(paths.shard_index, choose(lengths, count, seed)))
-    sources = [
-        fact["row"] if fact["duplicate_of"] is None else fact["duplicate_of"] for fact in facts
-    ]
-    sequences = _read_sequences(paths, shards, sources)
-    sample = []
-    for fact, source in zip(facts, sources, strict=True):
-        path, sequence = sequences[source]
-        expect(path, hashlib.sha256(sequence.encode()).hexdigest(), fact["sha256"])
-        record = {key: fact[key] for key in ("row", "id", "length", "embedded_length")}
-        sample.append((record, sequence))
-    return sample
-
-
-def _read_sequences(paths: Paths, shards: int, rows: Iterable[int]) -> dict[int, tuple[Path, str]]:
-    """Read records of the shard FASTAs by row, each with its file.
-
-    Through pyfaidx, not our own reader: what is compared is to be read by other code.
-    """
-    held = [shard for shard in range(shards) if paths.shard_fai(shard).stat().st_size]
-    firsts = [_first_row(paths.shard_fai(shard)) for shard in held]
-    sequences: dict[int, tuple[Path, str]] = {}
-    wanted = np.array(sorted(set(rows)))
-    places = np.searchsorted(firsts, wanted, side="right") - 1
-    for place in np.unique(places):
-        path, fai = paths.shard_fasta(held[place]), paths.shard_fai(held[place])
-        with (
-            reading_sharded(paths, fai),
-            Fasta(str(path), as_raw=True, build_index=False) as fasta,
-        ):
-            sequences |= {int(row): (path, fasta[str(row)][:]) for row in wanted[places == place]}
-    return sequences
-
-
-def _first_row(fai: Path) -> int:
-    with fai.open(encoding="ascii") as handle:
-        return int(handle.readline().split("\t")[0])
-
-
 def _stored(paths: Paths, output: str, row: int) -> np.ndarray:
     """Return the vector of one record in the results, or of each of its residues."""
     array = np.load(paths.vectors(output), mmap_mode="r")
@@ -231,6 +169,12 @@ def _stored(paths: Paths, output: str, row: int) -> np.ndarray:
         return array[row]
     start, stop = np.load(paths.residue_offsets, mmap_mode="r")[row : row + 2]
     return array[start:stop]
+
+
+def _check_arrays(paths: Paths) -> None:
+    """Raise Damaged if the arrays that missed are not those that were merged: then that is why."""
+    for name, digest in read_record(paths.merging)["sha256"].items():
+        expect(paths.root / name, file_digest(paths.root / name), digest)
 
 
 def _worst(records: list[dict[str, Any]]) -> dict[str, Any]:

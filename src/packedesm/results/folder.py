@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +20,8 @@ from packedesm.paths import WORK, Paths
 from packedesm.results.request import Request
 
 logger = logging.getLogger(__name__)
+
+_SYSTEMS = {".DS_Store", "Thumbs.db", "desktop.ini", "lost+found"}
 
 
 @contextmanager
@@ -36,54 +40,102 @@ def working_in(paths: Paths) -> Iterator[None]:
         If another process works in it, or it cannot be written to.
     """
     refuse_foreign(paths)
-    made, fresh = not paths.root.exists(), not paths.request.exists()
+    fresh = not paths.request.exists()
+    made = [path for path in (paths.root, *paths.root.parents) if not path.exists()]
     with explained(paths.root):
-        paths.work.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(paths.lock)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            raise Fault(
-                f"{paths.root}: another packedesm works in this folder; wait for it, or give "
-                "another one with -o"
-            ) from None
+        lock = _locked(paths)
     for unfinished in paths.root.glob(f"{TEMPORARY}*"):  # of attempts that were killed
         _remove(unfinished)
     try:
         yield
     except BaseException:
         if fresh and not paths.kept():
-            _leave_nothing(paths, made=made)
+            _leave_nothing(paths, made)
         raise
     finally:
         if _only_claimed(paths) and (paths.manifest.exists() or not paths.kept()):
             shutil.rmtree(paths.work, ignore_errors=True)
-        lock.release()
+        os.close(lock)
+
+
+def _locked(paths: Paths) -> int:
+    """Make the folder of work and lock it; return the open lock, which closing releases.
+
+    Raises
+    ------
+    Fault
+        If another process holds the lock.
+    """
+    while True:
+        paths.work.mkdir(parents=True, exist_ok=True)
+        # Another process that has nothing to keep takes the folder away, the lock with it: what is
+        # locked must be what others will find.
+        with suppress(FileNotFoundError):
+            lock = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                raise Fault(
+                    f"{paths.root}: another packedesm works in this folder; wait for it, or give "
+                    "another one with -o"
+                ) from None
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock), paths.lock.stat()):
+                    return lock
+            os.close(lock)
 
 
 def refuse_foreign(paths: Paths) -> None:
     """Raise UserError if the folder cannot be ours: it is a file, or holds what is not of a run."""
+    _refuse_links(paths)
     root, work = paths.root, paths.work
-    if root.is_symlink() and not root.exists():
-        raise UserError(f"{root}: is a link to nothing; give a new folder with -o")
-    if root.exists() and not root.is_dir():
-        raise UserError(f"{root}: is a file, not a folder; give a new folder with -o")
-    odd = [path for path in (work,) if path.is_symlink() or (path.exists() and not path.is_dir())]
-    files = [*paths.results(), paths.lock, paths.request]
-    odd += [path for path in files if path.is_symlink() or path.is_dir()]
-    if odd:
-        raise UserError(f"{odd[0]}: is a link or a folder, not of a run; give a new folder with -o")
     if any(work.glob("*")) and not _is_ours(paths) and not _only_claimed(paths):
         raise UserError(
             f"{root}: holds an unfinished run that is not of this command; give a new folder with "
             "-o"
         )
-    foreign = sorted({path.name for path in root.glob("*")} - _ours(paths))
+    foreign = sorted(_names(paths) - _ours(paths))
     if foreign:
         raise UserError(
             f"{root}: is there and holds what is not of a run ({quote(foreign[0])}); give a new "
             "folder with -o"
         )
+
+
+def refuse_foreign_sample(paths: Paths) -> None:
+    """Raise UserError if the folder of a sample holds what the workflow did not make."""
+    _refuse_links(paths)
+    known = {path.name for path in paths.results()} if _is_the_workflows(paths) else set()
+    names = _names(paths) - known - {WORK}
+    if foreign := sorted(name for name in names if not name.startswith(TEMPORARY)):
+        raise UserError(
+            f"{paths.root}: holds what this workflow did not make ({quote(foreign[0])}); set "
+            "`results` to another folder, or move it away"
+        )
+
+
+@contextmanager
+def one_at_a_time(paths: Paths, step: str) -> Iterator[None]:
+    """Let one process alone do a step of a sample; who comes later waits.
+
+    A Snakemake that was killed leaves jobs behind, and the next one starts the same step: that must
+    not end before the one that was left behind, whose files would stand.
+    """
+    path = paths.work / "locks" / step
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        logger.warning("%s: another process is at this step; waiting for it", path)
+        lock.acquire()
+    except NotImplementedError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def finished_request(paths: Paths) -> Request | None:
@@ -164,6 +216,24 @@ def clean_up(paths: Paths) -> None:
         shutil.rmtree(grave, ignore_errors=True)
 
 
+def _refuse_links(paths: Paths) -> None:
+    """Raise UserError if something is a link, a folder or a file where it may not be."""
+    root, work = paths.root, paths.work
+    if root.is_symlink() and os.path.realpath(root) == str(root):
+        raise UserError(f"{root}: is a link to itself; choose another folder for the results")
+    if root.is_symlink() and not root.exists():
+        raise UserError(f"{root}: is a link to nothing; choose another folder for the results")
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root}: is a file, not a folder; choose another folder for the results")
+    odd = [path for path in (work,) if path.is_symlink() or (path.exists() and not path.is_dir())]
+    files = [*paths.results(), paths.lock, paths.request]
+    odd += [path for path in files if path.is_symlink() or path.is_dir()]
+    if odd:
+        raise UserError(
+            f"{odd[0]}: is a link or a folder, not of a run; choose another folder for the results"
+        )
+
+
 def _remove(path: Path) -> None:
     """Remove a file or a folder; of a link the link alone, wherever it leads."""
     if path.is_dir() and not path.is_symlink():
@@ -179,12 +249,25 @@ def _only_claimed(paths: Paths) -> bool:
 
 def _is_ours(paths: Paths) -> bool:
     """Tell whether the command worked here: by its request, or by its manifest."""
-    if paths.request.exists():
-        return True
+    return paths.request.exists() or isinstance(_manifest(paths).get("request"), dict)
+
+
+def _is_the_workflows(paths: Paths) -> bool:
+    """Tell whether the workflow worked here: by its folder of work or its manifest."""
+    return not _is_ours(paths) and (paths.work.exists() or "request" in _manifest(paths))
+
+
+def _manifest(paths: Paths) -> dict[str, Any]:
     try:
-        return isinstance(read_record(paths.manifest)["request"], dict)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, Damaged):
-        return False
+        return read_record(paths.manifest)
+    except (OSError, ValueError, Damaged):
+        return {}
+
+
+def _names(paths: Paths) -> set[str]:
+    """Return the names in a folder, without those that systems put into every folder."""
+    names = {path.name for path in paths.root.glob("*")}
+    return {name for name in names - _SYSTEMS if not name.startswith(".nfs")}
 
 
 def _ours(paths: Paths) -> set[str]:
@@ -196,9 +279,9 @@ def _ours(paths: Paths) -> set[str]:
     return {name for name in there if name in known or name.startswith(TEMPORARY)}
 
 
-def _leave_nothing(paths: Paths, *, made: bool) -> None:
-    """Remove the folder of work, and the folder around it if that was made and is empty."""
+def _leave_nothing(paths: Paths, made: Sequence[Path]) -> None:
+    """Remove the folder of work, and those around it that were made and are empty."""
     shutil.rmtree(paths.work, ignore_errors=True)
-    if made:
-        with suppress(OSError):  # not empty: files that appeared meanwhile stay
-            paths.root.rmdir()
+    with suppress(OSError):  # not empty: files that appeared meanwhile stay
+        for folder in made:
+            folder.rmdir()

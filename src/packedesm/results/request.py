@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from packedesm.errors import Damaged, UserError
-from packedesm.files import file_digest, read_record, write_record
+from packedesm.files import read_record, write_record
+from packedesm.results.inputs import Input
 from packedesm.versions import versions
 
 FORMAT = 1
@@ -21,51 +21,6 @@ NOT_DECIDING = (
 )
 # What decides how results are looked at, and no vector: compared only with what is finished.
 ONLY_VERIFIED = ("verify", "seed")
-
-
-@dataclass(frozen=True)
-class Input:
-    """One input file as it was read.
-
-    Who has the same path, size, times and inode is the same file, and need not be read again to
-    know it: no program can set the time of a change (``ctime``) back.
-    """
-
-    path: str
-    bytes: int
-    modified_ns: int
-    changed_ns: int
-    inode: int
-    sha256: str | None  # None of what can be read only once, such as a pipe
-
-    @classmethod
-    def of(
-        cls, path: Path, known: Mapping[str, Any] | None = None, sha256: str | None = None
-    ) -> Input:
-        """Return what identifies the file.
-
-        Its digest is `sha256`, or that of `known` if this is of the very file, or is made.
-        """
-        found = path.stat()
-        times = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
-        here = cls(str(path.absolute()), *times, sha256=None)
-        if known is not None and {**known, "sha256": None} == asdict(here):
-            return cls(**known)
-        if sha256 is None and stat.S_ISREG(found.st_mode):
-            sha256 = file_digest(path)
-        return cls(here.path, *times, sha256)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Input:
-        """Return what `dataclasses.asdict` gave; TypeError if it did not give this."""
-        found = cls(**content)
-        kinds = [type(getattr(found, field.name)).__name__ for field in fields(cls)]
-        if kinds[:-1] != ["str", "int", "int", "int", "int"] or kinds[-1] not in (
-            "str",
-            "NoneType",
-        ):
-            raise TypeError("an input of other types")
-        return found
 
 
 @dataclass(frozen=True)

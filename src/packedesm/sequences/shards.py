@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from packedesm.errors import UserError, plural, quote
-from packedesm.files import atomic_path
+from packedesm.files import atomic_path, explained
 from packedesm.options import ShardOptions
 from packedesm.paths import Paths
 from packedesm.sequences.faidx import Faidx, write_faidx
@@ -83,7 +83,8 @@ def _temporary_folder(paths: Paths) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
     folder.mkdir(parents=True)
     try:
-        yield folder
+        with explained(folder):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         for path in made:

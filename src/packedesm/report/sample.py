@@ -1,0 +1,137 @@
+"""Which records of a run are verified, and their sequences as the shards hold them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pyfaidx import Fasta
+
+from packedesm.errors import quote
+from packedesm.files import expect
+from packedesm.paths import Paths
+from packedesm.sequences.arrow import read_columns, to_numpy
+from packedesm.sequences.index import read_rows
+from packedesm.sequences.summary import reading_sharded
+
+logger = logging.getLogger(__name__)
+
+
+def choose(lengths: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Choose records spread over the lengths, the shortest and the longest among them.
+
+    The records are sorted by length and cut into strata of equal size; one record is drawn from
+    each, so that rare lengths are met as the quantiles meet them.
+
+    Parameters
+    ----------
+    lengths : ndarray of int, shape (N,)
+        Residues of each record.
+    count
+        How many records to choose; all of them if there are no more.
+    seed
+        The same seed chooses the same records.
+
+    Returns
+    -------
+    ndarray of int64, shape (min(count, N),)
+        Positions in `lengths`, ascending. A single one is the longest.
+    """
+    order = np.argsort(lengths, kind="stable")
+    if count >= len(order):
+        return np.arange(len(order))
+    if count < 2:
+        return order[len(order) - count :]
+    edges = np.linspace(1, len(order) - 1, count - 1).astype(np.int64)
+    drawn = np.random.default_rng(seed).integers(edges[:-1], edges[1:])
+    return np.sort(order[np.concatenate(([0], drawn, [len(order) - 1]))])
+
+
+class Sample:
+    """The records to verify, each with its sequence; some may be replaced on the way.
+
+    Iterating yields the facts of a record from the index (row, id, length, embedded_length) and its
+    sequence, and raises Damaged if that is not the index's.
+
+    Parameters
+    ----------
+    paths, shards
+        A sample that was sharded, and the number of its shards.
+    count, seed
+        As `choose` takes them.
+    """
+
+    def __init__(self, paths: Paths, shards: int, count: int, seed: int) -> None:
+        self._paths, self._shards = paths, shards
+        with reading_sharded(paths, paths.shard_index):
+            self._lengths = to_numpy(read_columns(paths.shard_index, ["length"])["length"])
+        self._rows = choose(self._lengths, count, seed).tolist()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Any], str]]:
+        done = 0
+        while todo := self._rows[done:]:
+            done += len(todo)
+            yield from self._read(np.sort(todo))
+
+    def replace(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Take the longest record shorter than `record` instead; return what is to be told.
+
+        One that is hardly shorter would not fit either, so each step is an eighth of the length.
+        """
+        row, length = record["row"], record["length"]
+        shorter = np.flatnonzero(self._lengths <= length * 7 // 8)
+        shorter = np.setdiff1d(shorter, self._rows)
+        taken = int(shorter[np.argmax(self._lengths[shorter])]) if len(shorter) else None
+        if taken is not None:
+            self._rows.append(taken)
+        logger.warning(
+            "record %d (%s), %d residues: its reference does not fit into memory; instead: %s",
+            *(row + 1, quote(record["id"]), length),
+            "none" if taken is None else f"record {taken + 1}",
+        )
+        return {"row": row, "id": record["id"], "length": length, "by": taken}
+
+    def _read(self, rows: np.ndarray) -> Iterator[tuple[dict[str, Any], str]]:
+        with reading_sharded(self._paths, self._paths.shard_index):
+            facts = list(read_rows(self._paths.shard_index, rows))
+        sources = [
+            fact["row"] if fact["duplicate_of"] is None else fact["duplicate_of"] for fact in facts
+        ]
+        sequences = _read_sequences(self._paths, self._shards, sources)
+        for fact, source in zip(facts, sources, strict=True):
+            path, sequence = sequences[source]
+            expect(path, hashlib.sha256(sequence.encode()).hexdigest(), fact["sha256"])
+            record = {key: fact[key] for key in ("row", "id", "length", "embedded_length")}
+            yield record, sequence
+
+
+def _read_sequences(paths: Paths, shards: int, rows: Iterable[int]) -> dict[int, tuple[Path, str]]:
+    """Read records of the shard FASTAs by row, each with its file.
+
+    Through pyfaidx, not our own reader: what is compared is to be read by other code.
+    """
+    held = [shard for shard in range(shards) if paths.shard_fai(shard).stat().st_size]
+    firsts = [_first_row(paths.shard_fai(shard)) for shard in held]
+    sequences: dict[int, tuple[Path, str]] = {}
+    wanted = np.array(sorted(set(rows)))
+    places = np.searchsorted(firsts, wanted, side="right") - 1
+    for place in np.unique(places):
+        path, fai = paths.shard_fasta(held[place]), paths.shard_fai(held[place])
+        with (
+            reading_sharded(paths, fai),
+            Fasta(str(path), as_raw=True, build_index=False) as fasta,
+        ):
+            sequences |= {int(row): (path, fasta[str(row)][:]) for row in wanted[places == place]}
+    return sequences
+
+
+def _first_row(fai: Path) -> int:
+    with fai.open(encoding="ascii") as handle:
+        return int(handle.readline().split("\t")[0])

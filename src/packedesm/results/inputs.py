@@ -1,0 +1,91 @@
+"""Input files, known again by what they hold: their digests are made once, and kept."""
+
+from __future__ import annotations
+
+import logging
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from packedesm.errors import Damaged
+from packedesm.files import file_digest, read_record, write_record
+
+logger = logging.getLogger(__name__)
+
+_LARGE = 100_000_000  # bytes; who reads so much says so
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input file as it was read.
+
+    Who has the same path, size, times and inode is the same file, and need not be read again to
+    know it: no program can set the time of a change (``ctime``) back.
+    """
+
+    path: str
+    bytes: int
+    modified_ns: int
+    changed_ns: int
+    inode: int
+    sha256: str | None  # None of what can be read only once, such as a pipe
+
+    @classmethod
+    def of(
+        cls, path: Path, known: Mapping[str, Any] | None = None, sha256: str | None = None
+    ) -> Input:
+        """Return what identifies the file.
+
+        Its digest is `sha256`, or that of `known` if this is of the very file, or is made.
+        """
+        found = path.stat()
+        times = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+        here = cls(str(path.absolute()), *times, sha256=None)
+        if known is not None and {**known, "sha256": None} == asdict(here):
+            return cls(**known)
+        if sha256 is None and stat.S_ISREG(found.st_mode):
+            sha256 = file_digest(path)
+        return cls(here.path, *times, sha256)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Input:
+        """Return what `dataclasses.asdict` gave; TypeError if it did not give this."""
+        found = cls(**content)
+        kinds = [type(getattr(found, field.name)).__name__ for field in fields(cls)]
+        if kinds[:-1] != ["str", "int", "int", "int", "int"] or kinds[-1] not in (
+            "str",
+            "NoneType",
+        ):
+            raise TypeError("an input of other types")
+        return found
+
+
+def describe(paths: Sequence[Path], cache: Path) -> list[str]:
+    """Return size and SHA-256 of each file in a line, in their order.
+
+    Parameters
+    ----------
+    paths
+        Files; of one that is not there the line says so.
+    cache
+        Where digests are kept, by which files that were not touched need not be read again.
+    """
+    try:
+        known = read_record(cache)
+    except (FileNotFoundError, Damaged):
+        known = {}
+    found = {str(path): _input(path, known) for path in paths if path.exists()}
+    new = {path: asdict(entry) for path, entry in found.items()}
+    if not new.items() <= known.items():
+        write_record(cache, known | new)
+    entries = [found.get(str(path)) for path in paths]
+    return ["missing" if entry is None else f"{entry.bytes} {entry.sha256}" for entry in entries]
+
+
+def _input(path: Path, known: Mapping[str, Any]) -> Input:
+    before = known.get(str(path))
+    if before is None and path.stat().st_size > _LARGE:
+        logger.warning("%s: is read once, to know it again", path)
+    return Input.of(path, before)

@@ -1,0 +1,221 @@
+"""Where the command writes: closed streams, odd folders, limits of the system; one line, always."""
+
+import os
+import random
+import resource
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from packedesm.esm2.registry import TINY
+from packedesm.paths import Paths
+from tests.jobs import first_records
+from tests.test_results_folder import state_of, the_line
+from tests.workflow import BIN
+
+PACKEDESM = BIN / "packedesm"
+
+
+@pytest.fixture(scope="module")
+def fasta(tmp_path_factory, uniprot_500) -> Path:
+    return first_records(uniprot_500, 8, tmp_path_factory.mktemp("input") / "eight.fasta")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("checkpoints")
+
+
+@pytest.fixture
+def embed(fasta, checkpoints):
+    """Return a function that gives the arguments of a command for a folder."""
+
+    def arguments(out: Path | str, source: Path = fasta) -> list[str]:
+        return [
+            *["embed", str(source), "-o", str(out), "--model", TINY],
+            *["--checkpoints", str(checkpoints), "--max-length", "100", "--verify-sequences", "2"],
+        ]
+
+    return arguments
+
+
+def shell(line: str, arguments: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run packedesm with `arguments` in a line of a shell, in place of its word PACKEDESM."""
+    command = subprocess.list2cmdline([str(PACKEDESM), *arguments])
+    return subprocess.run(
+        ["bash", "-c", line.replace("PACKEDESM", command)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"},
+    )
+
+
+@pytest.fixture
+def full(tmp_path):
+    """A device that is always full; some containers lack it."""
+    if Path("/dev/full").is_char_device():
+        return "/dev/full"
+    device = tmp_path / "full"
+    done = subprocess.run(["mknod", device, "c", "1", "7"], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no /dev/full, and no right to make one: {done.stderr.strip()}")
+    return device
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", ">&- 2>&-", "> FULL", "2> FULL"])
+def test_results_stand_whoever_reads_what_is_said(tmp_path, embed, full, streams):
+    done = shell(f"PACKEDESM {streams.replace('FULL', str(full))}", embed(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert Paths(tmp_path / "out").manifest.exists()
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["models", "--help", "embed --help", "--version"])
+def test_a_text_that_cannot_be_written_is_told_by_the_exit_status(command, full):
+    done = shell(f"PACKEDESM {command} > {full}")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    if command == "models":
+        assert done.stderr == "packedesm: standard output: No space left on device\n"
+
+
+def test_a_reader_that_leaves_early_is_no_fault():
+    done = shell("PACKEDESM models | head -1")
+    assert done.stdout.startswith("name")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("empty", "is empty; name a folder"),
+        ("dangling link", "is a link to nothing"),
+        ("file", "is a file, not a folder"),
+        ("below a file", "part of this path is a file"),
+        ("link to itself", "link"),
+        ("long name", "too long"),
+        ("long path", "too long"),
+        ("control character", "cannot be seen"),
+    ],
+)
+def test_a_place_that_cannot_hold_results_is_one_line(tmp_path, embed, kind, words):
+    out = tmp_path / "out"
+    file = tmp_path / "file"
+    file.write_text("mine")
+    if kind == "dangling link":
+        out.symlink_to(tmp_path / "nothing")
+    elif kind == "link to itself":
+        out.symlink_to(out)
+    place = {
+        "empty": "",
+        "file": file,
+        "below a file": file / "out",
+        "long name": tmp_path / ("x" * 300),
+        "long path": tmp_path / "/".join(["x" * 200] * 30),
+        "control character": tmp_path / "a\nb",
+    }.get(kind, out)
+    before = state_of(tmp_path)
+    done = subprocess.run([PACKEDESM, *embed(place)], capture_output=True, text=True, timeout=60)
+    assert done.returncode in (1, 2), done.stderr
+    assert "Traceback" not in done.stderr and "fault of packedesm" not in done.stderr
+    assert words in done.stderr.splitlines()[-1]
+    assert state_of(tmp_path) == before
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_link_to_a_folder_is_that_folder_and_stays_as_it_was(tmp_path, embed):
+    folder = tmp_path / "real"
+    folder.mkdir(mode=0o2750)
+    folder.chmod(0o2750)
+    (folder / ".DS_Store").write_text("of the system")
+    (tmp_path / "link").symlink_to(folder)
+    done = subprocess.run([PACKEDESM, *embed(tmp_path / "link")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "link").is_symlink() and Paths(folder).manifest.exists()
+    assert folder.stat().st_mode & 0o7777 == 0o2750
+    assert (folder / ".DS_Store").read_text() == "of the system"
+
+
+def test_a_bad_input_leaves_no_folder_that_was_made_for_it(tmp_path, embed):
+    bad = tmp_path / "bad.fasta"
+    bad.write_text(">a\nMK\n>b\nM1\n")
+    done = subprocess.run([PACKEDESM, *embed(tmp_path / "a" / "b" / "c", bad)], capture_output=True)
+    assert done.returncode == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.fasta"]
+
+
+def test_a_folder_that_may_not_be_entered_is_one_line(tmp_path, embed):
+    """As another user than root, whom nothing is forbidden to."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    script = (
+        "import os, sys; os.setgid(65534); os.setuid(65534); from packedesm.cli import main; "
+        "raise SystemExit(main(sys.argv[1:]))"
+    )
+    arguments = embed(closed / "out")
+    readable = Path("/tmp") / f"packedesm-{os.getpid()}.fasta"
+    readable.write_text(">a\nMKV\n")
+    try:
+        arguments[1] = str(readable)
+        python = BIN / "python"
+        done = subprocess.run(
+            [python, "-c", script, *arguments], capture_output=True, text=True, cwd="/"
+        )
+    finally:
+        readable.unlink()
+    if "No module named" in done.stderr or "Permission denied" in done.stderr.split("\n")[0]:
+        pytest.skip("another user may not read this installation")
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    assert str(closed) in the_line(done.stderr)
+
+
+@pytest.mark.parametrize("kilobytes", [2, 20, 120])
+def test_a_limit_on_the_size_of_files_is_one_line_and_the_same_command_goes_on(
+    tmp_path, embed, kilobytes
+):
+    arguments = embed(tmp_path / "out")
+    subprocess.run([PACKEDESM, *embed(tmp_path / "first")], check=True)  # makes the model
+    limit = kilobytes * 1024
+    done = subprocess.run(
+        [PACKEDESM, *arguments, "--outputs", "mean,residue"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert done.returncode == 1, done.stderr
+    assert "ulimit -f" in the_line(done.stderr)
+    assert subprocess.run([PACKEDESM, *arguments, "--outputs", "mean,residue"]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "pair", [*range(3), *(pytest.param(n, marks=pytest.mark.exhaustive) for n in range(3, 23))]
+)
+def test_of_two_commands_at_once_one_ends_right_and_nothing_is_lost(tmp_path, embed, pair):
+    chance = random.Random(pair)
+    bad = tmp_path / "bad.fasta"
+    bad.write_text(">a\nMK\n>b\nM1\n")
+    good = embed(tmp_path / "out")
+    other = embed(tmp_path / "out", bad) if pair % 2 else good
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    commands = [other, good] if chance.random() < 0.5 else [good, other]
+    first = subprocess.Popen([PACKEDESM, *commands[0]], **pipes)
+    time.sleep(chance.choice((0, chance.uniform(0, 3))))
+    second = subprocess.Popen([PACKEDESM, *commands[1]], **pipes)
+    ends = {}
+    for process, arguments in ((first, commands[0]), (second, commands[1])):
+        _, error = process.communicate(timeout=120)
+        assert "Traceback" not in error
+        assert process.returncode == 0 or the_line(error)
+        ends[process.returncode == 0] = arguments
+    if ends.get(True) is None:  # the good one found the folder taken by the bad one
+        assert pair % 2
+        assert subprocess.run([PACKEDESM, *good]).returncode == 0
+    assert Paths(tmp_path / "out").manifest.exists()
+    assert "nothing to be done" in subprocess.check_output([PACKEDESM, *good], text=True)

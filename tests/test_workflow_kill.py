@@ -1,0 +1,104 @@
+"""Stop the whole workflow at any moment, as people and schedulers do: the same command goes on."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from packedesm.paths import Paths
+from tests.jobs import first_records
+from tests.test_kill import digests
+from tests.workflow import BIN, ROOT, snakemake, write_config
+
+pytestmark = pytest.mark.slow
+
+# What is sent, to whom (everybody in the terminal, or Snakemake alone), and how often.
+STOPS = {
+    "Ctrl-C": (signal.SIGINT, "all", 1),
+    "Ctrl-C twice": (signal.SIGINT, "all", 2),
+    "hang-up": (signal.SIGHUP, "all", 1),
+    "kill": (signal.SIGKILL, "snakemake", 1),
+}
+SEEDS = (1, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in range(2, 11)))
+
+
+@pytest.fixture(scope="module")
+def fasta(tmp_path_factory, uniprot_500) -> Path:
+    return first_records(uniprot_500, 16, tmp_path_factory.mktemp("input") / "proteins.fasta")
+
+
+def write(folder: Path, fasta: Path) -> Paths:
+    config = {"shards": 2, "token_budget": 256, "max_length": 150, "verify": {"sequences": 2}}
+    checkpoints = str(fasta.parent / "checkpoints")
+    write_config(folder, fasta=str(fasta), commit_packs=1, checkpoints=checkpoints, **config)
+    return Paths(folder / "results" / "proteins")
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory, fasta) -> tuple[dict[str, str], float]:
+    """Digests of what an undisturbed workflow gives, and how long it takes."""
+    folder = tmp_path_factory.mktemp("quiet")
+    paths, begun = write(folder, fasta), time.monotonic()
+    run = snakemake(folder)
+    assert run.returncode == 0, run.stdout
+    return digests(paths), time.monotonic() - begun
+
+
+def start(folder: Path) -> subprocess.Popen:
+    """Start the workflow as a terminal does, in a group of processes of its own."""
+    command = [BIN / "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder]
+    return subprocess.Popen(
+        [*map(str, command), "--cores", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def stop(process: subprocess.Popen, kind: str) -> None:
+    number, whom, times = STOPS[kind]
+    for _ in range(times):
+        try:
+            (os.killpg if whom == "all" else os.kill)(process.pid, number)
+        except ProcessLookupError:
+            return
+        time.sleep(0.3)
+
+
+def unlock(folder: Path) -> None:
+    """Do what Snakemake says where one that was killed could not remove its lock."""
+    locks = folder / ".snakemake" / "locks"
+    if locks.exists() and any(locks.iterdir()):
+        refused = snakemake(folder)
+        assert refused.returncode != 0
+        assert "can be removed with the --unlock argument" in refused.stdout
+        assert snakemake(folder, "--unlock").returncode == 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_workflow_that_is_stopped_goes_on_by_the_same_command(tmp_path, fasta, quiet, seed, tell):
+    """Four times, each in another way, at a moment that is drawn; then it is let run."""
+    expected, seconds = quiet
+    chance, paths = random.Random(seed), write(tmp_path, fasta)
+    kinds, steps, stopped = chance.sample([*STOPS], len(STOPS)), [], 0
+    for kind in kinds:
+        process = start(tmp_path)
+        time.sleep(chance.uniform(0.1, 0.9) * seconds)
+        stop(process, kind)
+        printed, _ = process.communicate(timeout=120)
+        assert "Traceback" not in printed
+        steps.append(printed.count("Finished jobid"))
+        stopped += process.returncode != 0
+        unlock(tmp_path)
+    assert stopped >= 3
+    run = snakemake(tmp_path)
+    assert run.returncode == 0, run.stdout
+    assert digests(paths) == expected
+    assert paths.manifest.exists()
+    assert "Nothing to be done" in snakemake(tmp_path).stdout
+    tell(f"seed {seed}: workflow stopped by {', '.join(kinds)}; jobs finished before {steps}")
