@@ -166,6 +166,13 @@ class Sample:
             time.sleep(0.002)
 
 
+def flip_a_bit(path: Path, place: float = 0.5) -> None:
+    """Change one bit of a file, so far from its beginning, as a share of its length."""
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 4
+    path.write_bytes(content)
+
+
 def finished_packs(journal: Path) -> list[int]:
     """Return the packs that an attempt has finished."""
     lines = journal.read_text().split("\n")

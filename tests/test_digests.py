@@ -24,7 +24,7 @@ from packedesm.report.verify import verify
 from packedesm.results.manifest import write_manifest
 from packedesm.results.merge import merge_shards
 from packedesm.sequences.faidx import read_faidx
-from tests.jobs import Sample, first_records
+from tests.jobs import Sample, first_records, flip_a_bit
 
 pytestmark = pytest.mark.slow
 
@@ -97,12 +97,6 @@ def file_of(paths: Paths, name: str) -> Path:
         return paths.vectors(name)
     path = getattr(paths, name)
     return path if isinstance(path, Path) else path(0)
-
-
-def flip_a_bit(path: Path, place: float) -> None:
-    content = bytearray(path.read_bytes())
-    content[int(place * len(content))] ^= 4
-    path.write_bytes(content)
 
 
 def make_sample(root: Path, fasta: Path) -> Sample:

@@ -25,7 +25,7 @@ from packedesm.report.page import write_report
 from packedesm.report.verify import verify
 from packedesm.results.manifest import write_manifest
 from packedesm.results.merge import merge_shards
-from tests.jobs import Sample, first_records
+from tests.jobs import Sample, first_records, flip_a_bit
 
 pytestmark = pytest.mark.slow
 
@@ -62,12 +62,6 @@ def mean(sample: Sample) -> np.ndarray:
     return np.load(sample.paths.shard_vectors(0, "mean"))
 
 
-def flip_a_bit(path: Path, place: float = 0.5) -> None:
-    content = bytearray(path.read_bytes())
-    content[int(place * len(content))] ^= 2
-    path.write_bytes(content)
-
-
 def test_a_finished_shard_stands_for_the_same_job_alone(sample):
     paths, weights, options = sample.paths, sample.checkpoint, EmbedOptions.of(sample.config)
     assert not finished(paths, 0, weights, options)
@@ -90,15 +84,6 @@ def finish(sample: Sample) -> None:
     write_metrics(paths, 1)
     write_report(paths)
     write_manifest(paths, config)
-
-
-@pytest.fixture(scope="module")
-def complete(tmp_path_factory, fasta) -> Sample:
-    """A sample that was finished to the end, for tests that damage a copy of it."""
-    sample = make_sample(tmp_path_factory.mktemp("complete"), fasta)
-    sample.run()
-    finish(sample)
-    return sample
 
 
 # Files that are not as they were written

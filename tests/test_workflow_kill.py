@@ -2,6 +2,8 @@
 
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import time
@@ -70,6 +72,22 @@ def stop(process: subprocess.Popen, kind: str) -> None:
         time.sleep(0.3)
 
 
+def stopped(folder: Path, kind: str, seconds: float) -> str | None:
+    """Stop a workflow after so long; return what it printed, or None if it had come to its end."""
+    process = start(folder)
+    time.sleep(seconds)
+    stop(process, kind)
+    printed, _ = process.communicate(timeout=120)
+    return printed if process.returncode else None
+
+
+def tracebacks(printed: str) -> list[str]:
+    """Return the tracebacks but those of a Python that was interrupted while it imports."""
+    found = re.findall(r"^Traceback .*\n(?:[ \t].*\n|\n)*.*", printed, re.MULTILINE)
+    importing = [text for text in found if "importlib._bootstrap" in text]
+    return [text for text in found if text not in importing or "KeyboardInterrupt" not in text]
+
+
 def unlock(folder: Path) -> None:
     """Do what Snakemake says where one that was killed could not remove its lock."""
     locks = folder / ".snakemake" / "locks"
@@ -85,17 +103,13 @@ def test_a_workflow_that_is_stopped_goes_on_by_the_same_command(tmp_path, fasta,
     """Four times, each in another way, at a moment that is drawn; then it is let run."""
     expected, seconds = quiet
     chance, paths = random.Random(seed), write(tmp_path, fasta)
-    kinds, steps, stopped = chance.sample([*STOPS], len(STOPS)), [], 0
+    kinds, steps = chance.sample([*STOPS], len(STOPS)), []
     for kind in kinds:
-        process = start(tmp_path)
-        time.sleep(chance.uniform(0.1, 0.9) * seconds)
-        stop(process, kind)
-        printed, _ = process.communicate(timeout=120)
-        assert "Traceback" not in printed
+        while (printed := stopped(tmp_path, kind, chance.uniform(0.1, 0.9) * seconds)) is None:
+            shutil.rmtree(paths.root)  # it was faster than the stop: once more, from the start
+        assert not tracebacks(printed)
         steps.append(printed.count("Finished jobid"))
-        stopped += process.returncode != 0
         unlock(tmp_path)
-    assert stopped >= 3
     run = snakemake(tmp_path)
     assert run.returncode == 0, run.stdout
     assert digests(paths) == expected

@@ -166,20 +166,32 @@ class CheckedFile:
         self._position += len(data)
         return data
 
+    def array(self) -> np.ndarray:
+        """Read the array of a ``.npy`` file; Damaged if it is none."""
+        with self._as_written():
+            return np.lib.format.read_array(self, allow_pickle=False)
+
     def array_header(self) -> tuple[tuple[int, ...], np.dtype]:
         """Read the beginning of a ``.npy`` file; return the shape and dtype of the array."""
-        version = np.lib.format.read_magic(self)
-        read = np.lib.format.read_array_header_1_0
-        if version != (1, 0):
-            read = np.lib.format.read_array_header_2_0
-        shape, _fortran, dtype = read(self)
-        return shape, dtype
+        with self._as_written():
+            read = np.lib.format.read_array_header_1_0
+            if np.lib.format.read_magic(self) != (1, 0):
+                read = np.lib.format.read_array_header_2_0
+            shape, _fortran, dtype = read(self)
+            return shape, dtype
 
     def finish(self, sha256: str, size: int = sys.maxsize) -> None:
         """Read what is left; Damaged unless the first `size` bytes, or all, have this digest."""
         while self.read(min(_BLOCK, size - self._position)):
             pass
         expect(self.path, self._hash.hexdigest(), sha256)
+
+    @contextmanager
+    def _as_written(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # a damaged header can make numpy fail in nearly any way
+            raise damaged(self.path) from error
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from packedesm.embedding.pack import FinishedPack, PackStatistics
-from packedesm.files import TEMPORARY, CheckedFile, damaged, expect, explained, fsync
+from packedesm.files import TEMPORARY, CheckedFile, expect, explained, fsync
 from packedesm.paths import COMMIT_SUFFIX
 
 _DIGEST = hashlib.sha256
@@ -153,8 +153,8 @@ class Commit:
         """
         with CheckedFile(self.path) as file:
             for statistics in self.statistics:
-                rows, residues, float32_rows = (_load(file) for _ in range(3))
-                vectors = {output: _load(file) for output in self.description["outputs"]}
+                rows, residues, float32_rows = (file.array() for _ in range(3))
+                vectors = {output: file.array() for output in self.description["outputs"]}
                 if statistics.pack in wanted:
                     yield FinishedPack(statistics, rows, residues, vectors, float32_rows)
             file.finish(self.sha256, self.content)
@@ -193,10 +193,3 @@ def _digest(handle: BinaryIO, size: int) -> bytes:
         digest.update(block)
         size -= len(block)
     return digest.digest()
-
-
-def _load(file: CheckedFile) -> np.ndarray:
-    try:
-        return np.lib.format.read_array(file, allow_pickle=False)
-    except Exception as error:  # a damaged header can make numpy fail in nearly any way
-        raise damaged(file.path) from error

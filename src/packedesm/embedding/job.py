@@ -35,7 +35,7 @@ from packedesm.packing.packer import Packs, plan_packs
 from packedesm.paths import Paths
 from packedesm.progress import Progress
 from packedesm.sequences.index import read_rows
-from packedesm.sequences.summary import reading_sharded, written_digest
+from packedesm.sequences.summary import read_summary, reading_sharded, written_digest
 from packedesm.versions import versions
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,9 @@ def embed_shard(
     """
     torch.set_num_threads(threads)
     keep_freed_memory()
-    with reading_sharded(paths, paths.shard_fai(shard), paths.shard_digests(shard)):
+    summary = read_summary(paths)
+    files = (paths.shard_fai(shard), paths.shard_digests(shard))
+    with reading_sharded(paths, *files, summary=summary):
         dataset = SequenceDataset(paths.shard_fasta(shard), options.length)
     with stopping_on_signals() as check_stop, ShardState(paths.shard_state(shard)) as state:
         with (
@@ -83,7 +85,8 @@ def embed_shard(
         ):
             place = device.torch_device
             plan, model = load(checkpoint, options, place)
-            deciding = _deciding(paths, dataset, checkpoint, place)
+            fasta_sha256 = written_digest(summary, paths, dataset.fasta)
+            deciding = _deciding(fasta_sha256, dataset, checkpoint, place)
             plan = state.adopt(plan, deciding, keep_budget=options.token_budget == "auto")
             packs = plan_packs(dataset.tokens, plan.token_budget)
             peak = measure_matmul_peak(place, getattr(torch, plan.dtype))
@@ -149,12 +152,12 @@ def embed_packs(
 
 
 def _deciding(
-    paths: Paths, dataset: SequenceDataset, checkpoint: Checkpoint, device: torch.device
+    fasta_sha256: str, dataset: SequenceDataset, checkpoint: Checkpoint, device: torch.device
 ) -> dict[str, Any]:
     """Return what decides the vectors besides the plan."""
     installed = versions()
     return {
-        "fasta_sha256": written_digest(paths, dataset.fasta),  # each record is checked when read
+        "fasta_sha256": fasta_sha256,  # each record is checked when read
         "checkpoint_sha256": checkpoint.sha256,
         **dataset.policy.as_config(),
         "device": device.type,

@@ -18,7 +18,7 @@ from packedesm.files import atomic_path, create_npy, file_digest
 from packedesm.options import EmbedOptions
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.paths import Paths
-from packedesm.sequences.summary import written_digest
+from packedesm.sequences.summary import read_summary, written_digest
 from packedesm.versions import versions
 
 
@@ -68,7 +68,7 @@ def finished(paths: Paths, shard: int, checkpoint: Checkpoint, options: EmbedOpt
     files = {name: paths.shard_vectors(shard, name) for name in run.arrays}
     packs = paths.shard_packs(shard)
     return (
-        run.fasta_sha256 == written_digest(paths, paths.shard_fasta(shard))
+        run.fasta_sha256 == written_digest(read_summary(paths), paths, paths.shard_fasta(shard))
         and (run.checkpoint, run.options) == (checkpoint, options)
         and run.versions == versions()
         and run.device["kind"] == device_kind()

@@ -18,6 +18,7 @@ from packedesm.esm2.registry import (
     MODELS,
     TINY,
     Checkpoint,
+    check_published,
     locate,
     weight_files,
 )
@@ -51,12 +52,7 @@ def prepare(model: str, folder: str | Path) -> Checkpoint:
         found = digests(files, {"sha256", *published})
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    for algorithm, expected in published.items():
-        if found[algorithm] != expected:
-            raise UserError(
-                f"{path}: {algorithm} is {found[algorithm]}, expected {expected}; "
-                f"delete it and run `packedesm fetch {model}`"
-            )
+    check_published(path, found, published, f"delete it and run `packedesm fetch {model}`")
     if not published:
         _check_archive(path)
     geometry = read_geometry(path)

@@ -13,7 +13,7 @@ import urllib3
 from filelock import FileLock
 
 from packedesm.errors import UserError, quote
-from packedesm.esm2.registry import DIGESTS, MODELS, checkpoint_folder
+from packedesm.esm2.registry import DIGESTS, MODELS, check_published, checkpoint_folder
 from packedesm.files import digests
 from packedesm.progress import Progress
 
@@ -50,7 +50,8 @@ def fetch(name: str, folder: str | Path = "auto", base_url: str = BASE_URL) -> P
         raise UserError(f"{name!r} is not a published model; choose {', '.join(DIGESTS)}")
     path = checkpoint_folder(folder) / f"{name}.pt"
     if path.exists():  # before a lock: the folder may be one that only others may write to
-        _check(path, DIGESTS[name], path, "delete it, then this command fetches it again")
+        published, advice = DIGESTS[name], "delete it, then this command fetches it again"
+        check_published(path, digests([path], published), published, advice)
         return path
     most = int(MODELS[name].parameters * 4 * _HEADROOM)
     try:
@@ -86,22 +87,13 @@ def download(
     part = path.with_name(f"{path.name}.part")
     _complete(url, part, path, most, pause)
     try:
-        _check(part, expected, url, f"it was removed, try again or place a good copy at {path}")
+        advice = f"it was removed, try again or place a good copy at {path}"
+        check_published(url, digests([part], expected), expected, advice)
     except UserError:
         part.unlink()
         raise
     part.replace(path)
     log.info("%s: downloaded and checked", path)
-
-
-def _check(file: Path, expected: Mapping[str, str], source: object, advice: str) -> None:
-    """Raise UserError unless a file has the published digests."""
-    found = digests([file], expected)
-    for algorithm, digest in expected.items():
-        if found[algorithm] != digest:
-            raise UserError(
-                f"{source}: {algorithm} is {found[algorithm]}, expected {digest}; {advice}"
-            )
 
 
 class _Dropped(Exception):

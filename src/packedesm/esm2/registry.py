@@ -169,6 +169,17 @@ def weight_files(path: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
+def check_published(
+    source: object, found: Mapping[str, str], published: Mapping[str, str], advice: str
+) -> None:
+    """Raise UserError unless the digests that were found of a file are the published ones."""
+    for algorithm, digest in published.items():
+        if found[algorithm] != digest:
+            raise UserError(
+                f"{source}: {algorithm} is {found[algorithm]}, expected {digest}; {advice}"
+            )
+
+
 def read_small_json(path: Path) -> Any:
     """Read a JSON file that comes with weights; UserError if it cannot be one of theirs."""
     try:

@@ -44,9 +44,9 @@ def write_metrics(paths: Paths, shards: int) -> dict[str, Any]:
     """
     sharding = read_summary(paths)
     runs = [ShardRun.read(paths.shard_run(shard)) for shard in range(shards)]
-    packing = [_packing(paths, run) for run in runs]
+    packing = [_packing(paths, run, sharding) for run in runs]
     throughput = [_throughput(run) for run in runs]
-    with reading_sharded(paths, paths.shard_index):
+    with reading_sharded(paths, paths.shard_index, summary=sharding):
         counts, float32_records = length_counts(paths.shard_index), _float32_records(paths, runs)
     metrics = {
         **_input_summary(sharding, counts),
@@ -73,9 +73,9 @@ def write_metrics(paths: Paths, shards: int) -> dict[str, Any]:
     return metrics
 
 
-def _packing(paths: Paths, run: ShardRun) -> dict[str, Any]:
+def _packing(paths: Paths, run: ShardRun, sharding: dict[str, Any]) -> dict[str, Any]:
     shard, budget = run.shard, run.plan.token_budget
-    with reading_sharded(paths, paths.shard_fai(shard)):
+    with reading_sharded(paths, paths.shard_fai(shard), summary=sharding):
         lengths = read_faidx(paths.shard_fai(shard)).lengths
     sequences = run.options.length.sequence_tokens(lengths)
     with reading(paths.shard_packs(shard), sha256=run.packs_sha256):

@@ -16,7 +16,7 @@ from packedesm.files import expect
 from packedesm.paths import Paths
 from packedesm.sequences.arrow import read_columns, to_numpy
 from packedesm.sequences.index import read_rows
-from packedesm.sequences.summary import reading_sharded
+from packedesm.sequences.summary import read_summary, reading_sharded
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,8 @@ class Sample:
 
     def __init__(self, paths: Paths, shards: int, count: int, seed: int) -> None:
         self._paths, self._shards = paths, shards
-        with reading_sharded(paths, paths.shard_index):
+        self._summary = read_summary(paths)
+        with reading_sharded(paths, paths.shard_index, summary=self._summary):
             self._lengths = to_numpy(read_columns(paths.shard_index, ["length"])["length"])
         self._rows = choose(self._lengths, count, seed).tolist()
 
@@ -99,37 +100,38 @@ class Sample:
         return {"row": row, "id": record["id"], "length": length, "by": taken}
 
     def _read(self, rows: np.ndarray) -> Iterator[tuple[dict[str, Any], str]]:
-        with reading_sharded(self._paths, self._paths.shard_index):
-            facts = list(read_rows(self._paths.shard_index, rows))
+        index = self._paths.shard_index
+        with reading_sharded(self._paths, index, summary=self._summary):
+            facts = list(read_rows(index, rows))
         sources = [
             fact["row"] if fact["duplicate_of"] is None else fact["duplicate_of"] for fact in facts
         ]
-        sequences = _read_sequences(self._paths, self._shards, sources)
+        sequences = self._sequences(sources)
         for fact, source in zip(facts, sources, strict=True):
             path, sequence = sequences[source]
             expect(path, hashlib.sha256(sequence.encode()).hexdigest(), fact["sha256"])
             record = {key: fact[key] for key in ("row", "id", "length", "embedded_length")}
             yield record, sequence
 
+    def _sequences(self, rows: Iterable[int]) -> dict[int, tuple[Path, str]]:
+        """Read records of the shard FASTAs by row, each with its file.
 
-def _read_sequences(paths: Paths, shards: int, rows: Iterable[int]) -> dict[int, tuple[Path, str]]:
-    """Read records of the shard FASTAs by row, each with its file.
-
-    Through pyfaidx, not our own reader: what is compared is to be read by other code.
-    """
-    held = [shard for shard in range(shards) if paths.shard_fai(shard).stat().st_size]
-    firsts = [_first_row(paths.shard_fai(shard)) for shard in held]
-    sequences: dict[int, tuple[Path, str]] = {}
-    wanted = np.array(sorted(set(rows)))
-    places = np.searchsorted(firsts, wanted, side="right") - 1
-    for place in np.unique(places):
-        path, fai = paths.shard_fasta(held[place]), paths.shard_fai(held[place])
-        with (
-            reading_sharded(paths, fai),
-            Fasta(str(path), as_raw=True, build_index=False) as fasta,
-        ):
-            sequences |= {int(row): (path, fasta[str(row)][:]) for row in wanted[places == place]}
-    return sequences
+        Through pyfaidx, not our own reader: what is compared is to be read by other code.
+        """
+        paths, sequences = self._paths, {}
+        held = [n for n in range(self._shards) if paths.shard_fai(n).stat().st_size]
+        firsts = [_first_row(paths.shard_fai(shard)) for shard in held]
+        wanted = np.array(sorted(set(rows)))
+        places = np.searchsorted(firsts, wanted, side="right") - 1
+        for place in np.unique(places):
+            path, fai = paths.shard_fasta(held[place]), paths.shard_fai(held[place])
+            with (
+                reading_sharded(paths, fai, summary=self._summary),
+                Fasta(str(path), as_raw=True, build_index=False) as fasta,
+            ):
+                for row in wanted[places == place].tolist():
+                    sequences[row] = path, fasta[str(row)][:]
+        return sequences
 
 
 def _first_row(fai: Path) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from packedesm.paths import Paths
 from packedesm.results.parts import Parts
 from packedesm.sequences.arrow import read_columns, to_numpy
 from packedesm.sequences.index import embedded_as, write_flagged
-from packedesm.sequences.summary import reading_sharded, written_digest
+from packedesm.sequences.summary import read_summary, reading_sharded, written_digest
 
 _BYTES_AT_ONCE = 1 << 24  # of an array that are held in memory while merging
 
@@ -46,7 +46,8 @@ def merge_shards(paths: Paths, shards: int, outputs: Sequence[str]) -> None:
     RuntimeError
         If the shards do not hold as many rows as the index has unique records.
     """
-    runs = [_own_run(paths, shard) for shard in range(shards)]
+    summary = read_summary(paths)
+    runs = [_own_run(paths, shard, summary) for shard in range(shards)]
     _expect_one_kind(paths, runs)
     digests: dict[str, str] = {}
     with ExitStack() as appearing:
@@ -54,7 +55,7 @@ def merge_shards(paths: Paths, shards: int, outputs: Sequence[str]) -> None:
         def new(path: Path) -> Path:
             return appearing.enter_context(atomic_path(path))
 
-        with reading_sharded(paths, paths.shard_index):
+        with reading_sharded(paths, paths.shard_index, summary=summary):
             places = _places(paths)
             for output in outputs:
                 with Parts(_arrays(paths, runs, output)) as parts:
@@ -71,10 +72,10 @@ def merge_shards(paths: Paths, shards: int, outputs: Sequence[str]) -> None:
     write_record(paths.merging, {"sha256": digests, "made_from": made_from})
 
 
-def _own_run(paths: Paths, shard: int) -> ShardRun:
+def _own_run(paths: Paths, shard: int, summary: Mapping[str, Any]) -> ShardRun:
     """Return ``run.json`` of a shard; Fault if it is that of another input."""
     run = ShardRun.read(paths.shard_run(shard))
-    if run.fasta_sha256 != written_digest(paths, paths.shard_fasta(shard)):
+    if run.fasta_sha256 != written_digest(summary, paths, paths.shard_fasta(shard)):
         raise Fault(
             f"{paths.shard_run(shard)}: is of another input than {paths.shard_fasta(shard)}; "
             "delete it and run again"

@@ -34,7 +34,7 @@ class Parts:
     def __enter__(self) -> Self:
         with ExitStack() as opened:
             files = [opened.enter_context(CheckedFile(path)) for path in self._digests]
-            headers = [_header(file) for file in files]
+            headers = [file.array_header() for file in files]
             self._open = opened.pop_all()
         self._left = [
             (file, shape[0]) for file, (shape, _dtype) in zip(files, headers, strict=True)
@@ -99,10 +99,3 @@ class Parts:
     def _check(self) -> None:
         for file, sha256 in zip(self._files, self._digests.values(), strict=True):
             file.finish(sha256)
-
-
-def _header(file: CheckedFile) -> tuple[tuple[int, ...], np.dtype]:
-    try:
-        return file.array_header()
-    except Exception as error:  # a damaged header can make numpy fail in nearly any way
-        raise damaged(file.path) from error

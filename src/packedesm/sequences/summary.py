@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -85,17 +85,23 @@ def read_summary(paths: Paths) -> dict[str, Any]:
     return read_record(paths.sharding)
 
 
-def written_digest(paths: Paths, path: Path) -> str:
+def written_digest(summary: Mapping[str, Any], paths: Paths, path: Path) -> str:
     """Return the digest that one of the files that `write_shards` wrote had when it was written."""
-    return read_summary(paths)["sha256"][_name(paths, path)]
+    return summary["sha256"][_name(paths, path)]
 
 
 @contextmanager
-def reading_sharded(paths: Paths, *files: Path) -> Iterator[None]:
-    """Let the block read files that `write_shards` wrote; they are checked as in `reading`."""
+def reading_sharded(
+    paths: Paths, *files: Path, summary: Mapping[str, Any] | None = None
+) -> Iterator[None]:
+    """Let the block read files that `write_shards` wrote; they are checked as in `reading`.
+
+    `summary` is what `read_summary` gave, where the step has it already.
+    """
+    summary = summary or read_summary(paths)
     with ExitStack() as stack:
         for path in files:
-            stack.enter_context(reading(path, sha256=written_digest(paths, path)))
+            stack.enter_context(reading(path, sha256=written_digest(summary, paths, path)))
         yield
 
 
