@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,12 @@ if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
 
 
 def pytest_configure():
-    """Refuse to run if this CPU shall pass for another one and torch does not take it for that."""
+    """Refuse to run if this CPU shall pass for another one and torch does not take it for that.
+
+    And let processes that tests start be stopped, also where these tests run in the background.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if asked := os.environ.get("ATEN_CPU_CAPABILITY"):
         import torch
 

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,41 +13,14 @@ from packedesm import pipeline
 from packedesm.cli import main
 from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.geometry import Geometry
-from packedesm.esm2.registry import TINY
-from packedesm.files import file_digest, read_json, write_record
-from packedesm.paths import Paths
+from packedesm.files import read_json, write_record
+from tests.commands import Command, bits, state_of, the_line
 from tests.jobs import first_records
-from tests.workflow import BIN
 
 
 @pytest.fixture(scope="module")
 def fasta(tmp_path_factory, uniprot_500) -> Path:
     return first_records(uniprot_500, 8, tmp_path_factory.mktemp("input") / "eight.fasta")
-
-
-class Command:
-    """`packedesm embed` of one FASTA file into one folder."""
-
-    def __init__(self, fasta: Path, out: Path, checkpoints: Path, **options) -> None:
-        self.out = Paths(out)
-        options = {
-            **{"model": TINY, "checkpoints": checkpoints, "token-budget": 256, "commit-packs": 1},
-            **{"max-length": 100, "verify-sequences": 2},
-            **options,
-        }
-        flags = [str(text) for key, value in options.items() for text in (f"--{key}", value)]
-        self.arguments = ["embed", str(fasta), "-o", str(out), *flags]
-
-    def start(self, *more: str) -> subprocess.Popen:
-        command = [str(BIN / "packedesm"), *self.arguments, *more]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, **pipes)
-
-    def run(self, *more: str) -> tuple[int, str, str]:
-        """Run it to its end; return exit status, standard output and error."""
-        process = self.start(*more)
-        out, error = process.communicate(timeout=120)
-        return process.returncode, out, error
 
 
 @pytest.fixture
@@ -62,18 +34,6 @@ def command(tmp_path, tmp_path_factory, fasta):
     return make
 
 
-def state_of(folder: Path) -> dict[str, tuple[str, int]]:
-    """Return digest and time of change of every file below a folder."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {str(path): (file_digest(path), path.stat().st_mtime_ns) for path in files}
-
-
-def the_line(error: str) -> str:
-    (line,) = [line for line in error.splitlines() if line.startswith("packedesm: ")]
-    assert "Traceback" not in error
-    return line
-
-
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory, fasta) -> dict[str, str]:
     """Digests of what a run gives that nothing disturbs."""
@@ -82,10 +42,6 @@ def quiet(tmp_path_factory, fasta) -> dict[str, str]:
     run = Command(fasta, folder / "out", checkpoints)
     assert main(run.arguments) == 0
     return bits(run.out)
-
-
-def bits(paths: Paths) -> dict[str, str]:
-    return {path.name: file_digest(path) for path in (paths.vectors("mean"), paths.index)}
 
 
 def test_the_same_command_again_has_nothing_to_do_and_loads_no_torch(command, quiet):
@@ -151,37 +107,6 @@ def stop_after_a_commit(run: Command, number: int = signal.SIGKILL) -> None:
         time.sleep(0.002)
     process.send_signal(number)
     process.communicate(timeout=60)
-
-
-MOMENTS = {
-    "nothing but the claim": lambda paths: paths.lock,
-    "the request": lambda paths: paths.request,
-    "the checkpoint": lambda paths: paths.checkpoint,
-    "shards": lambda paths: paths.sharding,
-    "a commit": lambda paths: next(iter(paths.finished_work()), paths.root / "none"),
-    "a shard": lambda paths: paths.shard_run(0),
-    "merged arrays": lambda paths: paths.merging,
-    "the verification": lambda paths: paths.verification,
-    "metrics": lambda paths: paths.metrics,
-    "the report": lambda paths: paths.report,
-    "the manifest": lambda paths: paths.manifest,
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_command_that_is_killed_goes_on_with_the_same_bits(command, quiet, moment):
-    run = command()
-    process = run.start()
-    while not MOMENTS[moment](run.out).exists() and process.poll() is None:
-        time.sleep(0.001)
-    process.kill()
-    process.communicate(timeout=60)
-    status, _, error = run.run()
-    assert status == 0, error
-    assert bits(run.out) == quiet
-    assert not run.out.work.exists()
-    assert read_json(run.out.manifest)["request"]["options"]["max_length"] == 100
 
 
 @pytest.mark.slow
@@ -265,23 +190,6 @@ def test_a_bad_input_leaves_nothing(command, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
-def test_of_two_commands_at_once_one_ends_right_and_one_with_a_line(command, quiet):
-    run = command()
-    for pause in (0, 0.5, 1.5):
-        if run.out.root.exists():
-            assert main([*run.arguments, "--force"]) == 0
-            subprocess.run(["rm", "-r", run.out.root], check=True)
-        with ThreadPoolExecutor(2) as pool:
-            first = pool.submit(run.run)
-            time.sleep(pause)
-            second = pool.submit(run.run)
-        ends = sorted([first.result(), second.result()], key=lambda end: end[0])
-        assert [end[0] for end in ends] == [0, 1], ends
-        assert "another packedesm works in this folder" in the_line(ends[1][2])
-        assert bits(run.out) == quiet
-
-
 def test_force_says_what_it_removes_and_starts_over(command):
     assert main(command().arguments) == 0
     other = command(**{"max-length": 50})
@@ -336,14 +244,15 @@ def test_what_a_kill_left_half_written_is_cleared_and_hinders_nothing(command, q
     assert not list(run.out.root.glob(".tmp-*"))
 
 
-def test_a_kill_while_clearing_away_leaves_finished_results(command, quiet):
+@pytest.mark.parametrize("left", [".work", ".tmp-0123456789abcdef"])
+def test_a_kill_while_clearing_away_leaves_finished_results(command, quiet, left):
     run = command()
     assert main(run.arguments) == 0
-    (run.out.work / "embeddings" / "0").mkdir(parents=True)  # what was not removed yet
+    (run.out.root / left / "embeddings" / "0").mkdir(parents=True)  # what was not removed yet
     status, out, error = run.run()
     assert status == 0 and "nothing to be done" in out, error
     assert bits(run.out) == quiet
-    assert not run.out.work.exists()
+    assert not (run.out.root / left).exists()
 
 
 @pytest.mark.parametrize("mistake", ["--model=esm2_tiny_randon", "--dtype=fp16", "bad FASTA"])

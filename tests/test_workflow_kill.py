@@ -2,7 +2,6 @@
 
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from packedesm.paths import Paths
+from tests.commands import tracebacks
 from tests.jobs import first_records
 from tests.test_kill import digests
 from tests.workflow import BIN, ROOT, snakemake, write_config
@@ -79,13 +79,6 @@ def stopped(folder: Path, kind: str, seconds: float) -> str | None:
     stop(process, kind)
     printed, _ = process.communicate(timeout=120)
     return printed if process.returncode else None
-
-
-def tracebacks(printed: str) -> list[str]:
-    """Return the tracebacks but those of a Python that was interrupted while it imports."""
-    found = re.findall(r"^Traceback .*\n(?:[ \t].*\n|\n)*.*", printed, re.MULTILINE)
-    importing = [text for text in found if "importlib._bootstrap" in text]
-    return [text for text in found if text not in importing or "KeyboardInterrupt" not in text]
 
 
 def unlock(folder: Path) -> None:

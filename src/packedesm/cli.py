@@ -19,7 +19,7 @@ from packedesm.esm2.registry import MODELS, locate, weight_files
 from packedesm.files import explained
 from packedesm.log import LineFormatter
 from packedesm.paths import Paths
-from packedesm.results.folder import clean_up, finished_request, refuse_foreign, working_in
+from packedesm.results.folder import at_rest, clean_up, finished_request, refuse_foreign, working_in
 from packedesm.results.request import Request
 
 # Options of the workflow that the command replaces by its own arguments.
@@ -180,7 +180,7 @@ def _embed(options: argparse.Namespace) -> None:
         refuse_foreign(paths)
     if options.fasta.resolve().is_relative_to(paths.root.resolve()):
         raise UserError(f"{options.fasta}: lies in the folder of the results; give another with -o")
-    if not options.force and not paths.work.exists() and _finished(paths, config):
+    if not options.force and at_rest(paths) and _finished(paths, config):
         return  # without a lock: the folder may be one that only others may write to
     with stopping_on_signals(), working_in(paths):
         if not options.force and _finished(paths, config):

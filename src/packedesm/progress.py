@@ -37,7 +37,7 @@ class Progress:
         self._interval = interval
         self._last = time.monotonic()
         self._before = before
-        self._bar = tqdm(
+        self._bar = _Bar(
             desc=doing,
             initial=before,
             total=total,
@@ -74,6 +74,14 @@ class Progress:
             *(self._doing, done, total, self._unit, 100 * done / max(total, 1), rate),
             *(self._unit, left),
         )
+
+
+class _Bar(tqdm):
+    """A bar that says nothing of itself where a signal ends the process while it is made."""
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):
+            super().__del__()
 
 
 class _Terminal:

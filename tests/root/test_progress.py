@@ -1,7 +1,10 @@
+import gc
 import logging
+import sys
 import time
 
 import pytest
+from tqdm import tqdm
 
 from packedesm.progress import Progress
 
@@ -36,3 +39,17 @@ def test_without_a_total_what_is_done_is_told(lines):
         progress.add(1000)
     assert lines()[-1].startswith("downloading: 1005 bytes, ")
     assert lines()[-1].endswith(" bytes/s")
+
+
+def test_a_bar_that_a_signal_interrupts_while_it_is_made_says_nothing(monkeypatch):
+    said = []
+
+    def stop(*_arguments):
+        raise SystemExit(143)
+
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    monkeypatch.setattr(tqdm, "_get_free_pos", stop)
+    with pytest.raises(SystemExit):
+        Progress("embedding", 1, "residues")
+    gc.collect()
+    assert not said

@@ -166,6 +166,12 @@ def finished_request(paths: Paths) -> Request | None:
     return request
 
 
+def at_rest(paths: Paths) -> bool:
+    """Tell whether nothing of a run's work is in the folder that this process could clear away."""
+    left = any(paths.root.glob(f"{TEMPORARY}*")) and os.access(paths.root, os.W_OK)
+    return not (left or paths.work.exists())
+
+
 def adopt_request(
     paths: Paths, config: Mapping[str, Any], weights: Sequence[Path], weights_sha256: str
 ) -> Request:

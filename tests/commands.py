@@ -1,0 +1,60 @@
+"""Run `packedesm embed` as a user does: in a process of its own."""
+
+import re
+import subprocess
+from pathlib import Path
+
+from packedesm.esm2.registry import TINY
+from packedesm.files import file_digest
+from packedesm.paths import Paths
+from tests.workflow import BIN
+
+
+class Command:
+    """`packedesm embed` of one FASTA file into one folder."""
+
+    def __init__(self, fasta: Path, out: Path, checkpoints: Path, **options) -> None:
+        self.out = Paths(out)
+        options = {
+            **{"model": TINY, "checkpoints": checkpoints, "token-budget": 256, "commit-packs": 1},
+            **{"max-length": 100, "verify-sequences": 2},
+            **options,
+        }
+        flags = [str(text) for key, value in options.items() for text in (f"--{key}", value)]
+        self.arguments = ["embed", str(fasta), "-o", str(out), *flags]
+
+    def start(self, *more: str) -> subprocess.Popen:
+        command = [str(BIN / "packedesm"), *self.arguments, *more]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, **pipes)
+
+    def run(self, *more: str) -> tuple[int, str, str]:
+        """Run it to its end; return exit status, standard output and error."""
+        process = self.start(*more)
+        out, error = process.communicate(timeout=120)
+        return process.returncode, out, error
+
+
+def state_of(folder: Path) -> dict[str, tuple[str, int]]:
+    """Return digest and time of change of every file below a folder."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path): (file_digest(path), path.stat().st_mtime_ns) for path in files}
+
+
+def bits(paths: Paths) -> dict[str, str]:
+    """Return the digests of the files that hold vectors and rows."""
+    return {path.name: file_digest(path) for path in (paths.vectors("mean"), paths.index)}
+
+
+def the_line(error: str) -> str:
+    """Return the one line that the command says of an error."""
+    (line,) = [line for line in error.splitlines() if line.startswith("packedesm: ")]
+    assert "Traceback" not in error
+    return line
+
+
+def tracebacks(printed: str) -> list[str]:
+    """Return the tracebacks but those of a Python that was interrupted while it imports."""
+    found = re.findall(r"^Traceback .*\n(?:[ \t].*\n|\n)*.*", printed, re.MULTILINE)
+    importing = [text for text in found if "importlib._bootstrap" in text]
+    return [text for text in found if text not in importing or "KeyboardInterrupt" not in text]
