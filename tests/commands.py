@@ -56,5 +56,5 @@ def the_line(error: str) -> str:
 def tracebacks(printed: str) -> list[str]:
     """Return the tracebacks but those of a Python that was interrupted while it imports."""
     found = re.findall(r"^Traceback .*\n(?:[ \t].*\n|\n)*.*", printed, re.MULTILINE)
-    importing = [text for text in found if "importlib._bootstrap" in text]
-    return [text for text in found if text not in importing or "KeyboardInterrupt" not in text]
+    importing = re.compile(r"^ +(from \S+ )?import .*KeyboardInterrupt", re.MULTILINE | re.DOTALL)
+    return [text for text in found if not importing.search(text)]

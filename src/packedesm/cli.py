@@ -17,7 +17,7 @@ from packedesm.embedding.signals import stopping_on_signals
 from packedesm.errors import Fault, UserError, printable
 from packedesm.esm2.registry import MODELS, locate, weight_files
 from packedesm.files import explained
-from packedesm.log import LineFormatter
+from packedesm.log import LineFormatter, expect_end
 from packedesm.paths import Paths
 from packedesm.results.folder import at_rest, clean_up, finished_request, refuse_foreign, working_in
 from packedesm.results.request import Request
@@ -50,7 +50,11 @@ def _run(options: argparse.Namespace) -> int:
     except (UserError, Fault) as error:
         _say(f"packedesm: {error}", sys.stderr)
         return 2 if isinstance(error, UserError) else 1
+    except SystemExit:  # a signal stopped it
+        expect_end()
+        raise
     except KeyboardInterrupt:
+        expect_end()
         said = "packedesm: interrupted; what is finished is kept, the same command goes on"
         _say(said, sys.stderr)
         return 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ def job_log(path: str | Path) -> Iterator[None]:
 
     The user's faults (`UserError`) become one line in the log and on standard error and exit
     status 2, the machine's (`Fault`) such a line and 1; any other exception a traceback in the
-    log, its last line on standard error, and 1.
+    log, its last line on standard error, and 1. An interrupt is such a line and 130.
     """
     logging.raiseExceptions = False  # a log on a full disk is no reason for a traceback
     handler = logging.FileHandler(path, mode="w", encoding="utf-8")
@@ -47,8 +48,21 @@ def job_log(path: str | Path) -> Iterator[None]:
         logging.error("%s", error)
         print(f"packedesm: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, UserError) else 1) from None
+    except SystemExit:  # a signal stopped it
+        expect_end()
+        raise
+    except KeyboardInterrupt:
+        expect_end()
+        logging.error("interrupted")
+        print("packedesm: interrupted; the same command goes on", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     except Exception as error:
         logging.exception("the job failed")
         line = printable(f"packedesm: {type(error).__name__}: {error} (see {path})")
         print(line, file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def expect_end() -> None:
+    """Ignore Ctrl-C from now on: this process ends, and Python would answer with a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

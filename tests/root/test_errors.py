@@ -1,5 +1,9 @@
 """What foreign text looks like in messages and logs."""
 
+import signal
+import subprocess
+import sys
+import time
 import unicodedata
 
 import pytest
@@ -56,6 +60,32 @@ def test_a_failed_job_tells_why_in_one_printable_line(tmp_path, capsys, root_log
     (line,) = capsys.readouterr().err.split("\n")[:-1]
     assert line.startswith("packedesm: ") and line.isprintable()
     assert all(line.isprintable() for line in log.read_text().split("\n"))
+
+
+@pytest.mark.parametrize("stopping", [True, False], ids=["while embedding", "elsewhere"])
+def test_a_job_that_is_interrupted_again_and_again_says_one_line(tmp_path, stopping):
+    """The second Ctrl-C comes while Python waits for a thread at its end."""
+    script = f"""if True:
+        import contextlib, sys, threading, time
+        from packedesm.embedding.signals import stopping_on_signals
+        from packedesm.log import job_log
+        threading.Thread(target=time.sleep, args=(2,)).start()
+        other = stopping_on_signals if {stopping} else contextlib.nullcontext
+        with job_log(sys.argv[1]), other():
+            print("ready", flush=True)
+            time.sleep(30)
+    """
+    command = [sys.executable, "-c", script, str(tmp_path / "job.log")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+        process.stdout.readline()
+        for _ in range(3):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        _, error = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGINT
+    assert error == ("" if stopping else "packedesm: interrupted; the same command goes on\n")
+    assert ("SIGINT: stopping" if stopping else "interrupted") in (tmp_path / "job.log").read_text()
 
 
 @pytest.mark.parametrize(
