@@ -6,7 +6,7 @@ from snakemake.exceptions import WorkflowError
 
 from packedesm.config import resolve, samples
 from packedesm.device.gpus import shard_count, visible_gpus
-from packedesm.errors import UserError
+from packedesm.errors import UserError, permissions_told
 from packedesm.files import read_json
 from packedesm.paths import Paths
 from packedesm.esm2.registry import Checkpoint, locate, weight_files
@@ -21,13 +21,14 @@ from packedesm.cluster import (
 )
 
 try:
-    config.update(resolve(config))
-    SAMPLES = samples(config["fasta"])
-    locate(config["model"], config["checkpoints"])
-    RESULTS = config["results"]
-    if workflow.is_main_process:
-        for name in SAMPLES:
-            refuse_foreign_sample(Paths(f"{RESULTS}/{name}"))
+    with permissions_told():
+        config.update(resolve(config))
+        SAMPLES = samples(config["fasta"])
+        locate(config["model"], config["checkpoints"])
+        RESULTS = config["results"]
+        if workflow.is_main_process:
+            for name in SAMPLES:
+                refuse_foreign_sample(Paths(f"{RESULTS}/{name}"))
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

@@ -1,5 +1,6 @@
 """Where the command writes: closed streams, odd folders, limits of the system; one line, always."""
 
+import ctypes
 import os
 import random
 import resource
@@ -156,32 +157,52 @@ def test_a_bad_input_leaves_no_folder_that_was_made_for_it(tmp_path, embed):
     assert [path.name for path in tmp_path.iterdir()] == ["bad.fasta"]
 
 
-def test_a_folder_that_may_not_be_entered_is_one_line(tmp_path, embed):
-    """As another user than root, whom nothing is forbidden to."""
-    if os.getuid() != 0:
-        pytest.skip("only root can become another user")
+@pytest.mark.parametrize(
+    "kind", ["results", "FASTA", "checkpoints", "weights", "folder of weights", "manifest"]
+)
+def test_what_the_user_may_not_read_or_enter_is_one_line(tmp_path, embed, kind):
+    """As another user's; root may read it too, unless that right is taken away."""
     closed = tmp_path / "closed"
-    closed.mkdir(mode=0o700)
-    script = (
-        "import os, sys; os.setgid(65534); os.setuid(65534); from packedesm.cli import main; "
-        "raise SystemExit(main(sys.argv[1:]))"
-    )
-    arguments = embed(closed / "out")
-    readable = Path("/tmp") / f"packedesm-{os.getpid()}.fasta"
-    readable.write_text(">a\nMKV\n")
+    arguments = embed(tmp_path / "out")
+    if kind == "manifest":
+        subprocess.run([PACKEDESM, *arguments], check=True)
+        closed = Paths(tmp_path / "out").manifest
+    elif kind in ("FASTA", "weights"):
+        closed.write_text(">a\nMKV\n")
+    else:
+        closed.mkdir()
+    if kind == "folder of weights":
+        (closed / "config.json").write_text("{}")
+    if kind == "results":
+        arguments = embed(closed / "out")
+    elif kind == "FASTA":
+        arguments = embed(tmp_path / "out", closed)
+    elif kind != "manifest":
+        arguments += ["--checkpoints" if kind == "checkpoints" else "--model", str(closed)]
+    if os.getuid() == 0:
+        os.chown(closed, 65534, 65534)
+    mode = closed.stat().st_mode
+    closed.chmod(0o700 if os.getuid() == 0 else 0)
     try:
-        arguments[1] = str(readable)
-        python = BIN / "python"
         done = subprocess.run(
-            [python, "-c", script, *arguments], capture_output=True, text=True, cwd="/"
+            [PACKEDESM, *arguments],
+            capture_output=True,
+            text=True,
+            preexec_fn=_forbid_what_only_root_may,
         )
     finally:
-        readable.unlink()
-    if "No module named" in done.stderr or "Permission denied" in done.stderr.split("\n")[0]:
-        pytest.skip("another user may not read this installation")
-    assert done.returncode in (1, 2)
-    assert "Traceback" not in done.stderr
-    assert str(closed) in the_line(done.stderr)
+        closed.chmod(mode)
+    assert done.returncode == 2
+    assert str(closed) in the_line(done.stderr) and "Permission denied" in the_line(done.stderr)
+    assert (tmp_path / "out").exists() == (kind == "manifest")
+
+
+def _forbid_what_only_root_may() -> None:
+    """Take from the program that follows the right to pass over permissions (capabilities(7))."""
+    drop, (override, search) = 24, (1, 2)  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    if os.getuid() == 0:
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+        assert prctl(drop, override) == prctl(drop, search) == 0, os.strerror(ctypes.get_errno())
 
 
 @pytest.mark.parametrize("kilobytes", [2, 20, 120])

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TextIO
 
 from packedesm import config as configuration
 from packedesm.embedding.signals import stopping_on_signals
-from packedesm.errors import Fault, UserError, printable
+from packedesm.errors import Fault, UserError, permissions_told, printable
 from packedesm.esm2.registry import MODELS, locate, weight_files
 from packedesm.files import explained
 from packedesm.log import LineFormatter, expect_end
@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     try:
-        options.run(options)
+        with permissions_told():
+            options.run(options)
     except (UserError, Fault) as error:
         _say(f"packedesm: {error}", sys.stderr)
         return 2 if isinstance(error, UserError) else 1
@@ -180,7 +181,7 @@ def _embed(options: argparse.Namespace) -> None:
     configuration.check_readable(options.fasta)
     # pyarrow would expand a "~" by itself; an empty path is the working directory.
     paths = Paths(options.output.expanduser().absolute())
-    with explained(paths.root):
+    with explained(paths.root), permissions_told():
         refuse_foreign(paths)
     if options.fasta.resolve().is_relative_to(paths.root.resolve()):
         raise UserError(f"{options.fasta}: lies in the folder of the results; give another with -o")

@@ -1,6 +1,8 @@
 """The exceptions whose text is meant for the user, and how foreign text is shown in a line."""
 
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Controls (they move cursors and end lines), formats (they reorder text), halves of characters
 # that UTF-8 cannot write, and two further line ends.
@@ -33,6 +35,19 @@ class Fault(Exception):
 
 class Damaged(Fault):
     """A file is not as another step or attempt has written it."""
+
+
+@contextmanager
+def permissions_told() -> Iterator[None]:
+    """Turn what the system forbids in the block into a `UserError` that names the path."""
+    try:
+        yield
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        raise UserError(
+            f"{error.filename}: {error.strerror}; change its permissions, or name another"
+        ) from error
 
 
 def is_hidden(character: str) -> bool:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from packedesm.errors import Fault, UserError, printable
+from packedesm.errors import Fault, UserError, permissions_told, printable
 
 
 class LineFormatter(logging.Formatter):
@@ -43,7 +43,8 @@ def job_log(path: str | Path) -> Iterator[None]:
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     logging.captureWarnings(True)
     try:
-        yield
+        with permissions_told():
+            yield
     except (UserError, Fault) as error:
         logging.error("%s", error)
         print(f"packedesm: {error}", file=sys.stderr)

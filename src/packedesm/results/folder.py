@@ -266,6 +266,8 @@ def _is_the_workflows(paths: Paths) -> bool:
 def _manifest(paths: Paths) -> dict[str, Any]:
     try:
         return read_record(paths.manifest)
+    except PermissionError:  # what may not be read is not another's for that
+        raise
     except (OSError, ValueError, Damaged):
         return {}
 
