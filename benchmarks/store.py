@@ -90,7 +90,7 @@ def _record(paths: Paths, shard: int) -> None:
         tokens=0,
         checkpoint=Checkpoint("made", "", "", Geometry(1, WIDTH, 1), 0, "", True, False, False),
         options=EmbedOptions.of(CONFIG),
-        plan=EmbedPlan("float16", "float16", ("mean",), "sdpa", 1, reasons={}),
+        plan=EmbedPlan("float16", "float16", ("mean",), "sdpa", "torch", 1, reasons={}),
         fasta_sha256=file_digest(paths.shard_fasta(shard)),
         packs=0,
         fill=0.0,

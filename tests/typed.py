@@ -26,8 +26,10 @@ def shard_options(**config: Any) -> ShardOptions:
 
 
 def embed_plan(**changes: Any) -> EmbedPlan:
-    reasons = dict.fromkeys(("dtype", "output_dtype", "attention", "token_budget"), "for a test")
-    return replace(EmbedPlan("float32", "float32", ("mean",), "sdpa", 64, reasons), **changes)
+    resolved = ("dtype", "output_dtype", "attention", "kernels", "token_budget")
+    reasons = dict.fromkeys(resolved, "for a test")
+    plan = EmbedPlan("float32", "float32", ("mean",), "sdpa", "torch", 64, reasons)
+    return replace(plan, **changes)
 
 
 def checkpoint(name: str = "esm2_t6_8M_UR50D", **changes: Any) -> Checkpoint:

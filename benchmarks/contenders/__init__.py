@@ -53,6 +53,7 @@ CUDA = tuple(
     Entry(name, module, dtype, options, GPU_SLOW if module == "fair_esm" else GPU)
     for name, module, dtype, options in (
         ("packedesm, fa3", "ours", "bfloat16", {"attention": "fa3"}),
+        ("packedesm, fa3, not fused", "ours", "bfloat16", {"attention": "fa3", "fused": False}),
         ("packedesm, torch_varlen", "ours", "float16", {"attention": "torch_varlen"}),
         ("packedesm, torch_varlen", "ours", "bfloat16", {"attention": "torch_varlen"}),
         ("Hugging Face, sdpa", "hugging_face", "bfloat16", {}),

@@ -10,8 +10,10 @@ import torch
 from benchmarks.contenders.base import Contender, Task
 from packedesm.embedding.pack import FinishedPack
 from packedesm.embedding.runner import AsyncInferenceRunner
+from packedesm.errors import UserError
 from packedesm.esm2.attention import select_backend
 from packedesm.esm2.checkpoints import load_state
+from packedesm.esm2.fused import select_kernels
 from packedesm.esm2.model import PackedESM2
 from packedesm.options import EmbedPlan
 from packedesm.packing.collator import VarlenCollator
@@ -19,12 +21,16 @@ from packedesm.packing.dataset import Protein
 from packedesm.packing.packer import plan_packs
 
 
-def load(task: Task, dtype: str, attention: str) -> Forward:
+def load(task: Task, dtype: str, attention: str, fused: bool = True) -> Forward:
     """Load the checkpoint; a backend that does not run here is an error that says why."""
     geometry, state = load_state(task.checkpoint)
     device, number_format = torch.device(task.device), getattr(torch, dtype)
     backend = select_backend(attention, device, number_format, geometry.head_dim).name
     model = PackedESM2.from_fair_esm(state, geometry, number_format, device)
+    kernels = select_kernels(geometry, number_format, device)
+    model.fused = fused and kernels.name == "triton"
+    if fused and device.type == "cuda" and not model.fused:
+        raise UserError(kernels.reason)
     return Forward(model, device, backend)
 
 
@@ -53,7 +59,8 @@ class Forward(Contender):
     def embed(self) -> np.ndarray:
         """Run all packs."""
         dtype = str(self.model.embed_tokens.weight.dtype).removeprefix("torch.")
-        plan = EmbedPlan(dtype, "float32", ("mean",), self.attention, self.budget, reasons={})
+        kernels = "triton" if self.model.fused else "torch"
+        plan = EmbedPlan(dtype, "float32", ("mean",), self.attention, kernels, self.budget, {})
         runner = AsyncInferenceRunner(self.model, plan, self.device)
         runner.run(self.batches, self._keep)
         return self.vectors

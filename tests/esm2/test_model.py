@@ -184,8 +184,10 @@ def test_no_operation_of_the_forward_pass_copies_to_the_host(state):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no NVIDIA GPU")
 @pytest.mark.parametrize("attention", ["sdpa", "torch_varlen"])
-def test_the_forward_pass_does_not_wait_for_the_gpu(state, attention):
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_forward_pass_does_not_wait_for_the_gpu(state, attention, fused):
     model = PackedESM2.from_fair_esm(state, SMALL, torch.float16, "cuda")
+    model.fused = fused
     input_ids = torch.tensor([0, 5, 2, 0, 6, 7, 2], device="cuda")
     positions = torch.tensor([0, 1, 2, 0, 1, 2, 3], device="cuda")
     cu_seqlens = torch.tensor([0, 3, 7], dtype=torch.int32, device="cuda")

@@ -12,6 +12,7 @@ from packedesm.device.token_budget import fastest_budget
 from packedesm.errors import Fault
 from packedesm.esm2.attention import select_backend
 from packedesm.esm2.checkpoints import load_state, reading_weights
+from packedesm.esm2.fused import select_kernels
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
 from packedesm.options import EmbedOptions, EmbedPlan
@@ -43,17 +44,21 @@ def load(
     backend = select_backend(options.attention, device, number, checkpoint.geometry.head_dim)
     with _weights_fit(checkpoint, dtype):
         model = load_model(checkpoint, number, device)
+    kernels = select_kernels(checkpoint.geometry, number, device)
+    model.fused = kernels.name == "triton"
     budget, budget_reason = resolve_token_budget(options.token_budget, model, backend.name)
     plan = EmbedPlan(
         dtype=dtype,
         output_dtype=output_dtype,
         outputs=options.outputs,
         attention=backend.name,
+        kernels=kernels.name,
         token_budget=budget,
         reasons={
             "dtype": dtype_reason,
             "output_dtype": output_reason,
             "attention": backend.reason,
+            "kernels": kernels.reason,
             "token_budget": budget_reason,
         },
     )

@@ -99,7 +99,8 @@ def _key(model: PackedESM2, attention: str, device: torch.device) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     size = "x".join(map(str, (model.geometry.layers, model.geometry.width, model.geometry.heads)))
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
-    return f"{name}, {size}, {dtype}, {attention}, torch {torch.__version__}"
+    kernels = "fused" if model.fused else "not fused"
+    return f"{name}, {size}, {dtype}, {attention}, {kernels}, torch {torch.__version__}"
 
 
 def _cache() -> Path:

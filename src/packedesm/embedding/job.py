@@ -197,6 +197,7 @@ def record_name(paths: Paths, dataset: SequenceDataset, place: int) -> str:
 def _say(dataset: SequenceDataset, packs: Packs, plan: EmbedPlan, device: torch.device) -> None:
     logger.info("%s on %s, files in %s", plan.dtype, device, plan.output_dtype)
     logger.info("attention backend %s: %s", plan.attention, plan.reasons["attention"])
+    logger.info("kernels between products by %s: %s", plan.kernels, plan.reasons["kernels"])
     logger.info(
         "%s in %s of at most %d tokens, fill %.1f%%",
         *(plural(len(dataset), "record"), plural(len(packs), "pack")),

@@ -10,6 +10,7 @@ multiplication; a scalar product does not depend on the order. And there is no p
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import ModuleType
 from typing import cast
 
 import torch
@@ -36,6 +37,12 @@ class PackedESM2(nn.Module):
 
     Weights are made on the meta device: build a usable model with `from_fair_esm`. They ask for no
     gradients until `requires_grad_()` says so; then `forward_packed` can be differentiated.
+
+    Attributes
+    ----------
+    fused
+        Whether `packedesm.esm2.triton_kernels` do the steps between products: on a GPU, without
+        gradients; `packedesm.esm2.fused` tells where they work.
     """
 
     frequency_bits: torch.Tensor
@@ -43,6 +50,7 @@ class PackedESM2(nn.Module):
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
         self.geometry = geometry
+        self.fused = False
         with torch.device("meta"):
             # Given its weight, which it would else initialise: on the meta device that imports the
             # whole of torch's compiler.
@@ -133,10 +141,15 @@ class PackedESM2(nn.Module):
         # The rotation of q and k happens either while they are projected or while they are read.
         before, within = (None, rotary) if attention in WITH_ROTARY else (rotary, None)
         x = self._embed(input_ids, cu_seqlens)
-        for layer in cast(Iterable[_Layer], self.layers):
-            q, k, v = _project(layer, x, before)
-            x = _finish(layer, x, attend(attention, q, k, v, sequences, within))
-        return self.final_norm(x)
+        layers = [*cast(Iterable[_Layer], self.layers)]
+        following = [*(layer.attention_norm for layer in layers[1:]), self.final_norm]
+        normed = layers[0].attention_norm(x)
+        for layer, norm in zip(layers, following, strict=True):
+            q, k, v = self._project(layer, normed, before)
+            attended = attend(attention, q, k, v, sequences, within).flatten(1)
+            x, normed = self._add_norm(x, attended, layer.attention_out, layer.mlp_norm)
+            x, normed = self._add_norm(x, linear_gelu(normed, layer.fc1), layer.fc2, norm)
+        return normed
 
     def _embed(self, input_ids: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
         """Return embeddings (T, width) after token dropout, which ESM-2 applies at inference too.
@@ -158,6 +171,34 @@ class PackedESM2(nn.Module):
         angles = positions.float()[:, None] * self.frequency_bits.view(torch.float32)
         return torch.complex(angles.cos(), angles.sin())[:, None, None]
 
+    def _project(
+        self, layer: _Layer, normed: torch.Tensor, rotary: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return q, k, and v, (T, H, Dh) each.
+
+        q and k are rotated by `rotary`, if the attention is not to do it.
+        """
+        qkv = linear(normed, layer.qkv).unflatten(1, (3, layer.heads, -1))
+        if rotary is None:
+            return qkv.unbind(1)
+        if self.fused:
+            _fused().rotate_(qkv, rotary)
+            return qkv.unbind(1)
+        q, k = rotate(qkv[:, :2], rotary).unbind(1)
+        return q, k, qkv[:, 2]
+
+    def _add_norm(
+        self, x: torch.Tensor, change: torch.Tensor, layer: nn.Linear, norm: nn.Module
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `x` (T, width) + `layer` of `change`, and `norm` of that.
+
+        `x` is overwritten unless gradients need it.
+        """
+        if self.fused:
+            return x, _fused().add_norm(x, layer(change), norm)
+        x = linear_add(change, layer, x)
+        return x, norm(x)
+
 
 class _Layer(nn.Module):
     """One transformer layer, LayerNorm before each half."""
@@ -174,30 +215,13 @@ class _Layer(nn.Module):
         self.fc2 = nn.Linear(4 * width, width)
 
 
-def _project(
-    layer: _Layer, x: torch.Tensor, rotary: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return q, k, and v, (T, H, Dh) each: a layer up to its attention.
+def _fused() -> ModuleType:
+    from packedesm.esm2 import triton_kernels  # here: most installations for a CPU lack Triton
 
-    q and k are rotated by `rotary`, if the attention is not to do it.
-    """
-    qkv = linear(layer.attention_norm(x), layer.qkv).unflatten(1, (3, layer.heads, -1))
-    if rotary is None:
-        return qkv.unbind(1)
-    q, k = _rotate(qkv[:, :2], rotary).unbind(1)
-    return q, k, qkv[:, 2]
+    return triton_kernels
 
 
-def _finish(layer: _Layer, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-    """Return `x` (T, width) after a layer, from its attention on.
-
-    `x` is overwritten unless gradients need it.
-    """
-    x = linear_add(attended.flatten(1), layer.attention_out, x)
-    return linear_add(linear_gelu(layer.mlp_norm(x), layer.fc1), layer.fc2, x)
-
-
-def _rotate(qk: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
+def rotate(qk: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
     """Rotate each pair of neighbours in `qk` (T, 2, H, Dh) by its phase, in float32.
 
     float32 input may be overwritten unless gradients need it.

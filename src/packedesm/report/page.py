@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,8 @@ def _run_facts(metrics: dict) -> dict[str, list[str]]:
         "devices": _distinct(metrics, _device),
         "dtypes": _distinct(metrics, lambda run: run["plan"]["dtype"]),
         "output_dtypes": _distinct(metrics, lambda run: run["plan"]["output_dtype"]),
-        "attention": _distinct(metrics, _attention),
+        "attention": _distinct(metrics, partial(_chosen, "attention")),
+        "kernels": _distinct(metrics, partial(_chosen, "kernels")),
         "gpu_reasons": _distinct(metrics, lambda run: run["gpu"]["reason"]),
     }
 
@@ -159,8 +161,8 @@ def _device(run: dict) -> str:
     return device["name"] + threads
 
 
-def _attention(run: dict) -> str:
-    return f"{run['plan']['attention']} ({run['plan']['reasons']['attention']})"
+def _chosen(what: str, run: dict) -> str:
+    return f"{run['plan'][what]} ({run['plan']['reasons'][what]})"
 
 
 def _distinct(metrics: dict, value: Callable[[dict], Any]) -> list[Any]:
