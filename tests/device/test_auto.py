@@ -38,7 +38,7 @@ def test_files_are_as_fine_as_the_computation_allows():
 def test_nothing_in_a_plan_is_auto_and_everything_has_its_reason(small):
     plan, model = load(small, options(EmbedOptions), CPU)
     assert "auto" not in plan.as_json().values()
-    assert plan.reasons.keys() == {"dtype", "output_dtype", "attention", "token_budget"}
+    assert plan.reasons.keys() == {"dtype", "output_dtype", "attention", "kernels", "token_budget"}
     assert all(plan.reasons.values())
     assert model.embed_tokens.weight.dtype == torch.float32
     assert plan.token_budget == 4096

@@ -19,7 +19,7 @@ from packedesm.esm2.attention import (
     select_backend,
     varlen_attention,
 )
-from packedesm.esm2.model import _rotate
+from packedesm.esm2.model import rotate
 from tests.esm2.test_attention import packed, textbook
 
 CPU = torch.device("cpu")
@@ -62,7 +62,7 @@ def ours(q, k, v, lengths, rotary=None):
     """Attend by what ``auto`` chooses; q and k are rotated by `rotary` first."""
     backend = select_backend("auto", CPU, q.dtype, q.shape[-1]).name
     if rotary is not None and backend not in WITH_ROTARY:
-        q, k = _rotate(torch.stack((q, k), 1), rotary).unbind(1)
+        q, k = rotate(torch.stack((q, k), 1), rotary).unbind(1)
         rotary = None
     cu_seqlens = torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32)
     return attend(backend, q, k, v, Sequences(cu_seqlens, max(lengths), lengths), rotary)

@@ -108,7 +108,7 @@ def test_text_of_the_user_is_shown_and_never_obeyed(tmp_path):
         records=[record(record_id=HOSTILE)],
         run={
             "host": HOSTILE,
-            "plan": embed_plan(reasons={"attention": HOSTILE}),
+            "plan": embed_plan(reasons=dict.fromkeys(("attention", "kernels"), HOSTILE)),
             "checkpoint": checkpoint(path=HOSTILE, model=HOSTILE, untrained=True),
         },
     )

@@ -64,14 +64,11 @@ def rotate_(qkv: torch.Tensor, rotary: torch.Tensor) -> None:
         raise ValueError("qkv and rotary must be contiguous")
     row = 2 * heads * head_dim
     block = min(_WIDEST_BLOCK, triton.next_power_of_2(row))
-    _rotate[(tokens, triton.cdiv(row, block))](
-        qkv,
-        torch.view_as_real(rotary),
-        ROW=row,
-        STRIDE=3 * heads * head_dim,
-        HEAD=head_dim,
-        BLOCK=block,
-    )
+    with torch.cuda.device_of(qkv):  # Triton launches on the current device, whatever it is given
+        _rotate[(tokens, triton.cdiv(row, block))](
+            *(qkv, torch.view_as_real(rotary)),
+            **{"ROW": row, "STRIDE": 3 * heads * head_dim, "HEAD": head_dim, "BLOCK": block},
+        )
 
 
 def add_norm(x: torch.Tensor, change: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
@@ -80,10 +77,10 @@ def add_norm(x: torch.Tensor, change: torch.Tensor, norm: nn.LayerNorm) -> torch
         raise ValueError("x and change must be contiguous")
     out = torch.empty_like(x)
     width = x.shape[1]
-    _add_norm[(len(x),)](
-        *(x, change, norm.weight, norm.bias, out, norm.eps),
-        WIDTH=width,
-        BLOCK=triton.next_power_of_2(width),
-        num_warps=4 if width <= 2048 else 8,
-    )
+    with torch.cuda.device_of(x):
+        _add_norm[(len(x),)](
+            *(x, change, norm.weight, norm.bias, out, norm.eps),
+            **{"WIDTH": width, "BLOCK": triton.next_power_of_2(width)},
+            num_warps=4 if width <= 2048 else 8,
+        )
     return out
