@@ -16,9 +16,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH := benchmarks/.venv
-# Tests wait about a third of their time, so two cores keep three processes busy. A file goes to one
-# process as a whole: two would each make what its tests share.
-PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
+# A file goes to one process as a whole: two would each make what its tests share.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
   --durations 20
 KERNELS := setup.py src/packedesm/esm2/kernels.cpp
 

@@ -74,7 +74,7 @@ def go_on(run: Command, quiet: dict[str, str]) -> None:
     assert read_json(run.out.manifest)["request"]["options"]["max_length"] == 100
 
 
-@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("shards", [pytest.param(1, marks=pytest.mark.exhaustive), 3])
 def test_a_command_that_is_killed_at_every_moment_in_turn_goes_on(
     tmp_path, fasta, checkpoints, quiet, shards, tell
 ):

@@ -1,6 +1,7 @@
 """The command and its folder: new, unfinished, finished; never refused for ever, never lost."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,22 @@ def command(tmp_path, tmp_path_factory, fasta):
         return Command(source, tmp_path / "out", checkpoints, **options)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory, fasta) -> Path:
+    """The folder of a command that was killed after its first commit."""
+    out = tmp_path_factory.mktemp("stopped") / "out"
+    stop_after_a_commit(Command(fasta, out, tmp_path_factory.getbasetemp() / "checkpoints"))
+    return out
+
+
+@pytest.fixture
+def stopped(command, stopped_once) -> Command:
+    """A command whose folder is a copy of that."""
+    run = command()
+    shutil.copytree(stopped_once, run.out.root)
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -70,17 +87,16 @@ def test_the_same_command_again_has_nothing_to_do_and_loads_no_torch(command, qu
         ({"shards": 2}, "shards was 'auto', is 2"),
     ],
 )
-def test_another_request_is_refused_and_touches_nothing(command, options, words, finished):
-    first = command()
+def test_another_request_is_refused_and_touches_nothing(
+    command, stopped, options, words, finished, capsys
+):
     if finished:
-        assert main(first.arguments) == 0
-    else:
-        stop_after_a_commit(first)
-    before = state_of(first.out.root)
-    status, _, error = command(**options).run()
-    assert status == 2
-    assert words in the_line(error)
-    assert state_of(first.out.root) == before
+        assert main(stopped.arguments) == 0
+    before = state_of(stopped.out.root)
+    capsys.readouterr()
+    assert main(command(**options).arguments) == 2
+    assert words in the_line(capsys.readouterr().err)
+    assert state_of(stopped.out.root) == before
 
 
 def test_another_fasta_of_the_same_name_is_refused(command, tmp_path, fasta):
@@ -155,15 +171,13 @@ def test_a_place_of_work_that_is_none_is_refused_and_not_followed(command, tmp_p
     assert [path.name for path in precious.iterdir()] == ["data"]
 
 
-def test_force_removes_links_and_not_what_they_lead_to(command, tmp_path):
+def test_force_removes_links_and_not_what_they_lead_to(stopped, tmp_path):
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "data").write_text("years of work")
-    run = command()
-    stop_after_a_commit(run)
-    (run.out.work / "linked").symlink_to(precious)
-    (run.out.work / "linked file").symlink_to(precious / "data")
-    assert run.run("--force")[0] == 0
+    (stopped.out.work / "linked").symlink_to(precious)
+    (stopped.out.work / "linked file").symlink_to(precious / "data")
+    assert main([*stopped.arguments, "--force"]) == 0
     assert (precious / "data").read_text() == "years of work"
 
 
@@ -212,15 +226,14 @@ def test_a_missed_threshold_keeps_the_vectors_and_goes_on_with_the_verification(
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 99}'])
-def test_a_damaged_request_is_refused_by_name(command, content):
-    run = command()
-    stop_after_a_commit(run)
-    run.out.request.write_text(content)
-    before = state_of(run.out.root)
-    status, _, error = run.run()
-    assert status == 2 and "request.json" in the_line(error) and "--force" in error
-    assert state_of(run.out.root) == before
-    assert run.run("--force")[0] == 0
+def test_a_damaged_request_is_refused_by_name(stopped, content, capsys):
+    stopped.out.request.write_text(content)
+    before = state_of(stopped.out.root)
+    assert main(stopped.arguments) == 2
+    error = capsys.readouterr().err
+    assert "request.json" in the_line(error) and "--force" in error
+    assert state_of(stopped.out.root) == before
+    assert main([*stopped.arguments, "--force"]) == 0
 
 
 def test_results_of_the_workflow_are_not_taken_for_those_of_the_command(command):
@@ -335,9 +348,7 @@ def test_an_input_in_the_folder_of_the_results_is_refused(command, tmp_path, fas
     "content",
     ["[]", "[" * 100_000, '{"format": 1, "inputs": [{"path": ["x"]}], "options": [], "model": {}}'],
 )
-def test_a_forged_request_is_one_line(command, content):
-    run = command()
-    stop_after_a_commit(run)
-    run.out.request.write_text(content)
-    status, _, error = run.run()
-    assert status == 2 and "request.json" in the_line(error)
+def test_a_forged_request_is_one_line(stopped, content, capsys):
+    stopped.out.request.write_text(content)
+    assert main(stopped.arguments) == 2
+    assert "request.json" in the_line(capsys.readouterr().err)

@@ -41,13 +41,12 @@ def write(folder: Path, fasta: Path) -> Paths:
 
 
 @pytest.fixture(scope="module")
-def quiet(tmp_path_factory, fasta) -> tuple[dict[str, str], float]:
-    """Digests of what an undisturbed workflow gives, and how long it takes."""
+def quiet(tmp_path_factory, fasta) -> dict[str, str]:
+    """Digests of what an undisturbed workflow gives."""
     folder = tmp_path_factory.mktemp("quiet")
-    paths, begun = write(folder, fasta), time.monotonic()
-    run = snakemake(folder)
+    paths, run = write(folder, fasta), snakemake(folder)
     assert run.returncode == 0, run.stdout
-    return digests(paths), time.monotonic() - begun
+    return digests(paths)
 
 
 def start(folder: Path) -> subprocess.Popen:
@@ -72,13 +71,21 @@ def stop(process: subprocess.Popen, kind: str) -> None:
         time.sleep(0.3)
 
 
-def stopped(folder: Path, kind: str, seconds: float) -> str | None:
-    """Stop a workflow after so long; return what it printed, or None if it had come to its end."""
-    process = start(folder)
-    time.sleep(seconds)
+def stopped(folder: Path, kind: str, jobs: int, pause: float) -> str | None:
+    """Stop a workflow so long after so many of its jobs are done.
+
+    Return what it printed, or None if it had come to its end.
+    """
+    process, lines, begun = start(folder), [], False
+    for line in process.stdout:
+        lines.append(line)
+        begun = "Execute" in line or begun
+        if begun and sum("Finished jobid" in text for text in lines) >= jobs:
+            break
+    time.sleep(pause)
     stop(process, kind)
-    printed, _ = process.communicate(timeout=120)
-    return printed if process.returncode else None
+    lines.append(process.stdout.read())
+    return "".join(lines) if process.wait(timeout=120) else None
 
 
 def failures(paths: Paths, printed: str) -> list[str]:
@@ -105,18 +112,18 @@ def unlock(folder: Path) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_workflow_that_is_stopped_goes_on_by_the_same_command(tmp_path, fasta, quiet, seed, tell):
     """Four times, each in another way, at a moment that is drawn; then it is let run."""
-    expected, seconds = quiet
     chance, paths = random.Random(seed), write(tmp_path, fasta)
     kinds, steps = chance.sample([*STOPS], len(STOPS)), []
     for kind in kinds:
-        while (printed := stopped(tmp_path, kind, chance.uniform(0.1, 0.9) * seconds)) is None:
+        moment = chance.randrange(3), chance.uniform(0, 3)
+        while (printed := stopped(tmp_path, kind, *moment)) is None:
             shutil.rmtree(paths.root)  # it was faster than the stop: once more, from the start
         assert not failures(paths, printed)
         steps.append(printed.count("Finished jobid"))
         unlock(tmp_path)
     run = snakemake(tmp_path)
     assert run.returncode == 0, run.stdout
-    assert digests(paths) == expected
+    assert digests(paths) == quiet
     assert paths.manifest.exists()
     assert "Nothing to be done" in snakemake(tmp_path).stdout
     tell(f"seed {seed}: workflow stopped by {', '.join(kinds)}; jobs finished before {steps}")
