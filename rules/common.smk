@@ -1,4 +1,3 @@
-import os
 import re
 from pathlib import Path
 
@@ -42,6 +41,7 @@ if workflow.is_main_process and config["shards"] == "auto":
 RUN = Paths(RESULTS)
 SAMPLE = Paths(f"{RESULTS}/{{sample}}")
 OUTPUTS = config["outputs"]
+MODEL = Path(config["model"]).expanduser()  # where it is a path
 GPUS = len(visible_gpus()[0])
 # `workflow.cores` refuses to be read where no --cores was given, as on a cluster.
 CORES = workflow.resource_settings.cores or 4
@@ -85,16 +85,14 @@ def described(paths):
 
 def described_model(_wildcards):
     """Return what identifies the weights that the user names by their path."""
-    path = Path(config["model"])
-    return described(weight_files(path)) if path.exists() else []
+    return described(weight_files(MODEL)) if MODEL.exists() else []
 
 
 def model_file(_wildcards):
     """Return the weights as input where the user names a file, so that a new file is noticed."""
-    model = config["model"]
-    if os.path.isdir(model):
-        return os.path.join(model, "config.json")
-    return model if os.path.isfile(model) else []
+    if MODEL.is_dir():
+        return str(MODEL / "config.json")
+    return str(MODEL) if MODEL.is_file() else []
 
 
 # What a cluster is asked for. Where the files that decide it do not exist yet, Snakemake asks again

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from packedesm.errors import UserError
 from packedesm.esm2.registry import Checkpoint
 from packedesm.log import job_log
 from packedesm.options import ShardOptions
 from packedesm.paths import Paths
 from packedesm.results.folder import one_at_a_time
+from packedesm.results.inputs import check_read
 from packedesm.sequences.shards import write_shards
 
 if __name__ == "__main__":
@@ -20,6 +20,5 @@ if __name__ == "__main__":
             shards=snakemake.params.shards,
             width=Checkpoint.read(snakemake.input.checkpoint).geometry.width,
         )
-        for source, described in zip(summary["inputs"], snakemake.params.inputs, strict=True):
-            if source["sha256"] not in described:
-                raise UserError(f"{source['path']}: changed while it was read; run again")
+        read = [source["sha256"] for source in summary["inputs"]]
+        check_read(snakemake.input.fasta, snakemake.params.inputs, read)

@@ -79,6 +79,31 @@ def uniprot_500() -> Path:
 
 
 @pytest.fixture(scope="session")
+def eight(uniprot_500, tmp_path_factory) -> Path:
+    """The first eight of them, for commands that run often."""
+    from tests.jobs import first_records
+
+    return first_records(uniprot_500, 8, tmp_path_factory.mktemp("input") / "eight.fasta")
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory) -> Path:
+    """A folder for models that commands make."""
+    return tmp_path_factory.mktemp("checkpoints")
+
+
+@pytest.fixture(scope="session")
+def quiet(eight, checkpoints, tmp_path_factory) -> dict[str, str]:
+    """Digests of what a command gives for `eight` if nothing disturbs it."""
+    from tests.commands import Command, bits
+
+    run = Command(eight, tmp_path_factory.mktemp("quiet") / "out", checkpoints)
+    status, _, error = run.run()
+    assert status == 0, error
+    return bits(run.out)
+
+
+@pytest.fixture(scope="session")
 def uniprot_20k() -> Path:
     """20,000 UniProtKB records, too large to ship."""
     folder = Path(os.environ.get("PACKEDESM_DATA", ROOT.parent / "shared" / "data"))

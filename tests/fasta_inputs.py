@@ -56,9 +56,7 @@ def structured(draw):
     records = draw(st.lists(st.tuples(headers, sequence_lines), max_size=6))
     ends = draw(st.lists(line_ends, min_size=1, max_size=2))
     lines = [line for header, body in records for line in (b">" + header, *body)]
-    start = draw(
-        st.sampled_from([b"", b"", b"", b"\xef\xbb\xbf", b"\n \n", b"\r", b"; x\n", b"\xff\xfe"])
-    )
+    start = draw(st.sampled_from(b"||| |\xef\xbb\xbf|\n \n|\n\t|\r|; x\n|\xff\xfe".split(b"|")))
     text = b"".join(line + ends[i % len(ends)] for i, line in enumerate(lines))
     return start + (text if draw(st.booleans()) else text.rstrip(b"\r\n"))
 

@@ -3,15 +3,12 @@
 import random
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
-from packedesm.cli import main
 from packedesm.files import read_json
 from packedesm.paths import Paths
 from tests.commands import Command, bits, tracebacks
-from tests.jobs import first_records
 
 pytestmark = pytest.mark.slow
 
@@ -30,24 +27,6 @@ MOMENTS = {
     "the report": lambda paths: paths.report,
     "the manifest": lambda paths: paths.manifest,
 }
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("checkpoints")
-
-
-@pytest.fixture(scope="module")
-def fasta(tmp_path_factory, uniprot_500) -> Path:
-    return first_records(uniprot_500, 8, tmp_path_factory.mktemp("input") / "eight.fasta")
-
-
-@pytest.fixture(scope="module")
-def quiet(tmp_path_factory, fasta, checkpoints) -> dict[str, str]:
-    """Digests of what a run gives that nothing disturbs."""
-    run = Command(fasta, tmp_path_factory.mktemp("quiet") / "out", checkpoints)
-    assert main(run.arguments) == 0
-    return bits(run.out)
 
 
 def kill(run: Command, moment: str, number: int, pause: float) -> bool:
@@ -76,10 +55,10 @@ def go_on(run: Command, quiet: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("shards", [pytest.param(1, marks=pytest.mark.exhaustive), 3])
 def test_a_command_that_is_killed_at_every_moment_in_turn_goes_on(
-    tmp_path, fasta, checkpoints, quiet, shards, tell
+    tmp_path, eight, checkpoints, quiet, shards, tell
 ):
     """One attempt after the other comes a step further, and is killed there."""
-    run = Command(fasta, tmp_path / "out", checkpoints, shards=shards)
+    run = Command(eight, tmp_path / "out", checkpoints, shards=shards)
     killed = [moment for moment in MOMENTS if kill(run, moment, signal.SIGKILL, 0)]
     # On a busy machine the last steps may end before the signal comes.
     assert killed[:8] == [*MOMENTS][:8]
@@ -91,11 +70,11 @@ def test_a_command_that_is_killed_at_every_moment_in_turn_goes_on(
     "seed", [1, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in range(2, 31))]
 )
 def test_three_attempts_are_killed_and_the_fourth_gives_the_same_bits(
-    tmp_path, fasta, checkpoints, quiet, seed, tell
+    tmp_path, eight, checkpoints, quiet, seed, tell
 ):
     """At moments and by signals that are drawn, with one shard or three."""
     chance = random.Random(seed)
-    run = Command(fasta, tmp_path / "out", checkpoints, shards=(1, 3)[seed % 2])
+    run = Command(eight, tmp_path / "out", checkpoints, shards=(1, 3)[seed % 2])
     told: list[str] = []
     for step in sorted(chance.sample(range(len(MOMENTS) - 1), 3)):
         moment, number = [*MOMENTS][step], chance.choice(SIGNALS)

@@ -16,30 +16,23 @@ from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.geometry import Geometry
 from packedesm.files import read_json, write_record
 from tests.commands import Command, bits, state_of, the_line
-from tests.jobs import first_records
-
-
-@pytest.fixture(scope="module")
-def fasta(tmp_path_factory, uniprot_500) -> Path:
-    return first_records(uniprot_500, 8, tmp_path_factory.mktemp("input") / "eight.fasta")
 
 
 @pytest.fixture
-def command(tmp_path, tmp_path_factory, fasta):
+def command(tmp_path, eight, checkpoints):
     """Return a function that makes a command for the folder ``out``."""
-    checkpoints = tmp_path_factory.getbasetemp() / "checkpoints"
 
-    def make(source: Path = fasta, **options) -> Command:
+    def make(source: Path = eight, **options) -> Command:
         return Command(source, tmp_path / "out", checkpoints, **options)
 
     return make
 
 
 @pytest.fixture(scope="module")
-def stopped_once(tmp_path_factory, fasta) -> Path:
+def stopped_once(tmp_path_factory, eight, checkpoints) -> Path:
     """The folder of a command that was killed after its first commit."""
     out = tmp_path_factory.mktemp("stopped") / "out"
-    stop_after_a_commit(Command(fasta, out, tmp_path_factory.getbasetemp() / "checkpoints"))
+    stop_after_a_commit(Command(eight, out, checkpoints))
     return out
 
 
@@ -49,16 +42,6 @@ def stopped(command, stopped_once) -> Command:
     run = command()
     shutil.copytree(stopped_once, run.out.root)
     return run
-
-
-@pytest.fixture(scope="module")
-def quiet(tmp_path_factory, fasta) -> dict[str, str]:
-    """Digests of what a run gives that nothing disturbs."""
-    folder = tmp_path_factory.mktemp("quiet")
-    checkpoints = tmp_path_factory.getbasetemp() / "checkpoints"
-    run = Command(fasta, folder / "out", checkpoints)
-    assert main(run.arguments) == 0
-    return bits(run.out)
 
 
 def test_the_same_command_again_has_nothing_to_do_and_loads_no_torch(command, quiet):
@@ -99,9 +82,9 @@ def test_another_request_is_refused_and_touches_nothing(
     assert state_of(stopped.out.root) == before
 
 
-def test_another_fasta_of_the_same_name_is_refused(command, tmp_path, fasta):
+def test_another_fasta_of_the_same_name_is_refused(command, tmp_path, eight):
     source = tmp_path / "in.fasta"
-    source.write_text(fasta.read_text())
+    source.write_text(eight.read_text())
     run = command(source)
     assert main(run.arguments) == 0
     text = source.read_text()
@@ -322,26 +305,26 @@ def test_force_takes_nothing_that_is_not_of_the_command(command, manifest):
     assert run.out.manifest.read_text() == manifest and run.out.metrics.exists()
 
 
-def test_a_fasta_that_changes_while_it_is_read_is_noticed(command, tmp_path, fasta, monkeypatch):
+def test_a_fasta_that_changes_while_it_is_read_is_noticed(command, tmp_path, eight, monkeypatch):
     source = tmp_path / "in.fasta"
-    source.write_text(fasta.read_text())
+    source.write_text(eight.read_text())
     real = pipeline.write_shards
 
     def changed(*arguments, **options):
-        source.write_text(fasta.read_text().replace("A", "G", 1))
+        source.write_text(eight.read_text().replace("A", "G", 1))
         return real(*arguments, **options)
 
     monkeypatch.setattr(pipeline, "write_shards", changed)
     assert main(command(source).arguments) == 2
 
 
-def test_an_input_in_the_folder_of_the_results_is_refused(command, tmp_path, fasta):
+def test_an_input_in_the_folder_of_the_results_is_refused(command, tmp_path, eight):
     source = tmp_path / "out" / "report.html"
     source.parent.mkdir()
-    source.write_text(fasta.read_text())
+    source.write_text(eight.read_text())
     for more in ([], ["--force"]):
         assert command(source).run(*more)[0] == 2
-    assert source.read_text() == fasta.read_text()
+    assert source.read_text() == eight.read_text()
 
 
 @pytest.mark.parametrize(

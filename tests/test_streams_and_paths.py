@@ -11,42 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from packedesm.esm2.registry import TINY
 from packedesm.paths import Paths
-from tests.commands import bits, state_of, the_line
-from tests.jobs import first_records
+from tests.commands import Command, bits, state_of, the_line
 from tests.workflow import BIN
 
 PACKEDESM = BIN / "packedesm"
 
 
 @pytest.fixture(scope="module")
-def fasta(tmp_path_factory, uniprot_500) -> Path:
-    return first_records(uniprot_500, 8, tmp_path_factory.mktemp("input") / "eight.fasta")
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("checkpoints")
-
-
-@pytest.fixture(scope="module")
-def quiet(tmp_path_factory, embed) -> dict[str, str]:
-    """Digests of what a run gives that nothing disturbs."""
-    out = tmp_path_factory.mktemp("quiet") / "out"
-    subprocess.run([PACKEDESM, *embed(out)], check=True)
-    return bits(Paths(out))
-
-
-@pytest.fixture(scope="module")
-def embed(fasta, checkpoints):
+def embed(eight, checkpoints):
     """Return a function that gives the arguments of a command for a folder."""
 
-    def arguments(out: Path | str, source: Path = fasta) -> list[str]:
-        return [
-            *["embed", str(source), "-o", str(out), "--model", TINY],
-            *["--checkpoints", str(checkpoints), "--max-length", "100", "--verify-sequences", "2"],
-        ]
+    def arguments(out: Path, source: Path = eight) -> list[str]:
+        return Command(source, out, checkpoints).arguments
 
     return arguments
 

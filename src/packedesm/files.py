@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import sys
 import tempfile
@@ -151,6 +152,7 @@ class CheckedFile:
         self.path = Path(path)
         self._position = 0
         self._handle = self.path.open("rb")
+        self._size = os.fstat(self._handle.fileno()).st_size
         self._hash = hashlib.sha256()
 
     def __enter__(self) -> Self:
@@ -168,8 +170,7 @@ class CheckedFile:
 
     def array(self) -> np.ndarray:
         """Read the array of a ``.npy`` file; Damaged if it is none."""
-        with self._as_written():
-            return np.lib.format.read_array(self, allow_pickle=False)
+        return self.values(*self.array_header())
 
     def array_header(self) -> tuple[tuple[int, ...], np.dtype]:
         """Read the beginning of a ``.npy`` file; return the shape and dtype of the array."""
@@ -179,6 +180,14 @@ class CheckedFile:
                 read = np.lib.format.read_array_header_2_0
             shape, _fortran, dtype = read(self)
             return shape, dtype
+
+    def values(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Read so many values, in C order, to look at only; Damaged if the file has fewer."""
+        with self._as_written():
+            size = math.prod(shape) * dtype.itemsize
+            if not 0 <= size <= self._size - self._position:
+                raise ValueError(f"{size} bytes shall follow")
+            return np.frombuffer(self.read(size), dtype).reshape(shape)
 
     def finish(self, sha256: str, size: int = sys.maxsize) -> None:
         """Read what is left; Damaged unless the first `size` bytes, or all, have this digest."""
@@ -190,6 +199,8 @@ class CheckedFile:
     def _as_written(self) -> Iterator[None]:
         try:
             yield
+        except (OSError, MemoryError):  # nothing is read, and nothing made, beyond the file's end
+            raise
         except Exception as error:  # a damaged header can make numpy fail in nearly any way
             raise damaged(self.path) from error
 

@@ -1,6 +1,8 @@
 import hashlib
 from pathlib import Path
 
+import pytest
+
 from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.registry import MODELS
 from packedesm.files import read_json
@@ -20,10 +22,12 @@ def test_the_tiny_model_is_made_and_recorded_as_meaningless(run_rule):
     assert record["bytes"] == weights.stat().st_size
 
 
-def test_a_changed_file_of_the_users_is_noticed(tmp_path, sixty):
+@pytest.mark.parametrize("folder", ["", "~/"])
+def test_a_changed_file_of_the_users_is_noticed(tmp_path, sixty, folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     weights = tmp_path / "mine.pt"
     write_random_checkpoint(weights, MODELS["esm2_tiny_random"], seed=1)
-    write_config(tmp_path, fasta=str(sixty), model=str(weights))
+    write_config(tmp_path, fasta=str(sixty), model=f"{folder}mine.pt")
     assert snakemake(tmp_path, RECORD).returncode == 0
     first = read_json(tmp_path / RECORD)
     assert first["untrained"] is False  # nobody can tell for a file of the user's

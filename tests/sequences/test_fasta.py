@@ -200,6 +200,18 @@ def test_an_empty_file_is_refused(read, content):
     assert "empty" in refusal(read, gzip.compress(content))
 
 
+AFTER_BLANK = [b" >a\nMK\n", b"\t>a\nMK\n>b\nMA\n>c\nMM\n", b"\n \n >a\nMK\n>b\nMA\n>c\nMM\n"]
+
+
+@pytest.mark.parametrize("block_size", [1, 4, 1000])
+@pytest.mark.parametrize("content", AFTER_BLANK)
+def test_a_first_record_after_a_blank_is_refused_and_not_left_out(tmp_path, content, block_size):
+    path = tmp_path / "in.fasta"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"line [13] begins with '( |.t)>a?'"):
+        list(read_blocks(path, block_size))
+
+
 @pytest.mark.parametrize("content", [b"MKVL\n", b"\n\nid,sequence\n>a\nMK\n", b"; x\n>a\nMK\n"])
 def test_text_before_the_first_header_is_not_fasta(read, content):
     message = refusal(read, content)

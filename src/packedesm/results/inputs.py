@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from packedesm.errors import Damaged
+from packedesm.errors import Damaged, UserError
 from packedesm.files import file_digest, read_record, write_record
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,10 @@ class Input:
             sha256 = file_digest(path)
         return cls(here.path, *times, sha256)
 
+    def in_words(self) -> str:
+        """Return size and digest."""
+        return f"{self.bytes} {self.sha256}"
+
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Input:
         """Return what `dataclasses.asdict` gave; TypeError if it did not give this."""
@@ -81,7 +85,24 @@ def describe(paths: Sequence[Path], cache: Path) -> list[str]:
     if not new.items() <= known.items():
         write_record(cache, known | new)
     entries = [found.get(str(path)) for path in paths]
-    return ["missing" if entry is None else f"{entry.bytes} {entry.sha256}" for entry in entries]
+    return ["missing" if entry is None else entry.in_words() for entry in entries]
+
+
+def check_read(paths: Sequence[object], known: Sequence[str], read: Sequence[str]) -> None:
+    """Raise UserError unless the bytes that were read of each file are those it was known by.
+
+    Parameters
+    ----------
+    paths
+        The files.
+    known
+        What `describe` said of each before, or `Input.in_words`.
+    read
+        The SHA-256 of what was read of each.
+    """
+    for path, before, found in zip(paths, known, read, strict=True):
+        if before.split()[-1] not in (found, str(None)):
+            raise UserError(f"{path}: changed while it was read; run again")
 
 
 def _input(path: Path, known: Mapping[str, Any]) -> Input:

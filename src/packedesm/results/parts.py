@@ -35,6 +35,9 @@ class Parts:
         with ExitStack() as opened:
             files = [opened.enter_context(CheckedFile(path)) for path in self._digests]
             headers = [file.array_header() for file in files]
+            for file, (shape, _dtype) in zip(files, headers, strict=True):
+                if len(shape) != 2:
+                    raise damaged(file.path)
             self._open = opened.pop_all()
         self._left = [
             (file, shape[0]) for file, (shape, _dtype) in zip(files, headers, strict=True)
@@ -66,19 +69,12 @@ class Parts:
                 raise RuntimeError(f"the shards hold {self.rows} rows, the index says more")
             file, left = self._left[0]
             count = min(rows, left)
-            found.append(self._read(file, count))
+            found.append(file.values((count, self.width), self.dtype))
             rows -= count
             self._left[0] = file, left - count
             if count == left:
                 del self._left[0]
         return found[0] if len(found) == 1 else np.concatenate(found)
-
-    def _read(self, file: CheckedFile, rows: int) -> np.ndarray:
-        size = rows * self.width * self.dtype.itemsize
-        data = file.read(size)
-        if len(data) != size:
-            raise damaged(file.path)
-        return np.frombuffer(data, self.dtype).reshape(rows, self.width)
 
     def finish(self, output: str) -> None:
         """Check what was read against the digests.

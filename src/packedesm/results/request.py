@@ -10,7 +10,7 @@ from typing import Any
 
 from packedesm.errors import Damaged, UserError
 from packedesm.files import read_record, write_record
-from packedesm.results.inputs import Input
+from packedesm.results.inputs import Input, check_read
 from packedesm.versions import versions
 
 FORMAT = 1
@@ -113,9 +113,8 @@ class Request:
 
         `digests` are those of what was read, in the order of the inputs.
         """
-        for source, found in zip(self.inputs, digests, strict=True):
-            if source.sha256 not in (None, found):
-                raise UserError(f"{source.path}: changed while it was read; run again")
+        known = [source.in_words() for source in self.inputs]
+        check_read([source.path for source in self.inputs], known, digests)
 
     def differences(self, other: Request, *, finished: bool) -> list[str]:
         """Return in words what `other`, the earlier one, has otherwise; nothing if it is the same.

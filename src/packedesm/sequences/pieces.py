@@ -159,9 +159,11 @@ def _expect_fasta(path: Path, chunks: Iterable[bytes]) -> Iterator[bytes]:
     for chunk in chunks:
         begun += chunk
         if text := begun.lstrip(BLANKS + b"\n"):
-            if not text.startswith(b">"):
-                line = begun[: len(begun) - len(text)].count(b"\n") + 1
-                start = quote(text[:200].partition(b"\n")[0].decode("latin-1"), 40)
+            blank = begun[: len(begun) - len(text)]
+            first = begun[blank.rfind(b"\n") + 1 :]
+            if not first.startswith(b">"):
+                line = blank.count(b"\n") + 1
+                start = quote(first[:200].partition(b"\n")[0].decode("latin-1"), 40)
                 raise UserError(
                     f"{path}: is not FASTA: line {line} begins with {start} "
                     "where the first '>' should be"
