@@ -1,12 +1,14 @@
-"""Run `packedesm embed` as a user does: in a process of its own."""
+"""Run `packedesm embed` in a process of its own."""
 
 import re
 import subprocess
 from pathlib import Path
 
+from packedesm.cli import main
 from packedesm.esm2.registry import TINY
 from packedesm.files import file_digest
 from packedesm.paths import Paths
+from tests.forks import Forked
 from tests.workflow import BIN
 
 
@@ -23,14 +25,17 @@ class Command:
         flags = [str(text) for key, value in options.items() for text in (f"--{key}", value)]
         self.arguments = ["embed", str(fasta), "-o", str(out), *flags]
 
-    def start(self, *more: str) -> subprocess.Popen:
+    def start(self, *more: str, fork: bool = True) -> subprocess.Popen | Forked:
+        """Start it; forked from a process that has imported everything, or as a user does."""
+        if fork:
+            return Forked(main, [*self.arguments, *more])
         command = [str(BIN / "packedesm"), *self.arguments, *more]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, **pipes)
 
-    def run(self, *more: str) -> tuple[int, str, str]:
+    def run(self, *more: str, fork: bool = True) -> tuple[int, str, str]:
         """Run it to its end; return exit status, standard output and error."""
-        process = self.start(*more)
+        process = self.start(*more, fork=fork)
         out, error = process.communicate(timeout=120)
         return process.returncode, out, error
 

@@ -98,7 +98,7 @@ def quiet(eight, checkpoints, tmp_path_factory) -> dict[str, str]:
     from tests.commands import Command, bits
 
     run = Command(eight, tmp_path_factory.mktemp("quiet") / "out", checkpoints)
-    status, _, error = run.run()
+    status, _, error = run.run(fork=False)
     assert status == 0, error
     return bits(run.out)
 

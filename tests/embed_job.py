@@ -5,9 +5,7 @@
 The JSON holds root, shard, options, job, threads, log and the faults to inject.
 """
 
-import os
 import sys
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -65,13 +63,6 @@ def run(path: Path) -> None:
             JobOptions.of(task["job"]),
             threads=task["threads"],
         )
-
-
-def run_forked(path: Path, errors: Connection) -> None:
-    """Run a job in a process that was forked; what it writes to standard error goes to `errors`."""
-    os.dup2(errors.fileno(), sys.stderr.fileno())
-    errors.close()
-    run(path)
 
 
 if __name__ == "__main__":

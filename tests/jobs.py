@@ -1,8 +1,6 @@
 """Start embedding jobs as processes, watch how far they are, and see what they leave."""
 
 import gzip
-import multiprocessing
-import os
 import signal
 import subprocess
 import sys
@@ -18,12 +16,8 @@ from packedesm.options import EmbedOptions, JobOptions, ShardOptions
 from packedesm.paths import COMMIT_SUFFIX, Paths
 from packedesm.sequences.shards import write_shards
 from tests import embed_job
+from tests.forks import Forked
 from tests.workflow import ROOT
-
-# Jobs are forked from a process that has imported what they need, which takes two CPU seconds.
-# What a signal does to a job, and what it leaves, is the same.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload([embed_job.__name__])
 
 
 def first_records(source: Path, count: int, path: Path) -> Path:
@@ -31,42 +25,6 @@ def first_records(source: Path, count: int, path: Path) -> Path:
     records = gzip.decompress(source.read_bytes()).decode().split("\n>")[:count]
     path.write_text("\n>".join(records) + "\n")
     return path
-
-
-class ForkedJob:
-    """A job in a process that was forked; tests use it like a `subprocess.Popen`."""
-
-    def __init__(self, task: Path) -> None:
-        self._errors, errors = FORKS.Pipe(duplex=False)
-        self._process = FORKS.Process(target=embed_job.run_forked, args=(task, errors))
-        self._process.start()
-        errors.close()
-        self.pid = self._process.pid
-
-    @property
-    def returncode(self) -> int | None:
-        return self._process.exitcode
-
-    def poll(self) -> int | None:
-        return self.returncode
-
-    def wait(self, timeout: float) -> int:
-        self._process.join(timeout)
-        if self.returncode is None:
-            raise subprocess.TimeoutExpired(f"job {self.pid}", timeout)
-        return self.returncode
-
-    def communicate(self, timeout: float) -> tuple[None, str]:
-        """Wait for the end; return, as a Popen does, standard output, which is empty, and error."""
-        self.wait(timeout)
-        with os.fdopen(os.dup(self._errors.fileno())) as errors:
-            return None, errors.read()
-
-    def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
-
-    def terminate(self) -> None:
-        self.send_signal(signal.SIGTERM)
 
 
 class Sample:
@@ -87,7 +45,7 @@ class Sample:
 
     def start(
         self, name: str = "job", faults: dict | None = None, *, fork: bool = True, **config
-    ) -> subprocess.Popen | ForkedJob:
+    ) -> subprocess.Popen | Forked:
         """Start a job and return its process; `name` tells several at once apart.
 
         `faults` are those of `tests.embed_job.inject`. A job that is not forked starts as the
@@ -100,7 +58,7 @@ class Sample:
         path = self.paths.root / f"{name}.json"
         write_json(path, task)
         if fork:
-            return ForkedJob(path)
+            return Forked(embed_job.run, path)
         return subprocess.Popen(
             [sys.executable, "-m", "tests.embed_job", str(path)],
             cwd=ROOT,
