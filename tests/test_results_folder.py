@@ -1,5 +1,6 @@
 """The command and its folder: new, unfinished, finished; never refused for ever, never lost."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ from packedesm import pipeline
 from packedesm.cli import main
 from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.geometry import Geometry
-from packedesm.files import read_json, write_record
+from packedesm.files import TEMPORARY, read_json, write_record
 from tests.commands import Command, bits, state_of, the_line
 
 
@@ -335,3 +336,26 @@ def test_a_forged_request_is_one_line(stopped, content, capsys):
     stopped.out.request.write_text(content)
     assert main(stopped.arguments) == 2
     assert "request.json" in the_line(capsys.readouterr().err)
+
+
+def test_a_kill_while_the_request_is_written_hinders_nothing(command, quiet):
+    run = command()
+    run.out.work.mkdir(parents=True)
+    run.out.lock.touch()
+    (run.out.work / f"{TEMPORARY}x.json").write_text("{")
+    assert main(run.arguments) == 0
+    assert bits(run.out) == quiet
+    assert {path.name for path in run.out.root.iterdir()} <= {p.name for p in run.out.results()}
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", ".work/state", "mean.npy"])
+def test_what_is_odd_while_another_process_works_there_is_said_to_be_that(command, name, capsys):
+    """What it has just made or begun to clear away may look like anything."""
+    run = command()
+    run.out.work.mkdir(parents=True)
+    (run.out.root / name).touch()
+    with run.out.lock.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main(run.arguments) == 1
+        assert "another packedesm works in this folder" in the_line(capsys.readouterr().err)
+    assert main(run.arguments) == 2

@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from packedesm.cli import main
+from packedesm.esm2.checkpoints import prepare
+from packedesm.esm2.registry import TINY
 from packedesm.paths import Paths
 from tests.commands import Command, bits, state_of, the_line
+from tests.forks import Forked
 from tests.workflow import BIN
 
 PACKEDESM = BIN / "packedesm"
@@ -184,36 +188,39 @@ def _forbid_what_only_root_may() -> None:
 
 @pytest.mark.parametrize("kilobytes", [2, 20, 120])
 def test_a_limit_on_the_size_of_files_is_one_line_and_the_same_command_goes_on(
-    tmp_path, embed, kilobytes
+    tmp_path, embed, checkpoints, kilobytes
 ):
-    arguments = embed(tmp_path / "out")
-    subprocess.run([PACKEDESM, *embed(tmp_path / "first")], check=True)  # makes the model
-    limit = kilobytes * 1024
-    done = subprocess.run(
-        [PACKEDESM, *arguments, "--outputs", "mean,residue"],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
-    assert done.returncode == 1, done.stderr
-    assert "ulimit -f" in the_line(done.stderr)
-    assert subprocess.run([PACKEDESM, *arguments, "--outputs", "mean,residue"]).returncode == 0
+    arguments = [*embed(tmp_path / "out"), "--outputs", "mean,residue"]
+    prepare(TINY, str(checkpoints))  # files of the model are larger
+    limited = Forked(limited_command, kilobytes * 1024, arguments)
+    _, error = limited.communicate(timeout=120)
+    assert limited.returncode == 1, error
+    assert "ulimit -f" in the_line(error)
+    assert main(arguments) == 0
+
+
+def limited_command(limit: int, arguments: list[str]) -> int:
+    """Run the command where files may have so many bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    return main(arguments)
 
 
 @pytest.mark.parametrize(
     "pair", [*range(3), *(pytest.param(n, marks=pytest.mark.exhaustive) for n in range(3, 23))]
 )
-def test_of_two_commands_at_once_one_ends_right_and_nothing_is_lost(tmp_path, embed, quiet, pair):
+def test_of_two_commands_at_once_one_ends_right_and_nothing_is_lost(
+    tmp_path, embed, quiet, pair, capsys
+):
     chance = random.Random(pair)
     bad = tmp_path / "bad.fasta"
     bad.write_text(">a\nMK\n>b\nM1\n")
     good = embed(tmp_path / "out")
     other = embed(tmp_path / "out", bad) if pair % 2 else good
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     commands = [other, good] if chance.random() < 0.5 else [good, other]
-    first = subprocess.Popen([PACKEDESM, *commands[0]], **pipes)
+    # Without the seconds that imports take, the second may come at any step of the first.
+    first = Forked(main, commands[0])
     time.sleep(chance.choice((0, chance.uniform(0, 3))))
-    second = subprocess.Popen([PACKEDESM, *commands[1]], **pipes)
+    second = Forked(main, commands[1])
     ends = {}
     for process, arguments in ((first, commands[0]), (second, commands[1])):
         _, error = process.communicate(timeout=120)
@@ -224,6 +231,7 @@ def test_of_two_commands_at_once_one_ends_right_and_nothing_is_lost(tmp_path, em
         ends[process.returncode == 0] = arguments
     if ends.get(True) is None:  # the good one found the folder taken by the bad one
         assert pair % 2
-        assert subprocess.run([PACKEDESM, *good]).returncode == 0
+        assert main(good) == 0
     assert bits(Paths(tmp_path / "out")) == quiet
-    assert "nothing to be done" in subprocess.check_output([PACKEDESM, *good], text=True)
+    assert main(good) == 0
+    assert "nothing to be done" in capsys.readouterr().out

@@ -185,8 +185,8 @@ def _embed(options: argparse.Namespace) -> None:
         refuse_foreign(paths)
     if options.fasta.resolve().is_relative_to(paths.root.resolve()):
         raise UserError(f"{options.fasta}: lies in the folder of the results; give another with -o")
-    if not options.force and at_rest(paths) and _finished(paths, config):
-        return  # without a lock: the folder may be one that only others may write to
+    if not options.force and _finished_at_rest(paths, config):
+        return
     with stopping_on_signals(), working_in(paths):
         if not options.force and _finished(paths, config):
             return
@@ -198,6 +198,16 @@ def _embed(options: argparse.Namespace) -> None:
     arrays = ", ".join(path.name for path in paths.arrays(config["outputs"]))
     root = options.output
     _say(f"{root} holds {arrays} and index.parquet; open {root / paths.report.name} in a browser")
+
+
+def _finished_at_rest(paths: Paths, config: dict[str, Any]) -> bool:
+    """Tell the same without a lock: the folder may be one that only others may write to."""
+    try:
+        return at_rest(paths) and _finished(paths, config)
+    except UserError:
+        if not os.access(paths.root, os.W_OK):
+            raise
+        return False  # another process may just have begun to start over: the lock decides
 
 
 def _finished(paths: Paths, config: dict[str, Any]) -> bool:

@@ -40,12 +40,13 @@ def working_in(paths: Paths) -> Iterator[None]:
         If another process works in it, or it cannot be written to.
     """
     refuse_foreign(paths)
-    fresh = not paths.request.exists()
     made = [path for path in (paths.root, *paths.root.parents) if not path.exists()]
     with explained(paths.root):
         lock = _locked(paths)
-    for unfinished in paths.root.glob(f"{TEMPORARY}*"):  # of attempts that were killed
-        _remove(unfinished)
+    fresh = not paths.request.exists()
+    for folder in (paths.root, paths.work):
+        for unfinished in folder.glob(f"{TEMPORARY}*"):  # of attempts that were killed
+            _remove(unfinished)
     try:
         yield
     except BaseException:
@@ -76,10 +77,7 @@ def _locked(paths: Paths) -> int:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(lock)
-                raise Fault(
-                    f"{paths.root}: another packedesm works in this folder; wait for it, or give "
-                    "another one with -o"
-                ) from None
+                raise _taken(paths) from None
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(lock), paths.lock.stat()):
                     return lock
@@ -87,10 +85,41 @@ def _locked(paths: Paths) -> int:
 
 
 def refuse_foreign(paths: Paths) -> None:
-    """Raise UserError if the folder cannot be ours: it is a file, or holds what is not of a run."""
+    """Raise UserError if the folder cannot be ours: it is a file, or holds what is not of a run.
+
+    While another process works in it what is there may look like anything: then Fault says that.
+    """
+    try:
+        _refuse_foreign(paths)
+    except UserError:
+        if _is_locked(paths):
+            raise _taken(paths) from None
+        _refuse_foreign(paths)  # that process may just have ended
+
+
+def _taken(paths: Paths) -> Fault:
+    return Fault(
+        f"{paths.root}: another packedesm works in this folder; wait for it, or give another one "
+        "with -o"
+    )
+
+
+def _is_locked(paths: Paths) -> bool:
+    with suppress(OSError):
+        lock = os.open(paths.lock, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+    return False
+
+
+def _refuse_foreign(paths: Paths) -> None:
     _refuse_links(paths)
-    root, work = paths.root, paths.work
-    if any(work.glob("*")) and not _is_ours(paths) and not _only_claimed(paths):
+    root = paths.root
+    if not _only_claimed(paths) and not _is_ours(paths):
         raise UserError(
             f"{root}: holds an unfinished run that is not of this command; give a new folder with "
             "-o"
@@ -216,10 +245,7 @@ def start_over(paths: Paths) -> None:
 def clean_up(paths: Paths) -> None:
     """Remove what only the steps of a run read; its manifest must stand."""
     if paths.manifest.exists() and paths.work.exists():
-        # In one step out of the way, so that half of it is never taken for an unfinished run.
-        grave = paths.root / f"{TEMPORARY}{secrets.token_hex(8)}"
-        paths.work.rename(grave)
-        shutil.rmtree(grave, ignore_errors=True)
+        _remove_work(paths)
 
 
 def _refuse_links(paths: Paths) -> None:
@@ -240,6 +266,14 @@ def _refuse_links(paths: Paths) -> None:
         )
 
 
+def _remove_work(paths: Paths) -> None:
+    """Remove the folder of work, in one step, so that half of it is never taken for a run."""
+    with suppress(OSError):
+        grave = paths.root / f"{TEMPORARY}{secrets.token_hex(8)}"
+        paths.work.rename(grave)
+        shutil.rmtree(grave, ignore_errors=True)
+
+
 def _remove(path: Path) -> None:
     """Remove a file or a folder; of a link the link alone, wherever it leads."""
     if path.is_dir() and not path.is_symlink():
@@ -249,8 +283,9 @@ def _remove(path: Path) -> None:
 
 
 def _only_claimed(paths: Paths) -> bool:
-    """Tell whether a process began to work here and ended before it wrote its request."""
-    return {path.name for path in paths.work.glob("*")} <= {paths.lock.name}
+    """Tell whether at most a process began to work here that has not written its request."""
+    names = {path.name for path in paths.work.glob("*")}
+    return {name for name in names if not name.startswith(TEMPORARY)} <= {paths.lock.name}
 
 
 def _is_ours(paths: Paths) -> bool:
@@ -289,7 +324,7 @@ def _ours(paths: Paths) -> set[str]:
 
 def _leave_nothing(paths: Paths, made: Sequence[Path]) -> None:
     """Remove the folder of work, and those around it that were made and are empty."""
-    shutil.rmtree(paths.work, ignore_errors=True)
+    _remove_work(paths)
     with suppress(OSError):  # not empty: files that appeared meanwhile stay
         for folder in made:
             folder.rmdir()
