@@ -2,16 +2,18 @@ import re
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import RerunTrigger
 
 from packedesm.config import resolve, samples
 from packedesm.device.gpus import shard_count, visible_gpus
 from packedesm.errors import UserError, permissions_told
 from packedesm.files import read_json
 from packedesm.paths import Paths
-from packedesm.esm2.registry import Checkpoint, locate, weight_files
+from packedesm.esm2.registry import Checkpoint, locate, model_files
 from packedesm.options import EmbedOptions, ShardOptions, VerifyOptions
 from packedesm.results.folder import refuse_foreign_sample
 from packedesm.results.inputs import describe
+from packedesm.results.outdated import outdated_checkpoint, outdated_steps
 from packedesm.cluster import (
     embed_minutes,
     model_megabytes,
@@ -83,16 +85,36 @@ def described(paths):
     return describe([*map(Path, paths)], Path(".snakemake/packedesm-inputs.json"))
 
 
+def fasta_files(wildcards):
+    """Return the input of a sample."""
+    fasta, there = SAMPLES[wildcards.sample], Paths(f"{RESULTS}/{wildcards.sample}")
+    if workflow.is_main_process and there.sharding.exists():
+        run_again(outdated_steps(RUN, there, config, described(fasta), SHARDS))
+    return fasta
+
+
 def described_model(_wildcards):
     """Return what identifies the weights that the user names by their path."""
-    return described(weight_files(MODEL)) if MODEL.exists() else []
+    return described(model_files(MODEL)) if MODEL.exists() else []
 
 
-def model_file(_wildcards):
+def model_file(wildcards):
     """Return the weights as input where the user names a file, so that a new file is noticed."""
+    if workflow.is_main_process:
+        named = described_model(wildcards)
+        run_again(outdated_checkpoint(RUN, config["model"], named))
     if MODEL.is_dir():
         return str(MODEL / "config.json")
     return str(MODEL) if MODEL.is_file() else []
+
+
+def run_again(outdated):
+    """Let the steps that make these files run again, as if the user had named them.
+
+    What `.snakemake` remembers may be of another run than that whose results are there.
+    """
+    if RerunTrigger.PARAMS in workflow.dag_settings.rerun_triggers:
+        workflow.dag.forcefiles.update(map(str, outdated))
 
 
 # What a cluster is asked for. Where the files that decide it do not exist yet, Snakemake asks again

@@ -1,6 +1,6 @@
 rule shard:
     input:
-        fasta=lambda wildcards: SAMPLES[wildcards.sample],
+        fasta=fasta_files,
         checkpoint=RUN.checkpoint,
     output:
         fasta=every_shard(SAMPLE.shard_fasta),

@@ -206,7 +206,7 @@ def test_a_disk_that_is_full_while_merging_leaves_no_half_array(disk, fasta, tmp
     with pytest.raises(Fault, match=f"{sample.paths.root}: no space is left"):
         merge_shards(sample.paths, 1, ["residue"])
     assert not list(sample.paths.root.glob("*.npy"))
-    assert not list(sample.paths.root.glob(".tmp-*"))
+    assert not list(sample.paths.root.glob(".packedesm-*"))
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(disk, fasta, tmp_path):

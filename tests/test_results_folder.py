@@ -234,14 +234,14 @@ def test_results_of_the_workflow_are_not_taken_for_those_of_the_command(command)
 def test_what_a_kill_left_half_written_is_cleared_and_hinders_nothing(command, quiet):
     run = command()
     stop_after_a_commit(run)
-    (run.out.root / ".tmp-abc.npy").write_bytes(b"half an array")
+    (run.out.root / ".packedesm-abc.npy").write_bytes(b"half an array")
     status, _, error = run.run()
     assert status == 0, error
     assert bits(run.out) == quiet
-    assert not list(run.out.root.glob(".tmp-*"))
+    assert not list(run.out.root.glob(".packedesm-*"))
 
 
-@pytest.mark.parametrize("left", [".work", ".tmp-0123456789abcdef"])
+@pytest.mark.parametrize("left", [".work", ".packedesm-0123456789abcdef"])
 def test_a_kill_while_clearing_away_leaves_finished_results(command, quiet, left):
     run = command()
     assert main(run.arguments) == 0

@@ -2,6 +2,8 @@
 
 import gzip
 import os
+import shutil
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pandas as pd
@@ -68,8 +70,22 @@ def test_a_second_run_does_nothing(runs):
         ("workers=1", set()),
     ],
 )
-def test_a_changed_parameter_runs_exactly_what_depends_on_it(runs, changed, rules):
-    assert jobs_run(snakemake(runs[2], "--dry-run", "--config", changed).stdout) == rules
+@pytest.mark.parametrize("memory", ["kept", "lost"])
+def test_a_changed_parameter_runs_exactly_what_depends_on_it(runs, changed, rules, memory):
+    with without_memory(runs[2]) if memory == "lost" else nullcontext():
+        assert jobs_run(snakemake(runs[2], "--dry-run", "--config", changed).stdout) == rules
+
+
+@contextmanager
+def without_memory(folder):
+    """Let Snakemake know nothing of what was run, as where another project shares the results."""
+    memory, away = folder / ".snakemake", folder / "away"
+    memory.rename(away)
+    try:
+        yield
+    finally:
+        shutil.rmtree(memory, ignore_errors=True)
+        away.rename(memory)
 
 
 def test_an_input_that_was_replaced_by_an_older_one_runs_again(runs, fasta):
@@ -78,6 +94,8 @@ def test_an_input_that_was_replaced_by_an_older_one_runs_again(runs, fasta):
         fasta.write_bytes(before.replace(b"A", b"G", 1))
         os.utime(fasta, ns=(1, 1))
         assert "shard" in jobs_run(snakemake(runs[2], "--dry-run").stdout)
+        with without_memory(runs[2]):
+            assert "shard" in jobs_run(snakemake(runs[2], "--dry-run").stdout)
     finally:
         fasta.write_bytes(before)
         os.utime(fasta, ns=(times.st_atime_ns, times.st_mtime_ns))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -15,7 +16,7 @@ from typing import Any, NoReturn, TextIO
 from packedesm import config as configuration
 from packedesm.embedding.signals import stopping_on_signals
 from packedesm.errors import Fault, UserError, permissions_told, printable
-from packedesm.esm2.registry import MODELS, locate, weight_files
+from packedesm.esm2.registry import MODELS, locate, model_files
 from packedesm.files import explained
 from packedesm.log import LineFormatter, expect_end
 from packedesm.paths import Paths
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the shell: `>&-`
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115, open to the end
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # whatever can be written is
     try:
         options = _parser().parse_args(arguments)
     except SystemExit as end:
@@ -178,13 +181,19 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
 def _embed(options: argparse.Namespace) -> None:
     config = _config(options)
     configuration.check_path("-o", str(options.output))
+    root = Path(configuration.expanded("-o", str(options.output))).absolute()
     configuration.check_readable(options.fasta)
-    # pyarrow would expand a "~" by itself; an empty path is the working directory.
-    paths = Paths(options.output.expanduser().absolute())
+    paths = Paths(root)
     with explained(paths.root), permissions_told():
         refuse_foreign(paths)
-    if options.fasta.resolve().is_relative_to(paths.root.resolve()):
-        raise UserError(f"{options.fasta}: lies in the folder of the results; give another with -o")
+    for path in (options.fasta, locate(config["model"], config["checkpoints"])):
+        if path.resolve().is_relative_to(root.resolve()):
+            raise UserError(f"{path}: lies in the folder of the results; give another with -o")
+    if options.force and not options.fasta.is_file():
+        raise UserError(
+            f"{options.fasta}: can be read only once, and --force looks at the input before it "
+            "removes anything; write it to a file first"
+        )
     if not options.force and _finished_at_rest(paths, config):
         return
     with stopping_on_signals(), working_in(paths):
@@ -196,8 +205,8 @@ def _embed(options: argparse.Namespace) -> None:
         embed_fasta(paths, config, threads=_cores(), force=options.force)
         clean_up(paths)
     arrays = ", ".join(path.name for path in paths.arrays(config["outputs"]))
-    root = options.output
-    _say(f"{root} holds {arrays} and index.parquet; open {root / paths.report.name} in a browser")
+    report = options.output / paths.report.name
+    _say(f"{options.output} holds {arrays} and index.parquet; open {report} in a browser")
 
 
 def _finished_at_rest(paths: Paths, config: dict[str, Any]) -> bool:
@@ -222,7 +231,7 @@ def _finished(paths: Paths, config: dict[str, Any]) -> bool:
     if before is None:
         return False
     path = locate(config["model"], config["checkpoints"])
-    request = Request.of(config, weight_files(path) if path.exists() else [], before)
+    request = Request.of(config, model_files(path) if path.exists() else [], before)
     if changes := request.differences(before, finished=True):
         raise UserError(
             f"{paths.root}: holds finished results of another request ({'; '.join(changes)}); give "
@@ -245,7 +254,8 @@ def _fetch(options: argparse.Namespace) -> None:
     from packedesm.esm2.download import fetch
 
     configuration.check_path("--checkpoints", options.checkpoints)
-    _answer(str(fetch(options.model, options.checkpoints)))
+    folder = configuration.expanded("--checkpoints", options.checkpoints)
+    _answer(str(fetch(options.model, folder)))
 
 
 def _models(_options: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ import yaml
 
 from packedesm.errors import UserError, is_hidden, quote, quote_path
 from packedesm.options import LengthPolicy
+from packedesm.paths import WORK
 
 if TYPE_CHECKING:
     import jsonschema
@@ -55,6 +56,9 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
     _check_texts("", config)
     _check_finite("", config)
     resolved = _with_defaults(config, schema())
+    for key in ("results", "checkpoints", "model"):
+        if isinstance(resolved.get(key), str):
+            resolved[key] = expanded(f"config key {key}", resolved[key])
     validator = _validator(schema())
     error = next(validator.iter_errors(resolved), None)
     if error is not None:
@@ -92,6 +96,11 @@ def samples(fasta: str | list[str] | dict[str, str | list[str]]) -> dict[str, li
         for path in paths:
             check_readable(Path(path))
             _check_placeholders("fasta", str(path))
+            if not Path(path).is_file():
+                raise UserError(
+                    f"{path}: can be read only once, and jobs that run again read it again; write "
+                    "it to a file (config key fasta)"
+                )
     return {name: [Path(path) for path in paths] for name, paths in named.items()}
 
 
@@ -138,6 +147,27 @@ def check_path(source: str, text: str) -> None:
             f"{source}: {quote(text)} is too long; the names in a path have at most "
             f"{_LONGEST_NAME} bytes"
         )
+
+
+def expanded(source: str, text: str) -> str:
+    """Return a path without a ``~`` at its beginning; UserError if it leads to another place.
+
+    A folder of results must be the same one before and after folders on the way to it are made, and
+    is none that a run works in. `source` says in the message where the text comes from.
+    """
+    try:
+        path = Path(text).expanduser()
+        Path.cwd()
+    except RuntimeError:
+        raise UserError(f"{source}: {quote(text)} names a home that is not known here") from None
+    except FileNotFoundError:
+        raise UserError("the working directory is gone; change to one that is there") from None
+    if WORK in path.parts:
+        raise UserError(f"{source}: {quote(text)} leads into a folder {WORK}, where runs work")
+    for above, name in zip(path.parents, path.parts[::-1], strict=False):
+        if name == ".." and not above.exists():
+            raise UserError(f"{source}: {quote(text)} leads back from a folder that is not there")
+    return str(path) if text.startswith("~") else text
 
 
 def _check_sample_name(name: Any) -> None:
@@ -251,6 +281,8 @@ def _explain(error: jsonschema.ValidationError) -> str:
     if error.validator == "required":
         missing = next(key for key in asked if key not in given)
         return f"config key {missing!r} is missing; set it in config.yaml or with --config"
+    if error.validator == "uniqueItems":
+        return f"config key {where}: {given!r} names one twice; give each once"
     allowed = _allowed(described)
     shown = repr(given)
     shown = shown if len(shown) <= 200 else f"{shown[:200]}…"

@@ -35,7 +35,7 @@ _FORBIDDEN = {
 }
 
 
-TEMPORARY = ".tmp-"  # how the names of unfinished files begin
+TEMPORARY = ".packedesm-"  # how the names of unfinished files begin, and of no others
 RECORD_DIGEST = "record_sha256"  # what a record calls the digest of itself
 _MARK = f',\n  "{RECORD_DIGEST}": '.encode()
 _BLOCK = 1 << 20  # while a digest is made of one, Python's lock is free for other threads
@@ -216,7 +216,7 @@ def reading(*paths: Path, sha256: str) -> Iterator[None]:
     Parameters
     ----------
     paths, sha256
-        The files, and the digest of their bytes, one file after the other.
+        The files, and `combined` of the digests of their bytes.
 
     Raises
     ------
@@ -225,17 +225,16 @@ def reading(*paths: Path, sha256: str) -> Iterator[None]:
     """
     stop = threading.Event()
 
-    def digest() -> str:
+    def digest(path: Path) -> str:
         running = hashlib.sha256()
-        for path in paths:
-            with Path(path).open("rb") as handle:
-                while not stop.is_set() and (block := handle.read(_BLOCK)):
-                    running.update(block)
+        with Path(path).open("rb") as handle:
+            while not stop.is_set() and (block := handle.read(_BLOCK)):
+                running.update(block)
         return running.hexdigest()
 
     def check() -> None:
         with _there():
-            expect(paths[0], beside.result(), sha256)
+            expect(paths[0], combined([*found]), sha256)
             now = identities(paths)
         if now != before:
             raise Damaged(f"{paths[0]}: changed while it was read; run again")
@@ -243,7 +242,7 @@ def reading(*paths: Path, sha256: str) -> Iterator[None]:
     with _there():
         before = identities(paths)
     with ThreadPoolExecutor(1) as thread:
-        beside = thread.submit(digest)
+        found = thread.map(digest, paths)
         try:
             yield
         except Exception:
@@ -280,14 +279,20 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
         return hashlib.file_digest(handle, algorithm).hexdigest()
 
 
-def digests(paths: Iterable[Path], algorithms: Iterable[str]) -> dict[str, str]:
-    """Return hexadecimal digests of the files' bytes, one file after the other, read once."""
+def combined(digests: Sequence[str]) -> str:
+    """Return one SHA-256 for those of several files in their order; of one file its own."""
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def digests(path: Path, algorithms: Iterable[str]) -> dict[str, str]:
+    """Return hexadecimal digests of a file's bytes, which are read once."""
     hashes = {algorithm: hashlib.new(algorithm) for algorithm in algorithms}
-    for path in paths:
-        with Path(path).open("rb") as handle:
-            while block := handle.read(_BLOCK):
-                for running in hashes.values():
-                    running.update(block)
+    with Path(path).open("rb") as handle:
+        while block := handle.read(_BLOCK):
+            for running in hashes.values():
+                running.update(block)
     return {algorithm: running.hexdigest() for algorithm, running in hashes.items()}
 
 

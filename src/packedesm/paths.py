@@ -58,6 +58,12 @@ class Paths:
         tables = [self.index, self.metrics, self.packing, self.throughput, self.verification]
         return [*self.arrays(OUTPUTS), *tables, self.report, self.manifest]
 
+    def work_names(self) -> set[str]:
+        """Return the names that files and folders in the folder of work may have."""
+        records = [self.lock, self.request, self.checkpoint, self.sharding, self.merging]
+        files = [*records, self.reporting, self.shard_index]
+        return {path.name for path in files} | {"shards", "staging", "state", "embeddings", "locks"}
+
     def kept(self) -> bool:
         """Tell whether there is anything that a run has finished: packs, shards or results."""
         return bool(self.finished_work()) or any(path.exists() for path in self.results())

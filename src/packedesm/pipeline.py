@@ -10,7 +10,7 @@ from typing import Any
 from packedesm.embedding.job import embed_shard
 from packedesm.embedding.output import finished
 from packedesm.esm2.checkpoints import prepare
-from packedesm.esm2.registry import weight_files
+from packedesm.esm2.registry import model_files
 from packedesm.options import EmbedOptions, JobOptions, ShardOptions, VerifyOptions
 from packedesm.paths import Paths
 from packedesm.report.metrics import write_metrics
@@ -40,7 +40,7 @@ def embed_fasta(
     if force:
         next(read_blocks(Path(config["fasta"])))  # what is there is not given up for a mistake
         start_over(paths)
-    weights = weight_files(Path(checkpoint.path))
+    weights = model_files(Path(checkpoint.path))
     request = adopt_request(paths, config, weights, checkpoint.sha256)
     checkpoint.write(paths.checkpoint)
     fasta, width = Path(config["fasta"]), checkpoint.geometry.width

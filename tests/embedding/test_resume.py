@@ -241,10 +241,10 @@ def test_unfinished_files_of_killed_attempts_are_cleared(tmp_path):
     adopt(state)
     with pytest.raises(Fault), state.committing(("mean",), seconds=60, packs=9) as commit:
         commit(pack(0))
-        left = [path.name for path in tmp_path.iterdir() if path.name.startswith(".tmp-")]
+        left = [path.name for path in tmp_path.iterdir() if path.name.startswith(".packedesm-")]
         assert left
         ShardState(tmp_path)
-        assert not [path for path in tmp_path.iterdir() if path.name.startswith(".tmp-")]
+        assert not [path for path in tmp_path.iterdir() if path.name.startswith(".packedesm-")]
 
 
 def test_times_and_setup_of_attempts_add_up(tmp_path):

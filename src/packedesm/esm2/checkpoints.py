@@ -20,10 +20,11 @@ from packedesm.esm2.registry import (
     Checkpoint,
     check_published,
     locate,
+    model_files,
     weight_files,
 )
 from packedesm.esm2.weights import check_kinds, check_tensors
-from packedesm.files import digests, identities, reading
+from packedesm.files import combined, digests, identities, reading
 
 TINY_SEED = 1
 
@@ -46,13 +47,12 @@ def prepare(model: str, folder: str | Path) -> Checkpoint:
     path = locate(model, folder)
     if model in MODELS and not path.exists():
         _provide(model, path)
-    files = weight_files(path)
     published = DIGESTS.get(model, {})
     try:
-        found = digests(files, {"sha256", *published})
+        found = [digests(file, {"sha256", *published}) for file in model_files(path)]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    check_published(path, found, published, f"delete it and run `packedesm fetch {model}`")
+    check_published(path, found[0], published, f"delete it and run `packedesm fetch {model}`")
     if not published:
         _check_archive(path)
     geometry = read_geometry(path)
@@ -66,8 +66,8 @@ def prepare(model: str, folder: str | Path) -> Checkpoint:
         path=str(path.absolute()),
         format="huggingface" if path.is_dir() else "fair-esm",
         geometry=geometry,
-        bytes=sum(file.stat().st_size for file in files),
-        sha256=found["sha256"],
+        bytes=sum(file.stat().st_size for file in weight_files(path)),
+        sha256=combined([file["sha256"] for file in found]),
         untrained=path.stem == TINY,
         demo=path.stem == DEMO,
         digest_checked=bool(published),
@@ -124,7 +124,7 @@ def unchanged_weights(checkpoint: Checkpoint) -> Iterator[None]:
 def _present_files(path: Path) -> list[Path]:
     if not path.exists():
         raise UserError(f"{path}: is gone; run the workflow again to make a new record")
-    return weight_files(path)
+    return model_files(path)
 
 
 def read_geometry(path: Path) -> Geometry:

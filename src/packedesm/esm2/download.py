@@ -51,7 +51,7 @@ def fetch(name: str, folder: str | Path = "auto", base_url: str = BASE_URL) -> P
     path = checkpoint_folder(folder) / f"{name}.pt"
     if path.exists():  # before a lock: the folder may be one that only others may write to
         published, advice = DIGESTS[name], "delete it, then this command fetches it again"
-        check_published(path, digests([path], published), published, advice)
+        check_published(path, digests(path, published), published, advice)
         return path
     most = int(MODELS[name].parameters * 4 * _HEADROOM)
     try:
@@ -88,7 +88,7 @@ def download(
     _complete(url, part, path, most, pause)
     try:
         advice = f"it was removed, try again or place a good copy at {path}"
-        check_published(url, digests([part], expected), expected, advice)
+        check_published(url, digests(part, expected), expected, advice)
     except UserError:
         part.unlink()
         raise

@@ -58,7 +58,7 @@ class Checkpoint:
     path, format
         Where the weights lie, and whose layout they have: ``fair-esm`` or ``huggingface``.
     bytes, sha256
-        Size and digest of their files.
+        Size of the weights; digest of all files that decide what the model computes.
     untrained, demo
         Random weights; the small trained model that ships with the package.
     digest_checked
@@ -142,6 +142,11 @@ def locate(model: str, folder: str | Path = "auto") -> Path:
         f"model {model!r} is neither a name nor a file or folder; {hint}"
         f"names are {', '.join(MODELS)}"
     )
+
+
+def model_files(path: Path) -> list[Path]:
+    """Return all files that decide what a checkpoint computes, as `weight_files` does."""
+    return [path / "config.json", *weight_files(path)] if path.is_dir() else [path]
 
 
 def weight_files(path: Path) -> list[Path]:

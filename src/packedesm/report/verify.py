@@ -93,6 +93,7 @@ def verify(
         "worst": _worst(records),
         "records": records,
         "replaced": replaced,
+        "options": options.as_config(),
         "seconds": time.perf_counter() - start,
         "made_from": [read_record(paths.merging)[RECORD_DIGEST]],
     }

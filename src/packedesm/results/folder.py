@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -135,9 +135,15 @@ def _refuse_foreign(paths: Paths) -> None:
 def refuse_foreign_sample(paths: Paths) -> None:
     """Raise UserError if the folder of a sample holds what the workflow did not make."""
     _refuse_links(paths)
+    if _is_ours(paths) or _is_locked(paths):
+        raise UserError(
+            f"{paths.root}: holds a run of the command `packedesm embed`; set `results` to another "
+            "folder"
+        )
     known = {path.name for path in paths.results()} if _is_the_workflows(paths) else set()
-    names = _names(paths) - known - {WORK}
-    if foreign := sorted(name for name in names if not name.startswith(TEMPORARY)):
+    inside = {path.name for path in paths.work.glob("*")} - paths.work_names()
+    foreign = _finished_names(_names(paths) - known - {WORK})
+    if foreign := [*foreign, *(f"{WORK}/{name}" for name in _finished_names(inside))]:
         raise UserError(
             f"{paths.root}: holds what this workflow did not make ({quote(foreign[0])}); set "
             "`results` to another folder, or move it away"
@@ -285,7 +291,7 @@ def _remove(path: Path) -> None:
 def _only_claimed(paths: Paths) -> bool:
     """Tell whether at most a process began to work here that has not written its request."""
     names = {path.name for path in paths.work.glob("*")}
-    return {name for name in names if not name.startswith(TEMPORARY)} <= {paths.lock.name}
+    return {*_finished_names(names)} <= {paths.lock.name}
 
 
 def _is_ours(paths: Paths) -> bool:
@@ -311,6 +317,11 @@ def _names(paths: Paths) -> set[str]:
     """Return the names in a folder, without those that systems put into every folder."""
     names = {path.name for path in paths.root.glob("*")}
     return {name for name in names - _SYSTEMS if not name.startswith(".nfs")}
+
+
+def _finished_names(names: Iterable[str]) -> list[str]:
+    """Return, sorted, the names that are not of files that are still being written."""
+    return sorted(name for name in names if not name.startswith(TEMPORARY))
 
 
 def _ours(paths: Paths) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
@@ -14,11 +15,13 @@ import numpy as np
 from packedesm.embedding.record import ShardRun
 from packedesm.errors import Fault
 from packedesm.files import atomic_path, create_npy, file_digest, write_record
-from packedesm.paths import Paths
+from packedesm.paths import OUTPUTS, Paths
 from packedesm.results.parts import Parts
 from packedesm.sequences.arrow import read_columns, to_numpy
 from packedesm.sequences.index import embedded_as, write_flagged
 from packedesm.sequences.summary import read_summary, reading_sharded, written_digest
+
+logger = logging.getLogger(__name__)
 
 _BYTES_AT_ONCE = 1 << 24  # of an array that are held in memory while merging
 
@@ -68,8 +71,18 @@ def merge_shards(paths: Paths, shards: int, outputs: Sequence[str]) -> None:
             index = new(paths.index)
             write_flagged(index, paths.shard_index, [n for run in runs for n in run.float32_rows])
             digests[paths.index.name] = file_digest(index)
+        _retire(paths, outputs)
     made_from = [run.record_sha256 for run in runs]
     write_record(paths.merging, {"sha256": digests, "made_from": made_from})
+
+
+def _retire(paths: Paths, outputs: Sequence[str]) -> None:
+    """Remove what says that the results are finished, and arrays that would not be of this run."""
+    paths.manifest.unlink(missing_ok=True)
+    for path in set(paths.arrays(OUTPUTS)) - set(paths.arrays(outputs)):
+        if path.exists():
+            logger.warning("%s: is of an earlier run with other outputs; removed", path)
+            path.unlink()
 
 
 def _own_run(paths: Paths, shard: int, summary: Mapping[str, Any]) -> ShardRun:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,9 +30,8 @@ class Results:
         self._paths = Paths(path)
         if not self._paths.manifest.exists():
             raise UserError(f"{path}: no manifest.json here; not the results of a finished run")
-        # Manifests of format 1 have no digest of themselves.
-        old = b'"format": 1,' in self._paths.manifest.read_bytes()
-        self.manifest = (read_json if old else read_record)(self._paths.manifest)
+        read = read_json if _is_of_format_1(self._paths.manifest) else read_record
+        self.manifest = read(self._paths.manifest)
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -85,6 +85,13 @@ class Results:
         # Backwards, so that the first of several records with one id wins.
         ids = self.ids
         return {ids[row]: row for row in range(len(ids) - 1, -1, -1)}
+
+
+def _is_of_format_1(manifest: Path) -> bool:
+    """Tell whether a manifest is of an early version, which has no digest of itself."""
+    with suppress(ValueError, TypeError, KeyError):
+        return read_json(manifest)["format"] == 1
+    return False
 
 
 def open(path: str | Path) -> Results:

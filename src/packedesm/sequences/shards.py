@@ -70,7 +70,7 @@ def write_shards(
         for shard in range(shards):
             writer.write(paths, shard, plan.shard_rows(shard))
         write_index(paths.shard_index, staging.read_groups(_ROW_GROUP), duplicate_of)
-    summary = write_summary(paths, staging, plan, options.length, repeats)
+    summary = write_summary(paths, staging, plan, options, repeats)
     _say(summary)
     return summary
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from packedesm.errors import plural
 from packedesm.files import file_digest, read_record, reading, write_record
-from packedesm.options import LengthPolicy
+from packedesm.options import ShardOptions
 from packedesm.paths import Paths
 from packedesm.sequences.partition import Partition
 from packedesm.sequences.staging import Staging
@@ -35,11 +35,11 @@ _WARNINGS = {
 
 
 def write_summary(
-    paths: Paths, staging: Staging, plan: Partition, policy: LengthPolicy, repeats: int
+    paths: Paths, staging: Staging, plan: Partition, options: ShardOptions, repeats: int
 ) -> dict[str, Any]:
     """Write `paths.sharding` and return its content.
 
-    Counts, flags, inputs, shards, warnings, the length policy, and the digests of the files for
+    Counts, flags, inputs, shards, warnings, the options, and the digests of the files for
     `reading_sharded`. ``unique`` counts records in shards; embedded residues are those left after
     truncation.
 
@@ -48,6 +48,7 @@ def write_summary(
     repeats
         Records that repeat both the id and the sequence of an earlier one.
     """
+    policy = options.length
     embedded = policy.embedded(staging.lengths)
     residues = embedded[plan.rows]
     shards = len(plan.bounds) - 1
@@ -73,6 +74,7 @@ def write_summary(
         ],
         "shards": _summarise_shards(plan, residues),
         **policy.as_config(),
+        "options": options.as_config(),
         "warnings": _warnings(staging, repeats, policy.max_length),
         "sha256": {_name(paths, path): file_digest(path) for path in written},
     }

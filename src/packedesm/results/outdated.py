@@ -1,0 +1,91 @@
+"""Which steps of the workflow were given something else than is asked for now, by their records.
+
+Snakemake knows what a step was given from its own folder ``.snakemake``, which may be gone, or that
+of another project that shares the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from packedesm.embedding.record import ShardRun
+from packedesm.errors import Fault
+from packedesm.esm2.registry import Checkpoint
+from packedesm.files import combined, read_record
+from packedesm.options import EmbedOptions, ShardOptions, VerifyOptions
+from packedesm.paths import Paths
+
+
+def outdated_checkpoint(run: Paths, model: str, weights: Sequence[str]) -> list[Path]:
+    """Return the record of the checkpoint if it is that of another one.
+
+    Parameters
+    ----------
+    run
+        The folder of all samples.
+    model, weights
+        As the user names it, and what `packedesm.results.inputs.describe` says of its files; empty
+        where the user names none.
+    """
+    found = _checkpoint(run)
+    if found is None:
+        return []
+    digest = combined(_digests(weights)) if weights else found.sha256
+    return [] if (found.model, found.sha256) == (model, digest) else [run.checkpoint]
+
+
+def outdated_steps(
+    run: Paths, paths: Paths, config: Mapping[str, Any], inputs: Sequence[str], shards: int
+) -> list[Path]:
+    """Return those records of a sample's steps whose step was given something else.
+
+    Parameters
+    ----------
+    run, paths
+        The folder of all samples, and that of this one.
+    config, shards
+        The resolved configuration, and the number of shards.
+    inputs
+        What `packedesm.results.inputs.describe` says of the sample's FASTA files.
+    """
+    found = []
+    sharding = _record(paths.sharding)
+    if sharding:
+        options = ShardOptions.part(config)
+        was = [source["sha256"] for source in sharding["inputs"]], sharding.get("options", options)
+        if (*was, len(sharding["shards"])) != (_digests(inputs), options, shards):
+            found.append(paths.sharding)
+    checkpoint, embed = _checkpoint(run), EmbedOptions.of(config)
+    for shard in range(shards):
+        try:
+            job = ShardRun.read(paths.shard_run(shard))
+        except (FileNotFoundError, Fault):  # the next step says what is wrong with it
+            continue
+        others = checkpoint is not None and job.checkpoint.sha256 != checkpoint.sha256
+        if others or job.options != embed:
+            found.append(paths.shard_run(shard))
+    verify = VerifyOptions.part(config)
+    verification = _record(paths.verification)
+    if verification and verification.get("options", verify) != verify:
+        found.append(paths.verification)
+    return found
+
+
+def _digests(described: Sequence[str]) -> list[str]:
+    return [line.split()[-1] for line in described]
+
+
+def _checkpoint(run: Paths) -> Checkpoint | None:
+    try:
+        return Checkpoint.read(run.checkpoint)
+    except (FileNotFoundError, Fault):
+        return None
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_record(path)
+    except (FileNotFoundError, Fault):  # the step that reads it says what is wrong with it
+        return None
