@@ -13,10 +13,12 @@ import pytest
 
 from packedesm import pipeline
 from packedesm.cli import main
+from packedesm.esm2.checkpoints import load_state
 from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.geometry import Geometry
 from packedesm.files import TEMPORARY, read_json, write_record
 from tests.commands import Command, bits, state_of, the_line
+from tests.esm2.checkpoint_files import SMALL, write_huggingface_folder
 
 
 @pytest.fixture
@@ -275,6 +277,49 @@ def test_another_model_of_the_same_name_size_and_time_is_another_request(command
         status, _, error = run.run()
         assert status == (0 if seed == 1 else 2)
     assert "the model is another one" in the_line(error)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_config_that_tensors_do_not_show_is_part_of_the_model(
+    command, tmp_path, capsys, finished
+):
+    """The number of heads changes every vector, and no tensor's shape."""
+    small, model = tmp_path / "small.pt", tmp_path / "model"
+    write_random_checkpoint(small, SMALL, seed=1)
+    geometry, state = load_state(small)
+    frequencies = [name for name in state if "rot_emb" in name]  # today's files lack these
+    tensors = {name: state[name] for name in state.keys() - frequencies}
+    write_huggingface_folder(model, geometry, tensors)
+    run = command(model=model)
+    if finished:
+        assert main(run.arguments) == 0
+    else:
+        stop_after_a_commit(run)
+    config = model / "config.json"
+    config.write_text(config.read_text().replace('heads": 4', 'heads": 2'))
+    capsys.readouterr()
+    assert main(run.arguments) == 2
+    assert "the model is another one" in the_line(capsys.readouterr().err)
+
+
+def test_force_wants_an_input_that_can_be_read_twice(command, tmp_path, eight, capsys):
+    run = command()
+    assert main(run.arguments) == 0
+    before = state_of(run.out.root)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    capsys.readouterr()
+    assert main([*command(pipe).arguments, "--force"]) == 2
+    assert "write it to a file first" in the_line(capsys.readouterr().err)
+    assert state_of(run.out.root) == before
+
+
+def test_weights_in_the_folder_of_the_results_are_refused(command, capsys):
+    run = command()
+    for inside in (".", ".work"):
+        assert main([*run.arguments, "--checkpoints", str(run.out.root / inside)]) == 2
+        assert the_line(capsys.readouterr().err)
+        assert not run.out.root.exists()
 
 
 @pytest.mark.parametrize("damage", ["gone", "zeros"])

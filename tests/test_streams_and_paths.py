@@ -1,6 +1,7 @@
 """Where the command writes: closed streams, odd folders, limits of the system; one line, always."""
 
 import ctypes
+import io
 import os
 import random
 import resource
@@ -17,7 +18,7 @@ from packedesm.esm2.registry import TINY
 from packedesm.paths import Paths
 from tests.commands import Command, bits, state_of, the_line
 from tests.forks import Forked
-from tests.workflow import BIN
+from tests.workflow import BIN, ROOT
 
 PACKEDESM = BIN / "packedesm"
 
@@ -90,12 +91,17 @@ def test_a_reader_that_leaves_early_is_no_fault():
         ("long name", "too long"),
         ("long path", "too long"),
         ("control character", "cannot be seen"),
+        ("back from nowhere", "leads back from a folder that is not there"),
+        ("home of nobody", "names a home that is not known"),
+        ("where runs work", "leads into a folder .work"),
     ],
 )
 def test_a_place_that_cannot_hold_results_is_one_line(tmp_path, embed, kind, words):
     out = tmp_path / "out"
     file = tmp_path / "file"
     file.write_text("mine")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "mean.npy").write_text("years of work")
     if kind == "dangling link":
         out.symlink_to(tmp_path / "nothing")
     elif kind == "link to itself":
@@ -107,6 +113,9 @@ def test_a_place_that_cannot_hold_results_is_one_line(tmp_path, embed, kind, wor
         "long name": tmp_path / ("x" * 300),
         "long path": tmp_path / "/".join(["x" * 200] * 30),
         "control character": tmp_path / "a\nb",
+        "back from nowhere": tmp_path / "nothing" / ".." / "mine",
+        "home of nobody": "~nobody_of_this_name/out",
+        "where runs work": tmp_path / "mine" / ".work" / "out",
     }.get(kind, out)
     before = state_of(tmp_path)
     done = subprocess.run([PACKEDESM, *embed(place)], capture_output=True, text=True, timeout=60)
@@ -115,6 +124,24 @@ def test_a_place_that_cannot_hold_results_is_one_line(tmp_path, embed, kind, wor
     assert words in done.stderr.splitlines()[-1]
     assert state_of(tmp_path) == before
     assert not (tmp_path / "nothing").exists()
+
+
+def test_a_working_directory_that_is_gone_is_one_line(tmp_path, embed):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    # Python itself does not start if a relative path leads to modules.
+    gone = f"export PYTHONPATH={ROOT / 'src'}; cd {folder} && rmdir {folder}"
+    done = shell(f"{gone} && PACKEDESM", embed(Path("out")))
+    assert done.returncode == 2
+    assert "the working directory is gone" in the_line(done.stderr)
+
+
+def test_a_name_that_the_terminal_cannot_show_is_written_out(tmp_path, embed, monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert main(embed(tmp_path / "zü")) == 0
+    terminal.seek(0)
+    assert r"z\xfc holds mean.npy" in terminal.read()
 
 
 def test_a_link_to_a_folder_is_that_folder_and_stays_as_it_was(tmp_path, embed):

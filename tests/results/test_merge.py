@@ -10,6 +10,7 @@ from packedesm.packing.dataset import SequenceDataset
 from packedesm.paths import Paths
 from packedesm.results.merge import merge_shards
 from packedesm.sequences.shards import write_shards
+from tests.jobs import flip_a_bit
 from tests.typed import checkpoint, policy, shard_options, shard_run
 
 POLICY = policy()
@@ -92,6 +93,27 @@ def test_arrays_have_the_asked_dtype(sample):
     write_shard(paths, 0, ["mean"], dtype="float16")
     merge_shards(paths, 1, ["mean"])
     assert np.load(paths.vectors("mean")).dtype == np.float16
+
+
+def test_new_arrays_stand_beside_nothing_of_an_earlier_run(sample):
+    paths = sample(["MKV", "ACD"], 1)
+    old = [paths.manifest, paths.vectors("cls"), paths.vectors("residue"), paths.residue_offsets]
+    for path in old:
+        path.write_text("of an earlier run")
+    write_shard(paths, 0, ["mean"])
+    merge_shards(paths, 1, ["mean"])
+    assert not any(path.exists() for path in old)
+    assert paths.vectors("mean").exists()
+
+
+def test_a_merge_that_fails_leaves_the_earlier_results(sample):
+    paths = sample(["MKV", "ACD"], 1)
+    write_shard(paths, 0, ["mean"])
+    paths.manifest.write_text("of an earlier run")
+    flip_a_bit(paths.shard_vectors(0, "mean"), 0.9)
+    with pytest.raises(Damaged):
+        merge_shards(paths, 1, ["mean"])
+    assert paths.manifest.exists()
 
 
 def test_a_missing_record_publishes_nothing(sample):

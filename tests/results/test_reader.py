@@ -1,12 +1,21 @@
 import pytest
 
 import packedesm
+from packedesm.errors import Damaged
 from packedesm.files import write_json, write_record
 from packedesm.paths import Paths
 
 
 def test_a_folder_without_a_manifest_is_no_finished_run(tmp_path):
     with pytest.raises(packedesm.UserError, match="not the results of a finished run"):
+        packedesm.open(tmp_path)
+
+
+def test_a_manifest_that_is_not_as_it_was_written_is_refused(tmp_path):
+    path = Paths(tmp_path).manifest
+    write_record(path, {"format": 2, "records": 8, "request": {"format": 1}})
+    path.write_text(path.read_text().replace('"records": 8', '"records": 9'))
+    with pytest.raises(Damaged):
         packedesm.open(tmp_path)
 
 

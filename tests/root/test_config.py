@@ -1,3 +1,4 @@
+import os
 import subprocess
 from pathlib import Path
 
@@ -194,3 +195,23 @@ def test_a_threshold_that_nothing_can_miss_is_refused(key, value):
 def test_an_absurd_distance_is_refused(value):
     with pytest.raises(UserError, match=r"config key verify\.max_relative_l2"):
         resolve({"fasta": "x", "verify": {"max_relative_l2": value}})
+
+
+def test_a_pipe_is_no_input_of_the_workflow(tmp_path):
+    pipe = tmp_path / "pipe.fasta"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match="can be read only once"):
+        samples(str(pipe))
+
+
+def test_a_home_is_expanded_for_every_folder_and_the_model(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    paths = {"results": "~/results", "checkpoints": "~", "model": "~/mine.pt"}
+    resolved = resolve({"fasta": "a.fasta", **paths})
+    expected = ("/home/me/results", "/home/me", "/home/me/mine.pt")
+    assert tuple(resolved[key] for key in paths) == expected
+
+
+def test_an_output_that_is_named_twice_is_told_so():
+    with pytest.raises(UserError, match="names one twice"):
+        resolve({"fasta": "a.fasta", "outputs": ["mean", "mean"]})

@@ -12,7 +12,6 @@ from typing import Any
 
 from packedesm.embedding.record import ShardRun
 from packedesm.errors import Fault
-from packedesm.esm2.registry import Checkpoint
 from packedesm.files import combined, read_record
 from packedesm.options import EmbedOptions, ShardOptions, VerifyOptions
 from packedesm.paths import Paths
@@ -29,11 +28,11 @@ def outdated_checkpoint(run: Paths, model: str, weights: Sequence[str]) -> list[
         As the user names it, and what `packedesm.results.inputs.describe` says of its files; empty
         where the user names none.
     """
-    found = _checkpoint(run)
+    found = _record(run.checkpoint)
     if found is None:
         return []
-    digest = combined(_digests(weights)) if weights else found.sha256
-    return [] if (found.model, found.sha256) == (model, digest) else [run.checkpoint]
+    digest = combined(_digests(weights)) if weights else found["sha256"]
+    return [] if (found["model"], found["sha256"]) == (model, digest) else [run.checkpoint]
 
 
 def outdated_steps(
@@ -57,13 +56,13 @@ def outdated_steps(
         was = [source["sha256"] for source in sharding["inputs"]], sharding.get("options", options)
         if (*was, len(sharding["shards"])) != (_digests(inputs), options, shards):
             found.append(paths.sharding)
-    checkpoint, embed = _checkpoint(run), EmbedOptions.of(config)
+    checkpoint, embed = _record(run.checkpoint), EmbedOptions.of(config)
     for shard in range(shards):
         try:
             job = ShardRun.read(paths.shard_run(shard))
         except (FileNotFoundError, Fault):  # the next step says what is wrong with it
             continue
-        others = checkpoint is not None and job.checkpoint.sha256 != checkpoint.sha256
+        others = checkpoint is not None and job.checkpoint.sha256 != checkpoint["sha256"]
         if others or job.options != embed:
             found.append(paths.shard_run(shard))
     verify = VerifyOptions.part(config)
@@ -75,13 +74,6 @@ def outdated_steps(
 
 def _digests(described: Sequence[str]) -> list[str]:
     return [line.split()[-1] for line in described]
-
-
-def _checkpoint(run: Paths) -> Checkpoint | None:
-    try:
-        return Checkpoint.read(run.checkpoint)
-    except (FileNotFoundError, Fault):
-        return None
 
 
 def _record(path: Path) -> dict[str, Any] | None:
