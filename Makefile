@@ -16,8 +16,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH := benchmarks/.venv
+# One process more than there are cores: a third of their time they wait for others.
+PROCESSES := $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 # A file goes to one process as a whole: two would each make what its tests share.
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder \
   --durations 20
 KERNELS := setup.py src/packedesm/esm2/kernels.cpp
 
