@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from packedesm.paths import Paths
 from packedesm.sequences.shards import write_shards
@@ -70,6 +71,25 @@ def root_logger():
     logger.handlers[:] = handlers
     logger.setLevel(level)
     logging.captureWarnings(False)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """Return a function that lets one of the test processes fill a folder, for all of them."""
+
+    def make(name: str, fill) -> Path:
+        root = tmp_path_factory.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            root = root.parent  # of the folders of the processes of this run
+        folder, done = root / name, root / f"{name}.done"
+        with FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ SEEDS = (1, pytest.param(2, marks=pytest.mark.exhaustive))
 COMMIT_PACKS = 5
 PACKS_PER_KILL = 7  # more than are committed at once, so that kills hit before and after it
 BUDGET = 1024  # small packs, so that there are many
+SMALLER = {"token_budget": 512, "max_length": 510}  # for the demo model, which takes its time
 
 
 def commits(state):
@@ -47,12 +48,12 @@ def published(sample) -> dict[str, str]:
 
 
 def make_sample(root: Path, fasta: Path, model: str, **config) -> Sample:
-    return Sample(root, fasta, model=model, token_budget=BUDGET, **config)
+    return Sample(root, fasta, **{"model": model, "token_budget": BUDGET, **config})
 
 
-def undisturbed(root: Path, fasta: Path, model: str, packs: int) -> dict[str, str]:
+def undisturbed(root: Path, fasta: Path, model: str, packs: int, **config) -> dict[str, str]:
     """Return what a job of more than so many packs publishes if nothing disturbs it."""
-    sample = make_sample(root, fasta, model)
+    sample = make_sample(root, fasta, model, **config)
     sample.run()
     run = read_json(sample.paths.shard_run(0))
     assert run["packs"] > packs
@@ -62,18 +63,19 @@ def undisturbed(root: Path, fasta: Path, model: str, packs: int) -> dict[str, st
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory, uniprot_500):
-    """The first 350 records of the example: for a job that twenty kills do not bring to its end."""
-    return first_records(uniprot_500, 350, tmp_path_factory.mktemp("input") / "many.fasta")
+    """The first 250 records of the example: for a job that twenty kills do not bring to its end."""
+    return first_records(uniprot_500, 250, tmp_path_factory.mktemp("input") / "many.fasta")
 
 
 @pytest.fixture(scope="module")
 def quiet_many(tmp_path_factory, many):
-    return undisturbed(tmp_path_factory.mktemp("quiet_many"), many, DEMO, KILLS * PACKS_PER_KILL)
+    root, packs = tmp_path_factory.mktemp("quiet_many"), KILLS * PACKS_PER_KILL
+    return undisturbed(root, many, DEMO, packs, **SMALLER)
 
 
 @pytest.fixture
 def sample_many(tmp_path, many):
-    return make_sample(tmp_path, many, DEMO, commit_packs=COMMIT_PACKS)
+    return make_sample(tmp_path, many, DEMO, commit_packs=COMMIT_PACKS, **SMALLER)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from packedesm.cli import main
 from packedesm.paths import Paths
+from tests.commands import Command
 from tests.jobs import first_records
 from tests.test_kill import digests
 from tests.workflow import BIN, ROOT, snakemake, write_config
@@ -42,11 +44,12 @@ def write(folder: Path, fasta: Path) -> Paths:
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory, fasta) -> dict[str, str]:
-    """Digests of what an undisturbed workflow gives."""
-    folder = tmp_path_factory.mktemp("quiet")
-    paths, run = write(folder, fasta), snakemake(folder)
-    assert run.returncode == 0, run.stdout
-    return digests(paths)
+    """Digests of what the command gives for the same, undisturbed and in one process."""
+    out = tmp_path_factory.mktemp("quiet") / "out"
+    options = {"shards": 2, "token-budget": 256, "max-length": 150}
+    run = Command(fasta, out, fasta.parent / "checkpoints", **options)
+    assert main(run.arguments) == 0
+    return digests(run.out)
 
 
 def start(folder: Path) -> subprocess.Popen:

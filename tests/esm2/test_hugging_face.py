@@ -6,7 +6,7 @@ import torch
 
 from packedesm.errors import UserError
 from packedesm.esm2.checkpoints import load_state, prepare
-from packedesm.files import file_digest
+from packedesm.files import combined, file_digest
 from packedesm.report.reference import Reference
 from tests.esm2.checkpoint_files import write_huggingface_folder
 
@@ -34,7 +34,9 @@ def test_prepare_records_a_hugging_face_folder(tmp_path, small):
     write_huggingface_folder(folder, *load_state(small))
     record = prepare(str(folder), "auto")
     assert record.format == "huggingface"
-    assert record.sha256 == file_digest(folder / "model.safetensors")
+    files = (folder / "config.json", folder / "model.safetensors")
+    assert record.sha256 == combined([file_digest(file) for file in files])
+    assert record.bytes == files[1].stat().st_size
 
 
 @pytest.mark.parametrize(

@@ -31,19 +31,16 @@ def sixty(tmp_path_factory, uniprot_500) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, sixty) -> Path:
+def finished(made_once, sixty) -> Path:
     """The folder of a finished run on sixty records."""
-    folder = tmp_path_factory.mktemp("finished")
-    write_config(
-        folder,
-        fasta=str(sixty),
-        shards=2,
-        outputs=OUTPUTS,
-        verify={"sequences": 4},
-    )
-    run = snakemake(folder)
-    assert run.returncode == 0, run.stdout
-    return folder
+
+    def fill(folder: Path) -> None:
+        config = {"shards": 2, "outputs": OUTPUTS, "verify": {"sequences": 4}}
+        write_config(folder, fasta=str(sixty), **config)
+        run = snakemake(folder)
+        assert run.returncode == 0, run.stdout
+
+    return made_once("finished", fill)
 
 
 @pytest.fixture
