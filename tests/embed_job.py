@@ -6,6 +6,7 @@ The JSON holds root, shard, options, job, threads, log and the faults to inject.
 """
 
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -26,10 +27,11 @@ def inject(
     nan: int | None = None,
     patience: float | None = None,
     unchecked: str | None = None,
+    slow: float = 0,
 ):
     """Make the device hold `memory` tokens, half precision fail on proteins of `nan` tokens.
 
-    And a digest of the file `unchecked` always count as right.
+    And a digest of the file `unchecked` always count as right, and each pack take `slow` seconds.
     """
     same = files._same
     files._same = lambda path, *pair: str(path) == unchecked or same(path, *pair)
@@ -38,6 +40,7 @@ def inject(
     def faulty(self, input_ids, positions, cu_seqlens, *arguments, **options):
         if memory is not None and len(input_ids) > memory:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        time.sleep(slow)
         hidden = forward(self, input_ids, positions, cu_seqlens, *arguments, **options)
         if nan is not None and hidden.dtype != torch.float32:
             lengths = cu_seqlens.diff()

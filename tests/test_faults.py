@@ -325,7 +325,8 @@ def loader_workers(parent: int) -> list[int]:
     ids=["SIGKILL", "SIGSTOP"],
 )
 def test_a_worker_that_dies_or_hangs_is_done_without(sample, quiet, number, patience):
-    process = sample.start(fork=False, workers=2, commit_packs=1, faults={"patience": patience})
+    faults = {"patience": patience, "slow": 0.05}  # so that it is not done before it is disturbed
+    process = sample.start(fork=False, workers=2, commit_packs=1, faults=faults)
     sample.wait_for_packs(process, 1, 3)
     workers = loader_workers(process.pid)
     assert len(workers) == 2

@@ -164,7 +164,7 @@ def test_the_workflow_gives_every_id_back_byte_for_byte(tmp_path):
         fasta={SAMPLE: str(fasta)},
         results=results,
         model=str(model),
-        shards=2,
+        shards=1,
         verify={"sequences": len(HEADERS)},
     )
     run = snakemake(folder)
