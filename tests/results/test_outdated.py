@@ -1,0 +1,86 @@
+"""Steps that were given something else, by their records: what Snakemake alone may not know."""
+
+from dataclasses import replace
+
+import pytest
+
+from packedesm.config import resolve
+from packedesm.files import combined, write_record
+from packedesm.options import EmbedOptions, ShardOptions, VerifyOptions
+from packedesm.paths import Paths
+from packedesm.results.outdated import outdated_checkpoint, outdated_steps
+from tests.typed import checkpoint, shard_run
+
+CONFIG = resolve({"fasta": "a.fasta"})
+INPUTS = ["12 " + "a" * 64, "7 " + "b" * 64]
+
+
+@pytest.fixture
+def run(tmp_path) -> Paths:
+    """A run of one sample in two shards, as far as its records go."""
+    run, paths = Paths(tmp_path), Paths(tmp_path / "sample")
+    weights = checkpoint()
+    weights.write(run.checkpoint)
+    inputs = [{"sha256": line.split()[1]} for line in INPUTS]
+    options = ShardOptions.part(CONFIG)
+    write_record(paths.sharding, {"inputs": inputs, "options": options, "shards": [{}, {}]})
+    for shard in (0, 1):
+        job = shard_run(shard=shard, checkpoint=weights)
+        replace(job, options=EmbedOptions.of(CONFIG)).write(paths.shard_run(shard))
+    write_record(paths.verification, {"options": VerifyOptions.part(CONFIG)})
+    return run
+
+
+def outdated(run: Paths, config=CONFIG, inputs=INPUTS, shards=2) -> set[str]:
+    paths = Paths(run.root / "sample")
+    found = outdated_steps(run, paths, config, inputs, shards)
+    return {
+        path.relative_to(paths.work if path != paths.verification else paths.root).as_posix()
+        for path in found
+    }
+
+
+def test_what_is_asked_for_again_is_not_outdated(run):
+    assert outdated(run) == set()
+    assert outdated_checkpoint(run, checkpoint().model, []) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"verify": {"sequences": 5}}, {"verification.json"}),
+        ({"dtype": "bfloat16"}, {"embeddings/0/run.json", "embeddings/1/run.json"}),
+        ({"deduplicate": False}, {"sharding.json"}),
+        ({"workers": 1}, set()),
+    ],
+)
+def test_other_options_outdate_the_steps_that_read_them(run, config, expected):
+    assert outdated(run, resolve({"fasta": "a.fasta", **config})) == expected
+
+
+@pytest.mark.parametrize("inputs", [INPUTS[::-1], INPUTS[:1], ["12 " + "c" * 64, INPUTS[1]]])
+def test_another_input_outdates_the_shards(run, inputs):
+    assert outdated(run, inputs=inputs) == {"sharding.json"}
+
+
+def test_another_number_of_shards_outdates_them(run):
+    assert outdated(run, shards=1) == {"sharding.json"}
+
+
+def test_other_weights_outdate_the_checkpoint_and_what_was_made_with_it(run):
+    model = checkpoint().model
+    assert outdated_checkpoint(run, "another", []) == [run.checkpoint]
+    assert outdated_checkpoint(run, model, ["3 " + "d" * 64]) == [run.checkpoint]
+    files = ["3 " + "d" * 64, "4 " + "e" * 64]
+    replace(checkpoint(), sha256=combined([line[2:] for line in files])).write(run.checkpoint)
+    assert outdated_checkpoint(run, model, files) == []
+    assert outdated(run) == {"embeddings/0/run.json", "embeddings/1/run.json"}
+
+
+def test_records_that_are_damaged_or_gone_are_left_to_their_readers(run):
+    paths = Paths(run.root / "sample")
+    for path in (run.checkpoint, paths.sharding, paths.shard_run(0), paths.verification):
+        path.write_text("{")
+    paths.shard_run(1).unlink()
+    assert outdated(run) == set()
+    assert outdated_checkpoint(run, "another", []) == []
