@@ -43,7 +43,7 @@ if workflow.is_main_process and config["shards"] == "auto":
 RUN = Paths(RESULTS)
 SAMPLE = Paths(f"{RESULTS}/{{sample}}")
 OUTPUTS = config["outputs"]
-MODEL = Path(config["model"]).expanduser()  # where it is a path
+MODEL = Path(config["model"])  # where it is a path
 GPUS = len(visible_gpus()[0])
 # `workflow.cores` refuses to be read where no --cores was given, as on a cluster.
 CORES = workflow.resource_settings.cores or 4

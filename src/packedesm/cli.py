@@ -214,9 +214,9 @@ def _finished_at_rest(paths: Paths, config: dict[str, Any]) -> bool:
     try:
         return at_rest(paths) and _finished(paths, config)
     except UserError:
-        if not os.access(paths.root, os.W_OK):
+        if at_rest(paths):
             raise
-        return False  # another process may just have begun to start over: the lock decides
+        return False  # another process has just begun to start over: the lock decides
 
 
 def _finished(paths: Paths, config: dict[str, Any]) -> bool:

@@ -5,6 +5,8 @@ import hashlib
 import json
 import math
 import os
+import secrets
+import shutil
 import sys
 import tempfile
 import threading
@@ -300,6 +302,13 @@ def identities(paths: Iterable[Path]) -> list[tuple[int, int, int]]:
     """Return what is another for files that were replaced or written to: inode, size and time."""
     found = [Path(path).stat() for path in paths]
     return [(entry.st_ino, entry.st_size, entry.st_mtime_ns) for entry in found]
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, in one step for whoever looks at it or still writes into it."""
+    grave = folder.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    folder.rename(grave)
+    shutil.rmtree(grave, ignore_errors=True)
 
 
 def fsync(path: Path) -> None:

@@ -23,7 +23,7 @@ def run(tmp_path) -> Paths:
     weights.write(run.checkpoint)
     inputs = [{"sha256": line.split()[1]} for line in INPUTS]
     options = ShardOptions.part(CONFIG)
-    write_record(paths.sharding, {"inputs": inputs, "options": options, "shards": [{}, {}]})
+    write_record(paths.sharding, {"inputs": inputs, **options, "shards": [{}, {}]})
     for shard in (0, 1):
         job = shard_run(shard=shard, checkpoint=weights)
         replace(job, options=EmbedOptions.of(CONFIG)).write(paths.shard_run(shard))

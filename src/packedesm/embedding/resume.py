@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,7 +17,7 @@ from packedesm.embedding.commits import Commit, CommitWriter
 from packedesm.embedding.journal import PATTERN, Journal
 from packedesm.embedding.pack import FinishedPack, PackStatistics
 from packedesm.errors import Damaged, Fault, plural
-from packedesm.files import RECORD_DIGEST, TEMPORARY, read_record, write_record
+from packedesm.files import RECORD_DIGEST, read_record, remove_folder, write_record
 from packedesm.options import EmbedPlan
 from packedesm.paths import COMMIT_SUFFIX
 
@@ -212,7 +211,4 @@ class ShardState:
     def remove(self) -> None:
         """Delete the state: the shard is written, and this process is still the one to say so."""
         self.claim.check()
-        # First out of the way, in one step: a superseded process may still be writing into it.
-        grave = self.folder.with_name(f"{TEMPORARY}{self.claim.token}")
-        self.folder.rename(grave)
-        shutil.rmtree(grave, ignore_errors=True)
+        remove_folder(self.folder)  # a superseded process may still be writing into it

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from packedesm.errors import Damaged, Fault, UserError, quote
-from packedesm.files import TEMPORARY, explained, file_digest, read_record
+from packedesm.files import TEMPORARY, explained, file_digest, read_record, remove_folder
 from packedesm.paths import WORK, Paths
 from packedesm.results.request import Request
 
@@ -275,9 +274,7 @@ def _refuse_links(paths: Paths) -> None:
 def _remove_work(paths: Paths) -> None:
     """Remove the folder of work, in one step, so that half of it is never taken for a run."""
     with suppress(OSError):
-        grave = paths.root / f"{TEMPORARY}{secrets.token_hex(8)}"
-        paths.work.rename(grave)
-        shutil.rmtree(grave, ignore_errors=True)
+        remove_folder(paths.work)
 
 
 def _remove(path: Path) -> None:

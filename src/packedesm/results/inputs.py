@@ -88,6 +88,11 @@ def describe(paths: Sequence[Path], cache: Path) -> list[str]:
     return ["missing" if entry is None else entry.in_words() for entry in entries]
 
 
+def digests_of(described: Sequence[str]) -> list[str]:
+    """Return the digests in what `describe` or `Input.in_words` said; of a pipe "None"."""
+    return [line.split()[-1] for line in described]
+
+
 def check_read(paths: Sequence[object], known: Sequence[str], read: Sequence[str]) -> None:
     """Raise UserError unless the bytes that were read of each file are those it was known by.
 
@@ -100,8 +105,8 @@ def check_read(paths: Sequence[object], known: Sequence[str], read: Sequence[str
     read
         The SHA-256 of what was read of each.
     """
-    for path, before, found in zip(paths, known, read, strict=True):
-        if before.split()[-1] not in (found, str(None)):
+    for path, before, found in zip(paths, digests_of(known), read, strict=True):
+        if before not in (found, str(None)):
             raise UserError(f"{path}: changed while it was read; run again")
 
 

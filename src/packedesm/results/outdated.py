@@ -15,6 +15,7 @@ from packedesm.errors import Fault
 from packedesm.files import combined, read_record
 from packedesm.options import EmbedOptions, ShardOptions, VerifyOptions
 from packedesm.paths import Paths
+from packedesm.results.inputs import digests_of
 
 
 def outdated_checkpoint(run: Paths, model: str, weights: Sequence[str]) -> list[Path]:
@@ -31,7 +32,7 @@ def outdated_checkpoint(run: Paths, model: str, weights: Sequence[str]) -> list[
     found = _record(run.checkpoint)
     if found is None:
         return []
-    digest = combined(_digests(weights)) if weights else found["sha256"]
+    digest = combined(digests_of(weights)) if weights else found["sha256"]
     return [] if (found["model"], found["sha256"]) == (model, digest) else [run.checkpoint]
 
 
@@ -53,8 +54,9 @@ def outdated_steps(
     sharding = _record(paths.sharding)
     if sharding:
         options = ShardOptions.part(config)
-        was = [source["sha256"] for source in sharding["inputs"]], sharding.get("options", options)
-        if (*was, len(sharding["shards"])) != (_digests(inputs), options, shards):
+        read = [source["sha256"] for source in sharding["inputs"]]
+        was = {key: sharding.get(key, value) for key, value in options.items()}
+        if (read, was, len(sharding["shards"])) != (digests_of(inputs), options, shards):
             found.append(paths.sharding)
     checkpoint, embed = _record(run.checkpoint), EmbedOptions.of(config)
     for shard in range(shards):
@@ -70,10 +72,6 @@ def outdated_steps(
     if verification and verification.get("options", verify) != verify:
         found.append(paths.verification)
     return found
-
-
-def _digests(described: Sequence[str]) -> list[str]:
-    return [line.split()[-1] for line in described]
 
 
 def _record(path: Path) -> dict[str, Any] | None:

@@ -73,8 +73,7 @@ def write_summary(
             for source in staging.inputs
         ],
         "shards": _summarise_shards(plan, residues),
-        **policy.as_config(),
-        "options": options.as_config(),
+        **options.as_config(),
         "warnings": _warnings(staging, repeats, policy.max_length),
         "sha256": {_name(paths, path): file_digest(path) for path in written},
     }
