@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from packedesm.device.hardware import time_repeats
+from packedesm.device.timing import time_repeats
 from packedesm.esm2.geometry import Geometry
 
 

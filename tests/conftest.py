@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 
 from packedesm.paths import Paths
@@ -31,11 +32,9 @@ def pytest_configure():
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    if asked := os.environ.get("ATEN_CPU_CAPABILITY"):
-        import torch
-
-        if (found := torch.backends.cpu.get_cpu_capability()) != asked.upper():
-            raise pytest.UsageError(f"ATEN_CPU_CAPABILITY={asked}, but torch says {found}")
+    asked, found = os.environ.get("ATEN_CPU_CAPABILITY"), torch.backends.cpu.get_cpu_capability()
+    if asked and found != asked.upper():
+        raise pytest.UsageError(f"ATEN_CPU_CAPABILITY={asked}, but torch says {found}")
 
 
 def pytest_collection_modifyitems(items):
@@ -90,6 +89,15 @@ def made_once(tmp_path_factory):
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def fake_cuda(made_once) -> torch.device:
+    """A made-up GPU for FakeTensorMode; fake tensors have shape, dtype and device, no numbers."""
+    from tests.fake_cuda.guard import compile_guard, register_guard
+
+    register_guard(made_once("fake_cuda", compile_guard) / "libguard.so")
+    return torch.device("cuda", 0)
 
 
 @pytest.fixture(scope="session")

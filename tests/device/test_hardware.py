@@ -5,11 +5,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
-from torch import nn
-
-from packedesm.device.hardware import measure_matmul_peak
-from packedesm.esm2.linear import linear
 
 # Counts the pages that the system hands out, zeroed, for tensors of 80 MB that come and go.
 FAULTS = """
@@ -36,19 +31,3 @@ def test_freed_memory_is_kept_for_the_next_tensors():
     before, after = map(int, run.stdout.split())
     assert before > 100  # 400 MB in pages of 4 kB; 200 pages where the system makes them large
     assert after < before / 10
-
-
-def operators(work) -> set[str]:
-    with torch.profiler.profile() as profile:
-        work()
-    return {event.key for event in profile.key_averages()}
-
-
-@pytest.mark.cpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_peak_is_taken_with_the_library_that_layers_use(dtype, monkeypatch):
-    monkeypatch.setattr("packedesm.device.hardware._SIDE", {"cpu": 128})
-    layer = nn.Linear(8, 8, bias=False, dtype=dtype).requires_grad_(False)
-    used = operators(lambda: linear(torch.randn(8, 8).to(dtype), layer))
-    assert used - {"aten::randn", "aten::to"}
-    assert used <= operators(lambda: measure_matmul_peak(torch.device("cpu"), dtype))

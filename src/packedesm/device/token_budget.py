@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from packedesm.device.hardware import time_repeats
 from packedesm.device.memory import out_of_memory
+from packedesm.device.timing import time_repeats
 from packedesm.errors import Fault
 from packedesm.esm2.geometry import VOCABULARY
 from packedesm.esm2.model import PackedESM2

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from packedesm.device.auto import load, load_model
+from packedesm.device.ceiling import measure_matmul_peak
 from packedesm.device.gpu_monitor import GPUMonitor
-from packedesm.device.hardware import leased_device, measure_matmul_peak
+from packedesm.device.hardware import leased_device
 from packedesm.device.memory import keep_freed_memory
 from packedesm.embedding.fallback import Fallback, Means
 from packedesm.embedding.feed import Feed

@@ -6,14 +6,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from itertools import count
 
-import numpy as np
 import torch
 
 from packedesm.device.memory import out_of_memory
 from packedesm.embedding.fallback import Fallback
+from packedesm.embedding.lane import Collect, CpuLane, CudaLane, Embedded
 from packedesm.embedding.pack import FinishedPack, PackStatistics, not_finite
 from packedesm.embedding.pooling import pool
 from packedesm.esm2.model import PackedESM2
@@ -57,7 +56,7 @@ class AsyncInferenceRunner:
         self.plan = plan
         self.fallback = fallback
         self._device = device
-        self._lane = _CudaLane(device) if device.type == "cuda" else _CpuLane()
+        self._lane = CudaLane(device) if device.type == "cuda" else CpuLane()
 
     def run(
         self,
@@ -169,85 +168,6 @@ class AsyncInferenceRunner:
             float32_records=len(float32_rows),
         )
         sink(FinishedPack(statistics, batch.rows, batch.residues, vectors, float32_rows))
-
-
-_NO_ROWS = np.empty(0, np.int64)
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """What came out of a pack's forward passes, on the host."""
-
-    vectors: dict[str, torch.Tensor]
-    seconds: float = 0.0
-    splits: int = 1
-    float32_rows: np.ndarray = field(default_factory=lambda: _NO_ROWS)
-
-    def numpy(self) -> dict[str, np.ndarray]:
-        """Return the vectors as numpy arrays."""
-        return {output: tensor.numpy() for output, tensor in self.vectors.items()}
-
-    @classmethod
-    def join(cls, parts: list[Embedded]) -> Embedded:
-        """Return the parts of one pack as one, in their order."""
-        return cls(
-            {name: torch.cat([part.vectors[name] for part in parts]) for name in parts[0].vectors},
-            sum(part.seconds for part in parts),
-            sum(part.splits for part in parts),
-            np.concatenate([part.float32_rows for part in parts]),
-        )
-
-
-Embed = Callable[[PackedBatch], dict[str, torch.Tensor]]
-Collect = Callable[[], Embedded]
-
-
-class _CpuLane:
-    """Compute in the calling thread."""
-
-    def launch(self, batch: PackedBatch, embed: Embed) -> Collect:
-        start = time.perf_counter()
-        vectors = embed(batch)
-        seconds = time.perf_counter() - start
-        return lambda: Embedded(vectors, seconds)
-
-
-class _CudaLane:
-    """Queue copy in, computation and copy out on three streams; `collect` waits for the last."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.copy_in = torch.cuda.Stream(device)
-        self.compute = torch.cuda.Stream(device)
-        self.copy_out = torch.cuda.Stream(device)
-        # The model's weights were written on the current stream.
-        self.compute.wait_stream(torch.cuda.current_stream(device))
-
-    def launch(self, batch: PackedBatch, embed: Embed) -> Collect:
-        with torch.cuda.stream(self.copy_in):
-            on_device = batch.to(self.device)
-        begin, end, done = (torch.cuda.Event(enable_timing=True) for _ in range(3))
-        with torch.cuda.stream(self.compute):
-            self.compute.wait_stream(self.copy_in)
-            on_device.record_stream(self.compute)
-            begin.record()
-            vectors = embed(on_device)
-            end.record()
-        with torch.cuda.stream(self.copy_out):
-            self.copy_out.wait_event(end)
-            host = {output: self._to_host(tensor) for output, tensor in vectors.items()}
-            done.record()
-
-        def collect() -> Embedded:
-            done.synchronize()
-            return Embedded(host, begin.elapsed_time(end) / 1000)
-
-        return collect
-
-    def _to_host(self, tensor: torch.Tensor) -> torch.Tensor:
-        tensor.record_stream(self.copy_out)
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        return host.copy_(tensor, non_blocking=True)
 
 
 def _timed_next(source: Iterator[PackedBatch]) -> tuple[PackedBatch, float] | None:
