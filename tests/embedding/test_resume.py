@@ -9,6 +9,7 @@ import pytest
 
 from packedesm.embedding.commits import Commit
 from packedesm.embedding.pack import FinishedPack, PackStatistics
+from packedesm.embedding.replan import Replan
 from packedesm.embedding.resume import ShardState
 from packedesm.errors import Damaged, Fault
 from packedesm.files import explained, read_json, write_record
@@ -16,6 +17,7 @@ from tests.typed import embed_plan
 
 OUTPUTS = ("mean", "residue")
 DECIDING = {"fasta_sha256": "a" * 64}
+NUMBERS = range(100)  # of the packs of the plan
 
 
 def pack(number: int, records: int = 3) -> FinishedPack:
@@ -28,9 +30,19 @@ def pack(number: int, records: int = 3) -> FinishedPack:
     }
     times = {"wait_seconds": 0.0, "forward_seconds": 1.0, "finished_seconds": 1.5 * (number + 1)}
     statistics = PackStatistics(
-        number, records, int(residues.sum()), 60, 0.9, **times, splits=1, float32_records=0
+        number,
+        records,
+        int(residues.sum()),
+        60,
+        64,
+        0.9,
+        **times,
+        passes=1,
+        deferred_records=1 - number % 2,
+        float32_records=0,
     )
-    return FinishedPack(statistics, rows, residues, vectors, rows[number % 2 : 1])
+    deferred = np.array([1000 + number])[number % 2 :]
+    return FinishedPack(statistics, rows, residues, vectors, deferred)
 
 
 def adopt(state, *, token_budget=64, keep_budget=False, **deciding):
@@ -43,7 +55,7 @@ def attempt(folder, numbers, *, packs=3, **changed) -> ShardState:
     """Let one attempt commit packs of these numbers, a file for every three."""
     state = ShardState(folder)
     adopt(state, **changed)
-    state.committed()
+    state.committed(NUMBERS)
     with state.committing(OUTPUTS, seconds=60, packs=packs) as commit:
         for number in numbers:
             commit(pack(number))
@@ -150,7 +162,7 @@ def test_a_damaged_commit_is_discarded_and_its_packs_are_done_again(tmp_path, da
         Commit.read(damaged)
     state = ShardState(tmp_path)
     adopt(state)
-    assert list(state.committed()) == [0, 1, 2]
+    assert list(state.committed(NUMBERS)) == [0, 1, 2]
     assert f"discarding {damaged}" in caplog.text
     assert not damaged.exists()
     assert state.attempts()["discarded_commits"] == 1
@@ -180,17 +192,17 @@ def test_a_budget_that_was_chosen_by_itself_is_taken_over(tmp_path):
     attempt(tmp_path, range(4))
     state = ShardState(tmp_path)
     assert adopt(state, token_budget=99, keep_budget=True).token_budget == 64
-    assert list(state.committed()) == [0, 1, 2, 3]
+    assert list(state.committed(NUMBERS)) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("name", ["plan.json", "owner.json", "limit.json"])
+@pytest.mark.parametrize("name", ["plan.json", "owner.json", "replans.json"])
 @pytest.mark.parametrize("content", ["", "{", '{"format": 1, "token'])
 def test_a_damaged_note_is_never_believed(tmp_path, name, content):
     attempt(tmp_path, range(4))
     (tmp_path / name).write_text(content)
     state = attempt(tmp_path, [])
     assert list(state.statistics()) == ([] if name == "plan.json" else [0, 1, 2, 3])
-    assert state.token_limit() is None
+    assert state.replans() == []
 
 
 def test_a_commit_of_another_plan_is_not_used(tmp_path, caplog):
@@ -253,7 +265,7 @@ def test_times_and_setup_of_attempts_add_up(tmp_path):
     first_setup, _ = first.setup_and_total_seconds()
     second = ShardState(tmp_path)
     adopt(second)
-    second.committed()
+    second.committed(NUMBERS)
     assert second.seconds_before == pack(3).statistics.finished_seconds
     with second.committing(OUTPUTS, seconds=60, packs=9) as commit:
         commit(pack(4))
@@ -263,10 +275,33 @@ def test_times_and_setup_of_attempts_add_up(tmp_path):
     assert total > second.seconds_before + setup
 
 
-def test_the_limit_of_the_memory_is_kept_for_the_next_attempt(tmp_path):
-    attempt(tmp_path, [0]).remember_limit(512)
-    assert attempt(tmp_path, []).token_limit() == 512
-    assert attempt(tmp_path, [], token_budget=1).token_limit() is None
+def test_what_was_planned_anew_is_kept_for_the_next_attempt(tmp_path):
+    replans = [Replan(32, packs=((3, 9), (11, 12))), Replan(16, float32=True, records=(4, 7))]
+    attempt(tmp_path, [0]).remember_replans(replans)
+    assert attempt(tmp_path, []).replans() == replans
+    assert attempt(tmp_path, [], token_budget=1).replans() == []
+
+
+def test_an_attempt_that_was_taken_over_does_not_plan_for_its_successor(tmp_path):
+    first, second = ShardState(tmp_path), ShardState(tmp_path)
+    adopt(second)
+    with pytest.raises(Fault, match="superseded"):
+        first.remember_replans([Replan(32)])
+    assert second.replans() == []
+
+
+def test_a_commit_with_a_pack_that_is_not_of_the_plan_is_discarded(tmp_path, caplog):
+    attempt(tmp_path, range(5))
+    state = ShardState(tmp_path)
+    adopt(state)
+    assert list(state.committed(range(4))) == [0, 1, 2]
+    assert "planned otherwise" in caplog.text
+    assert len(commits(tmp_path)) == 1
+
+
+def test_deferred_records_are_known_to_the_next_attempt(tmp_path):
+    attempt(tmp_path, range(5))
+    assert attempt(tmp_path, []).deferred() == [1000, 1002, 1004]
 
 
 @pytest.mark.parametrize(

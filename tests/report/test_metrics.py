@@ -176,7 +176,8 @@ def test_a_clock_that_is_set_back_makes_no_negative_time(paths):
 
 
 def test_recoveries_of_all_jobs_are_counted(tmp_path):
-    disturbed = {"restarts": 2, "recomputed_packs": 5, "discarded_commits": 1, "split_packs": 3}
+    disturbed = {"restarts": 2, "recomputed_packs": 5, "discarded_commits": 1}
+    disturbed |= {"retried_packs": 3, "replanned_packs": 4}
     # Row 2 is the first of two identical sequences: the vector of row 4 is the same.
     disturbed["float32_rows"] = (2,)
     paths = write_run(tmp_path / "sample", FASTA, 1, run=disturbed)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
+from packedesm.embedding.replan import PackPlan
 from packedesm.errors import Damaged
 from packedesm.files import damaged
 from packedesm.options import JobOptions
 from packedesm.packing.batch import PackedBatch
 from packedesm.packing.dataloader import create_async_dataloader
 from packedesm.packing.dataset import SequenceDataset
-from packedesm.packing.packer import Packs
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Feed:
     """Where the packs of a job come from."""
 
     dataset: SequenceDataset
-    packs: Packs
+    packs: PackPlan
     job: JobOptions
     device: torch.device
     check_stop: Callable[[], None]  # raises if the job is to stop

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,17 +20,17 @@ from packedesm.device.memory import keep_freed_memory
 from packedesm.embedding.fallback import Fallback, Means
 from packedesm.embedding.feed import Feed
 from packedesm.embedding.output import write_shard
-from packedesm.embedding.pack import FinishedPack
+from packedesm.embedding.pack import FinishedPack, total_fill
 from packedesm.embedding.record import JobFacts, ShardRun
+from packedesm.embedding.replan import PackPlan
 from packedesm.embedding.resume import ShardState
-from packedesm.embedding.runner import AsyncInferenceRunner
+from packedesm.embedding.runner import AsyncInferenceRunner, Sink
 from packedesm.embedding.signals import stopping_on_signals
 from packedesm.errors import plural, quote
 from packedesm.esm2.checkpoints import unchanged_weights
+from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions
-from packedesm.packing.batch import PackedBatch
-from packedesm.packing.collator import VarlenCollator
 from packedesm.packing.dataloader import worker_lost
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.packing.packer import Packs, plan_packs
@@ -89,12 +90,17 @@ def embed_shard(
             fasta_sha256 = written_digest(summary, paths, dataset.fasta)
             deciding = _deciding(fasta_sha256, dataset, checkpoint, place)
             plan = state.adopt(plan, deciding, keep_budget=options.token_budget == "auto")
-            packs = plan_packs(dataset.tokens, plan.token_budget)
+            planned = plan_packs(dataset.tokens, plan.token_budget)
+            packs = PackPlan(dataset.tokens, planned, state.replans())
             peak = measure_matmul_peak(place, getattr(torch, plan.dtype))
-            _say(dataset, packs, plan, place)
-            fallback = _fallback(paths, dataset, checkpoint, plan, place, state)
-            runner = AsyncInferenceRunner(model, plan, place, fallback)
-            embed_packs(runner, Feed(dataset, packs, job, place, check_stop), state, job)
+            _say(dataset, planned, plan, place)
+            runner = AsyncInferenceRunner(model, plan, place)
+            del model  # the runner lets go of it before another is loaded
+            feed = Feed(dataset, packs, job, place, check_stop)
+            load_float32 = partial(load_model, checkpoint, torch.float32)
+            name = partial(record_name, paths, dataset)
+            embed_packs(runner, feed, state, job, load_float32=load_float32, name=name)
+        statistics = state.statistics().values()
         facts = JobFacts(
             shard=shard,
             records=len(dataset),
@@ -104,8 +110,8 @@ def embed_shard(
             options=options,
             plan=plan,
             fasta_sha256=deciding["fasta_sha256"],
-            packs=len(packs),
-            fill=packs.fill,
+            packs=len(statistics),
+            fill=total_fill(statistics),
             flops=checkpoint.geometry.flops(options.length.sequence_tokens(dataset.lengths)),
             matmul_peak_flops=peak,
             device=device.describe(),
@@ -117,14 +123,26 @@ def embed_shard(
 
 
 def embed_packs(
-    runner: AsyncInferenceRunner, feed: Feed, state: ShardState, job: JobOptions
+    runner: AsyncInferenceRunner,
+    feed: Feed,
+    state: ShardState,
+    job: JobOptions,
+    *,
+    load_float32: Callable[[torch.device], PackedESM2],
+    name: Callable[[int], str],
 ) -> None:
-    """Embed and commit the packs that earlier attempts have not committed."""
-    committed = state.committed()
-    done = set(committed)
+    """Embed and commit the packs that earlier attempts have not committed.
+
+    Parameters
+    ----------
+    load_float32
+        Gives the model in float32 on a device.
+    name
+        Gives what the user calls the record at a place in the shard.
+    """
+    committed = state.committed(feed.packs)
     residues = int(feed.dataset.embedded_lengths.sum())
     residues_done = sum(pack.residues for pack in committed.values())
-    start = time.perf_counter() - state.seconds_before
     with (
         state.committing(
             runner.plan.outputs, seconds=job.commit_seconds, packs=job.commit_packs
@@ -132,24 +150,49 @@ def embed_packs(
         Progress("embedding", residues, "residues", before=residues_done) as progress,
     ):
 
-        def finish(pack: FinishedPack) -> None:
+        def sink(pack: FinishedPack) -> None:
             commit(pack)
-            done.add(pack.statistics.pack)
             progress.add(pack.statistics.residues)
 
-        def run(*, in_process: bool) -> None:
-            todo = [number for number in range(len(feed.packs)) if number not in done]
-            before = time.perf_counter() - start
-            with feed.batches(todo, in_process=in_process) as batches:
-                runner.run(batches, finish, numbers=todo, seconds_before=before)
+        means = Means(
+            embed=_FromFeed(feed, state.seconds_before),
+            tokens=feed.dataset.tokens,
+            load_float32=load_float32,
+            name=name,
+            remember=state.remember_replans,
+        )
+        Fallback(means, feed.packs, sink, committed, state.deferred()).run(runner)
+
+
+class _FromFeed:
+    """Embed packs of a feed; once a worker process was lost, without any."""
+
+    def __init__(self, feed: Feed, seconds_before: float) -> None:
+        self._feed = feed
+        self._start = time.perf_counter() - seconds_before
+        self._in_process = False
+
+    def __call__(self, runner: AsyncInferenceRunner, numbers: Sequence[int], sink: Sink) -> None:
+        done: set[int] = set()
+
+        def note(pack: FinishedPack) -> None:
+            sink(pack)
+            done.add(pack.statistics.pack)
 
         try:
-            run(in_process=False)
+            self._run(runner, numbers, note)
         except Exception as error:
             if (lost := worker_lost(error)) is None:
                 raise
             logger.warning("%s; this process reads the rest itself", lost)
-            run(in_process=True)
+            self._in_process = True
+            self._run(runner, [number for number in numbers if number not in done], sink)
+
+    def _run(self, runner: AsyncInferenceRunner, numbers: Sequence[int], sink: Sink) -> None:
+        budget = self._feed.packs.budget(numbers[0]) if numbers else None
+        before = time.perf_counter() - self._start
+        with self._feed.batches(numbers, in_process=self._in_process) as batches:
+            runner.run(batches, sink, numbers=numbers, token_budget=budget, seconds_before=before)
 
 
 def _deciding(
@@ -164,27 +207,6 @@ def _deciding(
         "device": device.type,
         **{name: installed[name] for name in ("packedesm", "torch")},
     }
-
-
-def _fallback(
-    paths: Paths,
-    dataset: SequenceDataset,
-    checkpoint: Checkpoint,
-    plan: EmbedPlan,
-    device: torch.device,
-    state: ShardState,
-) -> Fallback:
-    means = Means(
-        load_float32=partial(load_model, checkpoint, torch.float32),
-        collate=partial(_collate, dataset),
-        name=partial(record_name, paths, dataset),
-    )
-    limit, remember = state.token_limit(), state.remember_limit
-    return Fallback(means, device, plan, limit=limit, remember=remember)
-
-
-def _collate(dataset: SequenceDataset, places: np.ndarray) -> PackedBatch:
-    return VarlenCollator()(dataset.__getitems__(places.tolist()))
 
 
 def record_name(paths: Paths, dataset: SequenceDataset, place: int) -> str:

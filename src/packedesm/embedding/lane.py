@@ -4,38 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from packedesm.device.memory import host_buffer
 from packedesm.packing.batch import PackedBatch
-
-_NO_ROWS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """What came out of a pack's forward passes, on the host."""
+    """What came out of a pack's forward pass, on the host."""
 
     vectors: dict[str, torch.Tensor]
     seconds: float = 0.0
-    splits: int = 1
-    float32_rows: np.ndarray = field(default_factory=lambda: _NO_ROWS)
 
     def numpy(self) -> dict[str, np.ndarray]:
         """Return the vectors as numpy arrays."""
         return {output: tensor.numpy() for output, tensor in self.vectors.items()}
-
-    @classmethod
-    def join(cls, parts: list[Embedded]) -> Embedded:
-        """Return the parts of one pack as one, in their order."""
-        return cls(
-            {name: torch.cat([part.vectors[name] for part in parts]) for name in parts[0].vectors},
-            sum(part.seconds for part in parts),
-            sum(part.splits for part in parts),
-            np.concatenate([part.float32_rows for part in parts]),
-        )
 
 
 Embed = Callable[[PackedBatch], dict[str, torch.Tensor]]
@@ -88,5 +75,5 @@ class CudaLane:
 
     def _to_host(self, tensor: torch.Tensor) -> torch.Tensor:
         tensor.record_stream(self.copy_out)
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        host = host_buffer(tensor.shape, tensor.dtype)
         return host.copy_(tensor, non_blocking=True)

@@ -33,7 +33,8 @@ def write_shard(
     with shard_writer(paths, facts.shard, *arrays) as writer:
         for pack in state.finished():
             writer.write(pack)
-            float32_rows += dataset.rows[pack.float32_rows].tolist()
+            if pack.statistics.float32_records:
+                float32_rows += dataset.rows[pack.rows].tolist()
         state.claim.check()
     statistics = list(state.statistics().values())
     write_packs(paths.shard_packs(facts.shard), statistics)
@@ -45,8 +46,11 @@ def write_shard(
         },
         packs_sha256=file_digest(paths.shard_packs(facts.shard)),
         float32_rows=tuple(sorted(float32_rows)),
-        token_limit=state.token_limit(),
-        split_packs=sum(pack.splits > 1 for pack in statistics),
+        retried_packs=sum(pack.passes > 1 for pack in statistics),
+        replanned_packs=sum(
+            pack.token_budget < plan.token_budget and not pack.float32_records
+            for pack in statistics
+        ),
         seconds=_seconds(statistics, *state.setup_and_total_seconds()),
         **state.attempts(),
         finished=now(),

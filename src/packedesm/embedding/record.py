@@ -54,8 +54,8 @@ class ShardRun(JobFacts):
     arrays: dict[str, str]  # SHA-256 of the shard's array of each output
     packs_sha256: str  # of packs.tsv
     float32_rows: tuple[int, ...]  # rows that half precision could not embed
-    token_limit: int | None  # most tokens that fitted into memory at once, if it was found out
-    split_packs: int
+    retried_packs: int  # that were computed twice since memory was short
+    replanned_packs: int  # that were planned smaller since memory was short
     restarts: int
     recomputed_packs: int
     discarded_commits: int

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from packedesm.embedding.claim import Claim
 from packedesm.embedding.commits import Commit, CommitWriter
 from packedesm.embedding.journal import PATTERN, Journal
 from packedesm.embedding.pack import FinishedPack, PackStatistics
+from packedesm.embedding.replan import Replan
 from packedesm.errors import Damaged, Fault, plural
 from packedesm.files import RECORD_DIGEST, read_record, remove_folder, write_record
 from packedesm.options import EmbedPlan
@@ -23,14 +24,14 @@ from packedesm.paths import COMMIT_SUFFIX
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 3  # of the files in the state; another one starts over
+FORMAT = 4  # of the files in the state; another one starts over
 
 
 class ShardState:
     """Context manager: the folder of a shard's unfinished job, claimed by this process.
 
     It holds ``owner.json`` (see `packedesm.embedding.claim`), ``plan.json`` (what decides the
-    vectors), ``limit.json`` (what fits into memory), commits of finished packs (see
+    vectors), ``replans.json`` (which packs were planned anew), commits of finished packs (see
     `packedesm.embedding.commits`) and a journal of each attempt.
 
     Parameters
@@ -100,31 +101,51 @@ class ShardState:
         ]
         what = "; ".join(changes) or "plan.json is damaged"
         logger.warning("starting over, what was finished is thrown away: %s", what)
-        for pattern in (f"*{COMMIT_SUFFIX}", PATTERN, "limit.json"):
+        for pattern in (f"*{COMMIT_SUFFIX}", PATTERN, "replans.json"):
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
 
-    def token_limit(self) -> int | None:
-        """Return the most tokens that fitted into memory at once, if an attempt found out."""
+    def replans(self) -> list[Replan]:
+        """Return what earlier attempts planned anew, in order."""
+        path = self.folder / "replans.json"
         try:
-            return read_record(self.folder / "limit.json")["tokens"]
-        except (FileNotFoundError, Damaged):
-            return None
+            return [Replan.from_json(replan) for replan in read_record(path)["replans"]]
+        except FileNotFoundError:
+            return []
+        except Damaged as error:
+            logger.warning("%s; packs that were planned anew are computed again", error)
+            return []
 
-    def remember_limit(self, tokens: int) -> None:
-        """Keep the most tokens that fit into memory for the attempts to come."""
-        write_record(self.folder / "limit.json", {"tokens": tokens})
+    def remember_replans(self, replans: Sequence[Replan]) -> None:
+        """Keep what was planned anew for the attempts to come, before any of it is committed.
 
-    def committed(self) -> dict[int, PackStatistics]:
-        """Return the packs that earlier attempts have committed; discard what is damaged."""
+        Raises
+        ------
+        Fault
+            If another process has taken over: it has a plan of its own.
+        """
+        self.claim.check()
+        content = {"replans": [replan.as_json() for replan in replans]}
+        write_record(self.folder / "replans.json", content)
+
+    def committed(self, packs: Container[int]) -> dict[int, PackStatistics]:
+        """Return the packs that earlier attempts have committed; discard what is of no use.
+
+        Parameters
+        ----------
+        packs
+            The numbers of the plan. A commit that holds another is of a plan that is lost.
+        """
         for path in sorted(self.folder.glob(f"*{COMMIT_SUFFIX}")):
             reason = "it is damaged"
             with suppress(Damaged):
                 commit = Commit.read(path)
-                if commit.description["fingerprint"] == self.fingerprint:
-                    self._commits.append(commit)
-                    continue
                 reason = "it belongs to another input or configuration"
+                if commit.description["fingerprint"] == self.fingerprint:
+                    if all(pack.pack in packs for pack in commit.statistics):
+                        self._commits.append(commit)
+                        continue
+                    reason = "it belongs to packs that were planned otherwise"
             logger.warning("discarding %s: %s; its packs are computed again", path, reason)
             self._journal.discarded(path.name)
             path.unlink(missing_ok=True)
@@ -133,6 +154,15 @@ class ShardState:
             logger.info("kept from earlier attempts: %s", plural(len(found), "pack"))
         self.seconds_before = max((pack.finished_seconds for pack in found.values()), default=0.0)
         return found
+
+    def deferred(self) -> list[int]:
+        """Return the records that earlier attempts have deferred: their places in the shard."""
+        places: list[int] = []
+        for commit in self._commits:
+            numbers = {pack.pack for pack in commit.statistics if pack.deferred_records}
+            if numbers:
+                places += [int(place) for pack in commit.packs(numbers) for place in pack.deferred]
+        return places
 
     @contextmanager
     def committing(

@@ -18,7 +18,13 @@ from packedesm.sequences.faidx import read_faidx
 from packedesm.sequences.index import embedded_as, length_counts
 from packedesm.sequences.summary import read_summary, reading_sharded
 
-RECOVERIES = ("restarts", "recomputed_packs", "discarded_commits", "split_packs")
+RECOVERIES = (
+    "restarts",
+    "recomputed_packs",
+    "discarded_commits",
+    "retried_packs",
+    "replanned_packs",
+)
 
 
 def write_metrics(paths: Paths, shards: int) -> dict[str, Any]:
@@ -79,8 +85,8 @@ def _packing(paths: Paths, run: ShardRun, sharding: dict[str, Any]) -> dict[str,
         lengths = read_faidx(paths.shard_fai(shard)).lengths
     sequences = run.options.length.sequence_tokens(lengths)
     with reading(paths.shard_packs(shard), sha256=run.packs_sha256):
-        packs = read_packs(paths.shard_packs(shard))["tokens"]
-    tokens = int(packs.sum())
+        packs = read_packs(paths.shard_packs(shard))
+    tokens = int(packs["tokens"].sum())
     if tokens != int(sequences.sum()):
         raise RuntimeError(
             f"shard {shard}: its packs hold {tokens} tokens, its records {int(sequences.sum())}"
@@ -88,11 +94,11 @@ def _packing(paths: Paths, run: ShardRun, sharding: dict[str, Any]) -> dict[str,
     row = {
         "shard": shard,
         "records": run.records,
-        "packs": len(packs),
+        "packs": len(packs["tokens"]),
         "tokens": tokens,
         "token_budget": budget,
         # A record longer than the budget has a pack of its own, and that pack is full.
-        "capacity": int(np.maximum(packs, budget).sum()),
+        "capacity": int(np.maximum(packs["tokens"], packs["token_budget"]).sum()),
         "padded_tokens_arrival": padded_tokens(sequences, budget, length_sorted=False),
         "padded_tokens_sorted": padded_tokens(sequences, budget, length_sorted=True),
     }
