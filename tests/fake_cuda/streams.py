@@ -34,6 +34,7 @@ from torch.utils._pytree import tree_leaves
 
 Clock = dict[str, int]  # by stream, how many of its operations are over
 
+_ROUNDED = 512  # bytes: torch gives out multiples
 _WAITING = (torch.Tensor.tolist, torch.Tensor.item, torch.Tensor.__bool__, torch.Tensor.__int__)
 
 
@@ -272,7 +273,8 @@ class FakeCuda:
 
     def allocate(self, kind: str, tensor: torch.Tensor) -> Block:
         """Give a new tensor a block."""
-        stream, size = self.current_stream().name, tensor.untyped_storage().nbytes()
+        stream = self.current_stream().name
+        size = -(-tensor.untyped_storage().nbytes() // _ROUNDED) * _ROUNDED
         self._count[kind] += 1
         self.before_allocation(Allocation(kind, size, stream, self._count[kind]))
         block = Block(kind, size, stream)

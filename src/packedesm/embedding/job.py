@@ -94,7 +94,7 @@ def embed_shard(
             _say(dataset, packs, plan, place)
             fallback = _fallback(paths, dataset, checkpoint, plan, place, state)
             runner = AsyncInferenceRunner(model, plan, place, fallback)
-            embed_packs(runner, Feed(dataset, packs, job, place, check_stop), state, job)
+            embed_packs(runner, Feed(dataset, packs, job, check_stop), state, job)
         facts = JobFacts(
             shard=shard,
             records=len(dataset),

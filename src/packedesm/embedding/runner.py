@@ -12,8 +12,8 @@ import torch
 
 from packedesm.device.memory import out_of_memory
 from packedesm.embedding.fallback import Fallback
-from packedesm.embedding.lane import Collect, CpuLane, CudaLane, Embedded
-from packedesm.embedding.pack import FinishedPack, PackStatistics, not_finite
+from packedesm.embedding.lane import Collect, CpuLane, CudaLane, Embedded, as_numpy
+from packedesm.embedding.pack import FinishedPack, PackStatistics
 from packedesm.embedding.pooling import pool
 from packedesm.esm2.model import PackedESM2
 from packedesm.options import EmbedPlan
@@ -128,7 +128,7 @@ class AsyncInferenceRunner:
                 self._free_memory()
                 start = time.perf_counter()
                 vectors = fallback.alone(batch)
-                return Embedded(vectors, time.perf_counter() - start, 1, batch.rows)
+                return Embedded.on_host(vectors, batch, time.perf_counter() - start, batch.rows)
             fallback.lower(tokens)
         return Embedded.join([self._split(half, fallback) for half in fallback.halves(batch)])
 
@@ -151,8 +151,8 @@ class AsyncInferenceRunner:
     ) -> None:
         embedded = collect()
         vectors, float32_rows = embedded.numpy(), embedded.float32_rows
-        if self.fallback is not None and len(bad := not_finite(vectors, batch.residues)):
-            vectors = Embedded(self.fallback.in_float32(batch, bad)).numpy()
+        if self.fallback is not None and len(embedded.bad):
+            vectors = as_numpy(self.fallback.in_float32(batch, embedded.bad))
             float32_rows = batch.rows
         tokens = sum(batch.lengths)
         statistics = PackStatistics(
