@@ -2,13 +2,12 @@
 
 import gc
 import weakref
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from packedesm.device.memory import host_buffer, out_of_memory
+from packedesm.device.memory import out_of_memory
 from packedesm.embedding.fallback import Fallback, Means
 from packedesm.embedding.lane import CpuLane
 from packedesm.embedding.pack import not_finite
@@ -429,31 +428,3 @@ def test_which_records_are_not_finite():
 )
 def test_what_counts_as_out_of_memory(error, expected):
     assert out_of_memory(error) is expected
-
-
-@pytest.fixture
-def page_locked(monkeypatch):
-    """Let the page-locked allocations of the test fail with an error that it sets."""
-    empty, refused = torch.empty, SimpleNamespace(error=None)
-
-    def fake(*shape, pin_memory=False, **options):
-        if pin_memory and refused.error is not None:
-            raise refused.error
-        return empty(*shape, **options)
-
-    monkeypatch.setattr(torch, "empty", fake)
-    return refused
-
-
-def test_where_no_more_pages_are_locked_the_copy_goes_to_pageable_memory(page_locked, caplog):
-    page_locked.error = RuntimeError("CUDA error: out of memory")
-    for _ in range(3):
-        buffer = host_buffer(torch.Size([2, 3]), torch.float16)
-        assert (buffer.shape, buffer.dtype) == ((2, 3), torch.float16)
-    assert sum("page-locked" in line for line in caplog.messages) == 1
-
-
-def test_another_error_of_a_page_locked_allocation_stays_what_it_is(page_locked):
-    page_locked.error = RuntimeError("CUDA error: an illegal memory access was encountered")
-    with pytest.raises(RuntimeError, match="illegal memory"):
-        host_buffer(torch.Size([2]), torch.float32)

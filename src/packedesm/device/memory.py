@@ -61,17 +61,17 @@ def if_it_fits(call: Callable[[], T]) -> T | None:
     return None
 
 
-def host_buffer(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-    """Return a tensor on the host for what is copied from a GPU.
+def page_locked(locked: Callable[[], T], pageable: Callable[[], T]) -> T:
+    """Return what `locked` makes in page-locked memory, or else what `pageable` makes.
 
-    It is page-locked, so that the copy is asynchronous, or pageable where the system locks no more
-    pages: CUDA says then "out of memory" too, but fewer tokens at once would not help.
+    Where the system locks no more pages CUDA says "out of memory" too. That it is not the device's
+    memory shows in nothing but the call that fails; fewer tokens at once would not help.
     """
-    buffer = if_it_fits(lambda: torch.empty(shape, dtype=dtype, pin_memory=True))
-    if buffer is None:
+    made = if_it_fits(locked)
+    if made is None:
         _say_pageable()
-        return torch.empty(shape, dtype=dtype)
-    return buffer
+        return pageable()
+    return made
 
 
 @cache  # once for a job

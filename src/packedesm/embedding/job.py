@@ -96,7 +96,7 @@ def embed_shard(
             _say(dataset, planned, plan, place)
             runner = AsyncInferenceRunner(model, plan, place)
             del model  # the runner lets go of it before another is loaded
-            feed = Feed(dataset, packs, job, place, check_stop)
+            feed = Feed(dataset, packs, job, check_stop)
             load_float32 = partial(load_model, checkpoint, torch.float32)
             name = partial(record_name, paths, dataset)
             embed_packs(runner, feed, state, job, load_float32=load_float32, name=name)

@@ -16,7 +16,7 @@ import torch
 
 from packedesm.device.memory import if_it_fits
 from packedesm.embedding.lane import Collect, CpuLane, CudaLane, Embedded
-from packedesm.embedding.pack import FinishedPack, PackStatistics, not_finite
+from packedesm.embedding.pack import FinishedPack, PackStatistics
 from packedesm.embedding.pooling import pool
 from packedesm.embedding.writer import Writer
 from packedesm.esm2.model import PackedESM2
@@ -235,9 +235,8 @@ class _Run:
         rows, residues, sink = batch.rows, batch.residues, self._sink
 
         def write() -> None:
-            vectors = embedded.numpy()
-            finished = FinishedPack(statistics, rows, residues, vectors, rows[:0])
-            sink(finished.defer(not_finite(vectors, residues), tokens))
+            finished = FinishedPack(statistics, rows, residues, embedded.numpy(), rows[:0])
+            sink(finished.defer(embedded.bad, tokens))
 
         size = sum(tensor.nbytes for tensor in embedded.vectors.values())
         self._writer.put(write, size)
