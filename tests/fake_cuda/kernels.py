@@ -18,8 +18,8 @@ REAL = "packedesm.esm2.triton_kernels"
 
 _LIBRARY = torch.library.Library("stand_in", "DEF")
 _OPERATORS = {
-    "rotate_(Tensor(a!) qkv, Tensor positions, Tensor frequencies) -> ()": (
-        lambda qkv, positions, frequencies: None
+    "rotate_(Tensor(a!) qk, Tensor positions, Tensor frequencies) -> ()": (
+        lambda qk, positions, frequencies: None
     ),
     "add_norm(Tensor(a!) x, Tensor change, Tensor weight, Tensor bias) -> Tensor": (
         lambda x, change, weight, bias: torch.empty_like(x)
@@ -42,7 +42,7 @@ for _schema, _made in _OPERATORS.items():
 
 
 def rotate_(qkv: torch.Tensor, positions: torch.Tensor, frequencies: torch.Tensor) -> None:
-    torch.ops.stand_in.rotate_(qkv, positions, frequencies)
+    torch.ops.stand_in.rotate_(qkv[:, :2], positions, frequencies)  # v is neither read nor written
 
 
 def add_norm(x: torch.Tensor, change: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:

@@ -13,7 +13,7 @@ from tests.fake_cuda.attention import check_operator
 
 # Neither view nor kernel: they reserve memory, or are views that do not say so.
 _NO_KERNELS = {"device", "empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view"}
-_PRODUCTS = {"addmm", "mm", "bmm", "addmm_activation"}
+_PRODUCTS = {"addmm", "mm", "bmm", "linear_gelu"}
 
 
 class Watched(TorchDispatchMode):
@@ -30,17 +30,19 @@ class Watched(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         names = [argument.name for argument in func._schema.arguments]
-        check_operator(func, {**dict(zip(names, args, strict=False)), **kwargs})
+        arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+        check_operator(func, arguments)
         given = [*_tensors((args, kwargs))]
         result = func(*args, **kwargs)
-        made = [*_tensors(result)]
+        written = [arguments[x.name] for x in func._schema.arguments if _is_write(x)]
+        made = [*_tensors((result, written))]
         for tensor in (*given, *made):
             assert tensor.device == self.device, f"{func} on {tensor.device}"
         self.see(func, given, made)
         return result
 
     def see(self, func, given: list[torch.Tensor], made: list[torch.Tensor]) -> None:
-        """Look at an operator that ran, at the tensors that it took and at those that it gave."""
+        """Look at an operator that ran, at the tensors that it took, and gave or overwrote."""
 
 
 class Counted(Watched):
@@ -101,6 +103,11 @@ def _tensors(tree: Any) -> Iterator[torch.Tensor]:
     return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
 
 
+def _is_write(value) -> bool:
+    """Tell of an argument whether it is overwritten."""
+    return value.alias_info is not None and value.alias_info.is_write
+
+
 def _is_view(func) -> bool:
-    aliases = [returned.alias_info for returned in func._schema.returns]
-    return any(alias is not None and not alias.is_write for alias in aliases)
+    returns = func._schema.returns
+    return any(value.alias_info is not None and not _is_write(value) for value in returns)

@@ -14,9 +14,10 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from packedesm.embedding.pooling import pool
 from packedesm.esm2.attention import PREFERENCE, unavailable_reason
 from packedesm.esm2.geometry import Geometry
-from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.model import KERNELS, PackedESM2
 from packedesm.esm2.registry import DEMO, MODELS, TINY
 from tests.fake_cuda.attention import install_stand_ins
+from tests.fake_cuda.kernels import kernels_stood_in
 from tests.fake_cuda.models import fake_model, fake_pack, whole
 from tests.fake_cuda.observed import Watched
 
@@ -56,10 +57,10 @@ def forward(model, batch, attention) -> torch.Tensor:
     return hidden
 
 
-def check_pool(hidden, batch, outputs, output_dtype) -> None:
+def check_pool(hidden, batch, outputs, output_dtype, fused) -> None:
     """Pool, below what looks at each operator."""
     with torch.no_grad(), Watched(hidden.device):
-        pooled = pool(hidden, batch, outputs, output_dtype)
+        pooled = pool(hidden, batch, outputs, output_dtype, fused=fused)
     assert list(pooled) == outputs
     for output, vectors in pooled.items():
         number = int(batch.residues.sum()) if output == "residue" else len(batch.rows)
@@ -69,16 +70,21 @@ def check_pool(hidden, batch, outputs, output_dtype) -> None:
 
 
 def run(geometry, windows, device) -> None:
-    """Run two layers: all are alike. What pooling sees is the same from all backends."""
-    with FakeTensorMode():
+    """Run two layers: all are alike. What pooling sees is the same from all backends.
+
+    Fused kernels give every backend the same views of q, k and v, so they run before one.
+    """
+    with FakeTensorMode(), kernels_stood_in():
         batches = [fake_pack(spans, device) for spans in windows]
-        for dtype in DTYPES:
+        for dtype, kernels in product(DTYPES, KERNELS):
             model = fake_model(replace(geometry, layers=2), dtype, device)
+            model.use_kernels(kernels)
+            backends = fitting(geometry, dtype, device)
             for batch in batches:
-                for attention in fitting(geometry, dtype, device):
+                for attention in backends[: 1 if model.fused else None]:
                     hidden = forward(model, batch, attention)
                 for outputs, output_dtype in zip(OUTPUTS, OUTPUT_DTYPES, strict=True):
-                    check_pool(hidden, batch, outputs, output_dtype)
+                    check_pool(hidden, batch, outputs, output_dtype, model.fused)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -157,11 +157,13 @@ class PackedESM2(nn.Module):
         following = [*(layer.attention_norm for layer in layers[1:]), self.final_norm]
         normed = layers[0].attention_norm(x)
         for layer, norm in zip(layers, following, strict=True):
+            # What a step made gets no name that outlives it: it would take memory from the next.
             q, k, v = split(linear(normed, layer.qkv).unflatten(1, (3, layer.heads, -1)))
             attended = attend(attention, q, k, v, sequences, rotary).flatten(1)
+            del q, k, v
             x, normed = self._add_norm(x, attended, layer.attention_out, layer.mlp_norm)
-            activated = self._linear_gelu(normed, layer.fc1)
-            x, normed = self._add_norm(x, activated, layer.fc2, norm)
+            del attended
+            x, normed = self._add_norm(x, self._linear_gelu(normed, layer.fc1), layer.fc2, norm)
         return normed
 
     def _embed(self, input_ids: torch.Tensor, sequences: Sequences) -> torch.Tensor:
