@@ -45,7 +45,7 @@ def load(
     with _weights_fit(checkpoint, dtype):
         model = load_model(checkpoint, number, device)
     kernels = select_kernels(checkpoint.geometry, number, device)
-    model.fused = kernels.name == "triton"
+    model.use_kernels(kernels.name)
     budget, budget_reason = resolve_token_budget(options.token_budget, model, backend.name)
     plan = EmbedPlan(
         dtype=dtype,
