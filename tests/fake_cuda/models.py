@@ -1,6 +1,9 @@
 """Models and packs on the made-up GPU; called below FakeTensorMode."""
 
+from dataclasses import replace
+
 import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.model import PackedESM2
@@ -26,7 +29,10 @@ def fake_pack(windows: list[list[tuple[int, int]]], device: torch.device) -> Pac
         Protein(row, b"A" * max(end for _, end in spans), spans)
         for row, spans in enumerate(windows)
     ]
-    return VarlenCollator()(proteins).to(device)
+    with unset_fake_temporarily():
+        batch = VarlenCollator()(proteins)
+    numbers = torch.empty(batch.numbers.shape, dtype=batch.numbers.dtype, device=device)
+    return replace(batch, numbers=numbers)
 
 
 def whole(*residues: int) -> list[list[tuple[int, int]]]:
