@@ -102,6 +102,7 @@ def test_where_the_driver_does_not_answer_numbers_count_as_nvml_does(monkeypatch
     ("machine", "variables", "expected", "words"),
     [
         (NO_DRIVER, {}, False, "NVML Shared Library Not Found"),
+        (Machine([], control=True, absent=NO_DRIVER.absent), {}, True, "but /dev/null is there"),
         (Machine([]), {}, False, "the driver shows none"),
         (Machine([A]), {"CUDA_VISIBLE_DEVICES": ""}, False, "CUDA_VISIBLE_DEVICES hides every GPU"),
         (Machine([A]), {"CUDA_VISIBLE_DEVICES": "5"}, True, "CUDA_VISIBLE_DEVICES=5"),

@@ -21,7 +21,7 @@ from types import SimpleNamespace
 import pynvml
 import torch
 
-from packedesm.device import hardware, trial
+from packedesm.device import hardware, nvml, trial
 
 # Why a reading is refused: by the GPU, and by the driver to this user.
 REFUSALS = (pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_NO_PERMISSION)
@@ -65,6 +65,7 @@ class Machine:
 
     gpus: list[MadeUpGpu]
     absent: int | None = None
+    control: bool = False  # whether the driver's device file is there
     driver: str = "550.54.15"
     driver_cuda: int = 12040  # as NVML writes 12.4
     torch_cuda: str | None = "12.8"  # what torch is built for
@@ -78,6 +79,7 @@ class Machine:
             if name.startswith("nvml"):
                 assert hasattr(pynvml, name)
                 monkeypatch.setattr(pynvml, name, self._refusing(name))
+        monkeypatch.setattr(nvml, "_CONTROL", Path("/dev/null" if self.control else "/dev/none"))
         # So that what a job sets is taken back.
         for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "SLURM_JOB_GPUS"):
             monkeypatch.setenv(name, "")

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pynvml
 
 # Where NVML ends with one of these there is no NVIDIA driver; any other is that of a driver.
 _NO_DRIVER = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+# What a driver puts there for its programs: in a container it can be all that shows a GPU.
+_CONTROL = Path("/dev/nvidiactl")
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,12 @@ def inventory() -> Inventory:
                     if not found:
                         unread.append(f"GPU {index}: is in MIG mode and has no slice")
     except pynvml.NVMLError as error:
-        if error.value in _NO_DRIVER:
+        if error.value not in _NO_DRIVER:
+            unread.append(f"NVML: {error}")
+        elif _CONTROL.exists():
+            unread.append(f"NVML: {error}, but {_CONTROL} is there")
+        else:
             return Inventory((), (), driver=str(error))
-        unread.append(f"NVML: {error}")
     return Inventory(tuple(gpus), tuple(unread), driver=None)
 
 
