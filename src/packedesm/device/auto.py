@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from packedesm.device.hardware import check_dtype
 from packedesm.device.memory import out_of_memory
 from packedesm.device.token_budget import fastest_budget
 from packedesm.errors import Fault
@@ -68,6 +69,7 @@ def load(
 def resolve_dtype(dtype: str, device: torch.device) -> tuple[str, str]:
     """Return the number format of the computation on `device`, and why."""
     if dtype != "auto":
+        check_dtype(device, dtype)
         return dtype, NAMED
     if device.type == "cuda":
         return "float16", "chosen automatically on a GPU"
