@@ -176,7 +176,7 @@ class EmbedPlan:
     output_dtype: str
     outputs: tuple[str, ...]
     attention: str  # a backend
-    kernels: str  # of the steps between products: torch, or triton
+    kernels: str  # of the steps between products: torch, triton, or triton+gelu
     token_budget: int
     reasons: dict[str, str]  # why, by the name of what was resolved
 

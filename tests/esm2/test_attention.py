@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -167,6 +168,21 @@ def test_more_sequences_than_one_launch_takes_are_attended_in_several(monkeypatc
     torch.testing.assert_close(found, varlen_attention(q, k, v, cu_seqlens, 4))
 
 
+def test_so_are_more_neighbours_of_one_length_by_sdpa(monkeypatch):
+    calls = []
+
+    def call(q, k, v):
+        calls.append(q.shape)
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+    q, k, v, cu_seqlens = packed([5, 2, 2, 2, 2, 2, 2, 2, 4])
+    expected = varlen_attention(q, k, v, cu_seqlens, 5)
+    monkeypatch.setattr(attention, "MOST_SEQUENCES", 3)
+    monkeypatch.setattr(attention, "F", SimpleNamespace(scaled_dot_product_attention=call))
+    assert torch.equal(varlen_attention(q, k, v, cu_seqlens, 5), expected)
+    assert [(shape[0], shape[2]) for shape in calls] == [(1, 5), (3, 2), (3, 2), (1, 2), (1, 4)]
+
+
 @pytest.mark.parametrize("operator", [FLASH, EFFICIENT], ids=lambda operator: operator.name)
 def test_torch_has_the_operators_and_they_are_known_by_their_arguments(operator):
     """A release of torch that changes them is to be seen here, not on a user's GPU."""
@@ -245,7 +261,7 @@ def test_every_gpu_backend_equals_textbook_attention(backend, dtype):
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("lengths", [[1], [2000], [2] * 40_000 + [3] * 40_000], ids=len)
+@pytest.mark.parametrize("lengths", [[1], [2000], [2] * 70_000 + [3] * 70_000], ids=len)
 def test_every_gpu_backend_takes_one_sequence_and_more_than_a_launch_does(backend, lengths):
     fitting_or_skip(backend, torch.bfloat16)
     q, k, v, cu_seqlens = packed(lengths, 1, 64, torch.bfloat16, "cuda")

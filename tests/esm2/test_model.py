@@ -9,8 +9,9 @@ from packedesm.errors import UserError
 from packedesm.esm2.checkpoints import load_state
 from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.geometry import Geometry
-from packedesm.esm2.model import PackedESM2, embed
+from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import MODELS
+from packedesm.esm2.steps import embed
 from packedesm.esm2.weights import tensor_shapes
 
 SMALL = Geometry(layers=2, width=32, heads=4)
@@ -182,7 +183,7 @@ def test_no_operation_of_the_forward_pass_copies_to_the_host(state):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no NVIDIA GPU")
-@pytest.mark.parametrize("attention", ["sdpa", "torch_varlen"])
+@pytest.mark.parametrize("attention", ["sdpa", "torch_varlen", "memory_efficient"])
 @pytest.mark.parametrize("fused", [False, True])
 def test_the_forward_pass_does_not_wait_for_the_gpu(state, attention, fused):
     model = PackedESM2.from_fair_esm(state, SMALL, torch.float16, "cuda")

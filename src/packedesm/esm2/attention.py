@@ -116,7 +116,12 @@ def select_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
     # Neighbours of one length share a call; each part is one run of such neighbours.
     lengths = _lengths(sequences, len(q))
-    runs = [(length, sum(1 for _ in group)) for length, group in groupby(lengths)]
+    alike = ((length, sum(1 for _ in group)) for length, group in groupby(lengths))
+    runs = [
+        (length, min(count - first, MOST_SEQUENCES))
+        for length, count in alike
+        for first in range(0, count, MOST_SEQUENCES)
+    ]
     tokens = [length * count for length, count in runs]
     attended = []
     for (length, count), *qkv in zip(runs, *(x.split(tokens) for x in (q, k, v)), strict=True):

@@ -13,6 +13,8 @@ import torch
 from packedesm.errors import UserError
 from packedesm.esm2.torch_operators import EFFICIENT
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -78,7 +80,7 @@ def _unknown_operator() -> str | None:
     return f"torch {torch.__version__} has changed its operator {EFFICIENT.name}"
 
 
-_AMPERE = {torch.float16: (8, 0), torch.bfloat16: (8, 0)}
+_AMPERE = dict.fromkeys(HALF, (8, 0))
 
 
 def _of_flash_attention_2(head_dim: int) -> bool:

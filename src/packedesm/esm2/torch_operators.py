@@ -14,7 +14,9 @@ torch as headers, mem_eff_attention/kernel_forward.h and kernels/cutlassF.h):
   tokens must begin at multiples of 16 bytes, which slices of one projection do where head_dim is a
   multiple of 8.
 - `cu_seqlens` are int32 and contiguous on the device; the longest sequence is an int on the host.
-- Sequences are a dimension of CUDA's grid that ends at 65,535.
+- Sequences are a dimension of CUDA's grid, which ends at 65,535; so they are for flash_attn and
+  `scaled_dot_product_attention` (https://github.com/pytorch/pytorch/issues/146704,
+  https://github.com/Dao-AILab/flash-attention/issues/1786).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-MOST_SEQUENCES = 65_535  # of one call
+MOST_SEQUENCES = 65_535  # of one call of any kernel on a GPU
 
 
 @dataclass(eq=False)

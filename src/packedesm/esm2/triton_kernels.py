@@ -2,9 +2,8 @@
 
 Each does in one pass what its twin does with torch, and rounds where the twin rounds: sums and
 products are float32, results have the dtype of what they replace. `linear_gelu` alone rounds less,
-since the product never leaves the registers. Twins are `packedesm.esm2.model.embed`, `phases` with
-`rotate`, torch's LayerNorm of a sum, `packedesm.esm2.linear.linear_gelu`, and
-`packedesm.embedding.pooling.pool`.
+since the product never leaves the registers. Twins are in `packedesm.esm2.steps`, `linear` and
+`packedesm.embedding.pooling`.
 """
 
 from __future__ import annotations
@@ -30,9 +29,7 @@ def _sine_cosine(x):  # type: ignore[no-untyped-def]
     products with the count are exact, and what the last subtraction loses is carried along.
     """
     count = tl.floor(x * 0.6366197723675814 + 0.5)
-    rest = (
-        (x - count * 1.5703125) - count * 0.0004825592041015625
-    ) - count * 1.2665987014770508e-06
+    rest = (x - count * 1.5703125) - count * 0.0004825592041015625 - count * 1.2665987014770508e-6
     last = count * 9.92093629470503e-10
     r = rest - last
     lost = (rest - r) - last
@@ -176,11 +173,6 @@ def _embed(  # type: ignore[no-untyped-def]
             tl.store(at, scaled, mask=inside)
 
 
-@triton.jit
-def _larger(a, b):  # type: ignore[no-untyped-def]
-    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
-
-
 @triton.jit(do_not_specialize=["records"], do_not_specialize_on_alignment=["cu_seqlens"])
 def _pool(  # type: ignore[no-untyped-def]
     hidden,
@@ -203,13 +195,17 @@ def _pool(  # type: ignore[no-untyped-def]
         at = hidden + token[:, None] * WIDTH + place[None, :]
         x = tl.load(at, mask=inside, other=0.0).to(tl.float32)
         total += x
-        largest = _larger(largest, tl.where(inside, x, float("-inf")))
+        x = tl.where(inside, x, float("-inf"))
+        largest = tl.maximum(largest, x, propagate_nan=tl.PropagateNan.ALL)
     mean = tl.div_rn(tl.sum(total, 0), (eos - cls - 1).to(tl.float32))
+    # `tl.max` passes over NaN.
+    no_number = tl.max((largest != largest).to(tl.int32), 0)
+    most = tl.where(no_number > 0, float("nan"), tl.max(largest, 0))
     within = place < WIDTH
     at = out + record * WIDTH + place
     dtype = out.dtype.element_ty
     tl.store(at, mean.to(dtype), mask=within)
-    tl.store(at + records * WIDTH, tl.reduce(largest, 0, _larger).to(dtype), mask=within)
+    tl.store(at + records * WIDTH, most.to(dtype), mask=within)
     first_token = tl.load(hidden + cls * WIDTH + place, mask=within, other=0.0)
     tl.store(at + 2 * records * WIDTH, first_token.to(tl.float32).to(dtype), mask=within)
 
@@ -261,7 +257,7 @@ def linear_gelu(x: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
     _check_contiguous(x, layer.weight)
     tokens, (n, k) = len(x), layer.weight.shape
     out = x.new_empty(tokens, n)
-    tile = product_tile(*_capability(x.device))
+    tile = product_tile(_capability(x.device))
     grid = (triton.cdiv(n, tile["COLUMNS"]), triton.cdiv(tokens, tile["TOKENS"]))
     with torch.cuda.device_of(x):
         _linear_gelu[grid](x, layer.weight, layer.bias, out, tokens, K=k, N=n, **tile)
@@ -275,7 +271,7 @@ def embed(
     weight: torch.Tensor,
     kept: float,
 ) -> torch.Tensor:
-    """Return embeddings (T, D) after token dropout, which `packedesm.esm2.model.embed` explains.
+    """Return embeddings (T, D) after token dropout, which `packedesm.esm2.steps.embed` explains.
 
     Parameters
     ----------
@@ -326,17 +322,22 @@ def pool(hidden: torch.Tensor, cu_seqlens: torch.Tensor, dtype: torch.dtype) -> 
     return out
 
 
-def product_tile(major: int, minor: int) -> dict[str, int]:
-    """Return how `linear_gelu` divides its work on GPUs of this compute capability."""
-    if (major, minor) in ((8, 0), (9, 0), (10, 0)):  # they have room for 147 kB in a program
-        return {"TOKENS": 128, "COLUMNS": 256, "BLOCK": 64, "num_warps": 8, "num_stages": 3}
-    return {"TOKENS": 128, "COLUMNS": 128, "BLOCK": 32, "num_warps": 4, "num_stages": 3}
+def product_tile(capability: int) -> dict[str, int]:
+    """Return how `linear_gelu` divides its work on GPUs whose compute capability begins so.
+
+    128 registers a thread and, on Hopper and Blackwell's large GPUs, 98 kB of shared memory, else
+    49: two programs stand on a processor, and while one computes its GELU the other one multiplies.
+    """
+    blocks = (
+        {"BLOCK": 64, "num_stages": 3} if capability in (9, 10) else {"BLOCK": 32, "num_stages": 4}
+    )
+    return {"TOKENS": 128, "COLUMNS": 128, "num_warps": 8, **blocks}
 
 
 @cache
-def _capability(device: torch.device) -> tuple[int, int]:
-    """Return the compute capability, made up for a CPU, which interprets the kernels."""
-    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
+def _capability(device: torch.device) -> int:
+    """Return the first part of the compute capability; 0 for a CPU, which interprets."""
+    return torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 0
 
 
 def _check_contiguous(*tensors: torch.Tensor) -> None:
