@@ -4,10 +4,13 @@ import argparse
 import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -269,3 +272,63 @@ def test_the_whole_command_is_rehearsed_on_a_cpu(rehearsal):
     conditions = state["conditions"]
     assert conditions["versions"]["torch"] == torch.__version__
     assert conditions["date"] and conditions["chip"] and conditions["key"]
+
+
+@pytest.mark.benchmarks
+def test_wheels_are_collected_for_all_that_the_tests_and_parts_import():
+    """For a machine that has what the first lines of the file name, with all that it needs."""
+    text = (ROOT / "benchmarks" / "requirements-gpu.txt").read_text("utf-8")
+    lines = text.splitlines()
+    pinned = dict(line.split("#")[0].strip().split("==") for line in lines if "==" in line)
+    there = closure(set(re.search(r"^# (torch .*)", text, re.MULTILINE)[1].split()))
+    imported = imports_of(["-p", "pytest_timeout", *map(str, files())])
+    known = {canonical(name) for name in [*pinned, "packedesm"]} | there
+    assert {"pytest", "numpy", "jinja2", "matplotlib"} <= imported
+    assert sorted(imported - known) == [], "neither in requirements-gpu.txt nor said to be there"
+    locked = (ROOT / "requirements.lock").read_text("utf-8").splitlines()
+    versions = dict(line.split("==") for line in locked if "==" in line)
+    assert {n: v for n, v in pinned.items() if versions.get(n, v) != v} == {}
+
+
+def imports_of(arguments: list[str]) -> set[str]:
+    """Return the distributions that parts import, and pytest while it collects the tests."""
+    code = f"""if True:
+    import contextlib, importlib, io, pkgutil, sys
+    from importlib import metadata
+    import pytest
+    import benchmarks.gpu_parts, packedesm.cli, packedesm.pipeline, packedesm.report.page
+    for module in pkgutil.iter_modules(benchmarks.gpu_parts.__path__):
+        importlib.import_module(f"benchmarks.gpu_parts.{{module.name}}")
+    arguments = ["--collect-only", "-m", "gpu", "-o", "addopts=", *{arguments!r}]
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert pytest.main(arguments) == 0
+    known = metadata.packages_distributions()
+    loaded = {{name.partition(".")[0] for name in sys.modules}}
+    print(*{{distribution for name in loaded for distribution in known.get(name, [])}})
+    """
+    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return {canonical(name) for name in done.stdout.split()}
+
+
+def closure(names: set[str]) -> set[str]:
+    """Return distributions with all that they need, as far as they are installed here."""
+    found: set[str] = set()
+    waiting = [canonical(name) for name in names]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        with suppress(metadata.PackageNotFoundError):
+            needed = [text for text in metadata.requires(name) or [] if "extra ==" not in text]
+            waiting += [canonical(re.match(r"[\w.-]+", text)[0]) for text in needed]
+    return found
+
+
+def canonical(name: str) -> str:
+    """Return a name of a distribution as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
