@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.gpu_parts import run as bench_run
 from benchmarks.gpu_parts import table
@@ -24,6 +25,7 @@ from benchmarks.gpu_parts.layers import by_step
 from benchmarks.gpu_parts.run import Bench, Part, plan
 from benchmarks.gpu_parts.table import as_markdown, of_tests
 from packedesm.esm2.geometry import Geometry
+from packedesm.esm2.registry import MODELS
 from packedesm.files import read_json
 from tests.workflow import ROOT
 
@@ -163,6 +165,13 @@ def test_every_fused_kernel_is_timed():
 
 
 @pytest.mark.parametrize("name", KERNELS)
+def test_the_twin_of_every_kernel_stays_on_the_gpu(name, fake_cuda):
+    with FakeTensorMode():
+        pair = KERNELS[name](MODELS["esm2_t6_8M_UR50D"], 64, torch.float16, fake_cuda)
+        assert pair.twin().device == fake_cuda
+
+
+@pytest.mark.parametrize("name", KERNELS)
 def test_the_twin_of_every_kernel_computes_and_bytes_are_counted(name):
     geometry, tokens = Geometry(layers=1, width=32, heads=2), 5
     pair = KERNELS[name](geometry, tokens, torch.bfloat16, torch.device("cpu"))
@@ -177,6 +186,7 @@ def test_steps_of_a_layer_are_told_apart_by_the_names_of_kernels():
         "rotary embedding": ["_rotate", 1],
         "residual sums and LayerNorm": ["_add_norm", 2],
         "GELU": ["void at::native::vectorized_elementwise_kernel<4, at::native::GeluCUDAKernel", 1],
+        "product with GELU": ["_linear_gelu", 1],
         "products": ["nvjet_tst_192x192_64x4_2x1_v_bz_bias_TNT", 4],
         "other": ["Memcpy HtoD (Pinned -> Device)", 1],
     }

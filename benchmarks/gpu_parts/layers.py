@@ -28,6 +28,7 @@ LARGE = 10**9  # parameters: beyond these float32 takes longer than it is worth
 
 # The step that a kernel or an operator belongs to, by what its name holds; the first match counts.
 STEPS = {
+    "product with GELU": ("linear_gelu",),
     "attention": ("flash", "fmha", "attention", "varlen", "softmax"),
     "rotary embedding": ("rotate", "rotary", "complex"),
     "residual sums and LayerNorm": ("add_norm", "layer_norm", "layernorm", "functor_add", "::add_"),
@@ -53,13 +54,13 @@ def measure(task: Task) -> None:
             return
         ceiling = geometry.layers * product_seconds(task, geometry, tokens, dtype)
         model = PackedESM2.from_fair_esm(state, geometry, dtype, device)
-        for attention, fused in ways(geometry, dtype, device):
+        for attention, kernels in ways(geometry, dtype, device):
             if not task.in_time():
                 return
-            model.fused = fused
+            model.fused = kernels != "torch"
             forward = partial(model.forward_packed, **inputs, attention=attention)
             row = {"dtype": str(dtype).removeprefix("torch."), "attention": attention}
-            row |= {"fused": fused, "product_ceiling_seconds": ceiling}
+            row |= {"kernels": kernels, "product_ceiling_seconds": ceiling}
             result["rows"].append(row | timed(forward, device, REPEATS[task.device]))
             task.save(result)
 
@@ -85,14 +86,15 @@ def dtypes(device: torch.device, geometry: Geometry) -> list[torch.dtype]:
     return halves + [torch.float32] * (geometry.parameters < LARGE)
 
 
-def ways(
-    geometry: Geometry, dtype: torch.dtype, device: torch.device
-) -> Iterator[tuple[str, bool]]:
-    """Yield every attention backend that is there, and whether the kernels are fused."""
-    kernels = select_kernels(geometry, dtype, device).name == "triton"
+def ways(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[str, str]]:
+    """Yield every attention backend that is there with the kernels that a job takes, and without.
+
+    First of all what a job takes by itself.
+    """
+    kernels = dict.fromkeys([select_kernels(geometry, dtype, device).name, "torch"])
     for attention in PREFERENCE[device.type]:
         if unavailable_reason(attention, device, dtype, geometry.head_dim) is None:
-            yield from ((attention, fused) for fused in ([True, False] if kernels else [False]))
+            yield from ((attention, name) for name in kernels)
 
 
 def product_seconds(task: Task, geometry: Geometry, tokens: int, dtype: torch.dtype) -> float:

@@ -79,7 +79,7 @@ def of_layers(result: Result) -> str:
         launches = sum(step["launches"] for step in row["steps"].values()) / result["layers"]
         rows.append(
             [
-                *(row["dtype"], row["attention"], "fused" if row["fused"] else "torch"),
+                *(row["dtype"], row["attention"], row["kernels"]),
                 f"{1e3 * seconds:.1f} ({spread(row['seconds'], 1e3, 1)})",
                 f"{result['tokens'] / seconds:,.0f}",
                 f"{row['product_ceiling_seconds'] / seconds:.0%}",
