@@ -90,6 +90,7 @@ def test_a_part_says_itself_that_it_was_cut_or_cannot_run(bench):
     found = bench("cut", "refused")
     assert found["cut"]["reason"] == "not run to its end: the time was up"
     assert found["refused"]["reason"] == "not run: there is no such device"
+    assert bench("cut", seconds=1)["cut"] == found["cut"], "what it had found is kept"
 
 
 def test_later_parts_get_what_earlier_ones_leave(bench, monkeypatch):
