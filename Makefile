@@ -25,7 +25,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --
 KERNELS := setup.py src/packedesm/esm2/kernels.cpp
 
 .PHONY: run test test-most test-slurm test-lesser-cpus test-exhaustive test-benchmarks test-training coverage
-.PHONY: bench bench-micro bench-gpu bench-wheels check architecture lock clean
+.PHONY: bench bench-micro bench-wheels check architecture lock clean
 
 run: $(READY)
 	$(BIN)/snakemake --cores all --quiet rules
@@ -65,6 +65,7 @@ bench: $(BENCH)/.ready
 	$(BENCH)/bin/python -m benchmarks.table
 
 # With another Python for a machine without a network: make bench-gpu PYTHON=python3.12
+.PHONY: bench-gpu
 bench-gpu:
 	$(PYTHON) benchmarks/gpu.py
 
