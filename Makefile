@@ -7,6 +7,7 @@
 # make test-benchmarks  run the benchmarks in small, to see that they work
 # make bench  compare with every other way to get ESM-2 vectors, in an environment of its own
 # make bench-micro  time attention, packer, tokeniser, sharding, collation, store and merge
+# make bench-gpu  all that needs a GPU, in nine minutes, without a network; goes on where it was
 # make coverage  which lines the quick tests enter, in subprocesses too
 # make check  linters, formatters, spelling and types
 # make architecture  draw docs/architecture.svg from the code again
@@ -88,6 +89,11 @@ bench: $(BENCH)/.ready
 	$(BENCH)/bin/python -m benchmarks.compare
 	$(BENCH)/bin/python -m benchmarks.table
 
+# With another Python for a machine without a network: make bench-gpu PYTHON=python3.12
+.PHONY: bench-gpu
+bench-gpu:
+	$(PYTHON) benchmarks/gpu.py
+
 bench-micro: $(READY)
 	$(BIN)/python -m benchmarks.micro
 
@@ -102,7 +108,7 @@ $(BENCH)/.ready: requirements.lock pyproject.toml $(KERNELS) $(wildcard benchmar
 	    -r benchmarks/requirements-$$name.txt || echo "$$name cannot be installed here"; done
 	@touch $@
 
-# What benchmarks/gpu.py needs on a machine that has torch and no network.
+# What bench-gpu needs on a machine that has torch and no network.
 bench-wheels: $(READY)
 	rm -rf benchmarks/.wheels
 	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 \
