@@ -135,9 +135,9 @@ class PackedESM2(nn.Module):
         Parameters
         ----------
         input_ids
-            int64 (total_tokens,), ``<cls>`` and ``<eos>`` of every sequence included.
+            int32 or int64 (total_tokens,), ``<cls>`` and ``<eos>`` of every sequence included.
         positions
-            int64 (total_tokens,), from 0 in each sequence.
+            int32 or int64 (total_tokens,), from 0 in each sequence.
         cu_seqlens
             int32 (sequences + 1,), where each sequence begins, then the total.
         max_seqlen
