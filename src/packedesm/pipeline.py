@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from packedesm.device.hardware import device_kind
 from packedesm.embedding.job import embed_shard
 from packedesm.embedding.output import finished
+from packedesm.embedding.record import ShardRun
+from packedesm.errors import Fault
 from packedesm.esm2.checkpoints import prepare
 from packedesm.esm2.registry import model_files
 from packedesm.options import EmbedOptions, JobOptions, ShardOptions, VerifyOptions
@@ -47,8 +50,10 @@ def embed_fasta(
     summary = write_shards([fasta], paths, ShardOptions.of(config), shards=shards, width=width)
     request.check_read([source["sha256"] for source in summary["inputs"]])
     options, job = EmbedOptions.of(config), JobOptions.of(config)
-    for shard in range(shards):
-        if finished(paths, shard, checkpoint, options):
+    kept = [finished(paths, shard, checkpoint, options) for shard in range(shards)]
+    _expect_one_kind(paths, kept)
+    for shard, run in enumerate(kept):
+        if run is not None:
             logger.info("shard %d is finished and kept", shard)
         else:
             embed_shard(paths, shard, checkpoint, options, job, threads=threads)
@@ -57,3 +62,15 @@ def embed_fasta(
     write_metrics(paths, shards)
     write_report(paths)
     write_manifest(paths, config, request)
+
+
+def _expect_one_kind(paths: Paths, kept: list[ShardRun | None]) -> None:
+    """Raise Fault if the shards that are missing would be computed on another kind of device."""
+    kind = device_kind()
+    for run in kept if None in kept else ():
+        if run is not None and run.device["kind"] != kind:
+            raise Fault(
+                f"{paths.root}: its finished shards were computed on {run.device['name']}, and "
+                f"this job would run on another kind of device ({kind}): run again on such a "
+                "device, or start over with --force"
+            )

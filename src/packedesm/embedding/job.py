@@ -11,28 +11,31 @@ from typing import Any
 import numpy as np
 import torch
 
-from packedesm.device.auto import load, load_model
+from packedesm.device.auto import load, load_fitting, load_model, unfit_reason
 from packedesm.device.ceiling import measure_matmul_peak
 from packedesm.device.gpu_monitor import GPUMonitor
-from packedesm.device.hardware import leased_device
+from packedesm.device.hardware import Device, leased_device
 from packedesm.device.memory import keep_freed_memory
+from packedesm.device.precision import fix_precision
+from packedesm.device.token_budget import Workload
 from packedesm.embedding.fallback import Fallback, Means
 from packedesm.embedding.feed import Feed
 from packedesm.embedding.output import write_shard
 from packedesm.embedding.pack import FinishedPack
 from packedesm.embedding.record import JobFacts, ShardRun
-from packedesm.embedding.resume import ShardState
+from packedesm.embedding.resume import Settled, ShardState
 from packedesm.embedding.runner import AsyncInferenceRunner
 from packedesm.embedding.signals import stopping_on_signals
-from packedesm.errors import plural, quote
+from packedesm.errors import Fault, plural, quote
 from packedesm.esm2.checkpoints import unchanged_weights
+from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions
 from packedesm.packing.batch import PackedBatch
 from packedesm.packing.collator import VarlenCollator
 from packedesm.packing.dataloader import worker_lost
 from packedesm.packing.dataset import SequenceDataset
-from packedesm.packing.packer import Packs, plan_packs
+from packedesm.packing.packer import WINDOW, Packs, plan_packs
 from packedesm.paths import Paths
 from packedesm.progress import Progress
 from packedesm.sequences.index import read_rows
@@ -40,6 +43,8 @@ from packedesm.sequences.summary import read_summary, reading_sharded, written_d
 from packedesm.versions import versions
 
 logger = logging.getLogger(__name__)
+
+TRIALS = 3  # packs that a token budget is tried on
 
 
 def embed_shard(
@@ -74,10 +79,12 @@ def embed_shard(
     """
     torch.set_num_threads(threads)
     keep_freed_memory()
+    precision = fix_precision()
     summary = read_summary(paths)
     files = (paths.shard_fai(shard), paths.shard_digests(shard))
     with reading_sharded(paths, *files, summary=summary):
         dataset = SequenceDataset(paths.shard_fasta(shard), options.length)
+    fasta_sha256 = written_digest(summary, paths, dataset.fasta)
     with stopping_on_signals() as check_stop, ShardState(paths.shard_state(shard)) as state:
         with (
             leased_device() as device,
@@ -85,13 +92,11 @@ def embed_shard(
             unchanged_weights(checkpoint),
         ):
             place = device.torch_device
-            plan, model = load(checkpoint, options, place)
-            fasta_sha256 = written_digest(summary, paths, dataset.fasta)
-            deciding = _deciding(fasta_sha256, dataset, checkpoint, place)
-            plan = state.adopt(plan, deciding, keep_budget=options.token_budget == "auto")
+            asked = _asked(fasta_sha256, checkpoint, options)
+            plan, model = _begin(state, asked, checkpoint, options, device, dataset)
             packs = plan_packs(dataset.tokens, plan.token_budget)
-            peak = measure_matmul_peak(place, getattr(torch, plan.dtype))
-            _say(dataset, packs, plan, place)
+            peak = measure_matmul_peak(model, plan.token_budget)
+            _say(dataset, packs, plan, place, precision)
             fallback = _fallback(paths, dataset, checkpoint, plan, place, state)
             runner = AsyncInferenceRunner(model, plan, place, fallback)
             embed_packs(runner, Feed(dataset, packs, job, place, check_stop), state, job)
@@ -103,11 +108,13 @@ def embed_shard(
             checkpoint=checkpoint,
             options=options,
             plan=plan,
-            fasta_sha256=deciding["fasta_sha256"],
+            fasta_sha256=fasta_sha256,
             packs=len(packs),
             fill=packs.fill,
             flops=checkpoint.geometry.flops(options.length.sequence_tokens(dataset.lengths)),
-            matmul_peak_flops=peak,
+            matmul_peak_flops=peak.flops,
+            matmul_peak_reason=peak.reason,
+            precision=precision,
             device=device.describe(),
             gpu=_gpu(monitor.summary(), state),
             host=platform.node(),
@@ -152,18 +159,62 @@ def embed_packs(
             run(in_process=True)
 
 
-def _deciding(
-    fasta_sha256: str, dataset: SequenceDataset, checkpoint: Checkpoint, device: torch.device
-) -> dict[str, Any]:
-    """Return what decides the vectors besides the plan."""
+def _asked(fasta_sha256: str, checkpoint: Checkpoint, options: EmbedOptions) -> dict[str, Any]:
+    """Return what a shard's vectors are asked for as and made from, the device apart."""
     installed = versions()
     return {
         "fasta_sha256": fasta_sha256,  # each record is checked when read
         "checkpoint_sha256": checkpoint.sha256,
-        **dataset.policy.as_config(),
-        "device": device.type,
+        **options.as_config(),
         **{name: installed[name] for name in ("packedesm", "torch")},
     }
+
+
+def _begin(
+    state: ShardState,
+    asked: dict[str, Any],
+    checkpoint: Checkpoint,
+    options: EmbedOptions,
+    device: Device,
+    dataset: SequenceDataset,
+) -> tuple[EmbedPlan, PackedESM2]:
+    """Return the plan and the model, as earlier attempts have settled it or by asking the device.
+
+    Raises Fault if the device cannot go on with what is settled; nothing is touched then.
+    """
+    place = device.torch_device
+    settled = state.settled(asked)
+    if settled is None:
+        plan, model = load(checkpoint, options, place, _workload(dataset))
+        settled = Settled(plan, place.type, device.name)
+    else:
+        plan = settled.plan
+        reason = unfit_reason(plan, settled.kind, checkpoint.geometry, place)
+        if reason is not None:
+            raise Fault(
+                f"{state.folder}: what is finished was computed on {settled.name}, in {plan.dtype} "
+                f"with attention {plan.attention}; {device.name} cannot go on with it ({reason}): "
+                "run again on such a device, or start over with --force or without that folder"
+            )
+        model = load_fitting(checkpoint, plan.dtype, plan.kernels, place)
+    state.adopt(asked, settled)
+    return plan, model
+
+
+def _workload(dataset: SequenceDataset) -> Workload:
+    sequences = int(dataset.policy.counts(dataset.lengths).sum())
+    return Workload(int(dataset.tokens.sum()), sequences, partial(trial_packs, dataset))
+
+
+def trial_packs(dataset: SequenceDataset, token_budget: int) -> list[list[int]]:
+    """Return the tokens of every sequence of some packs of the shard, evenly spaced in its plan.
+
+    The plan goes from the longest records to the shortest, so they stand for all of it.
+    """
+    packs = plan_packs(dataset.tokens[:WINDOW], token_budget)
+    chosen = np.unique(np.arange(1, 2 * TRIALS, 2) * len(packs) // (2 * TRIALS))
+    lengths = [dataset.lengths[packs[pack]] for pack in chosen.tolist()]
+    return [dataset.policy.sequence_tokens(of_pack).tolist() for of_pack in lengths]
 
 
 def _fallback(
@@ -195,8 +246,17 @@ def record_name(paths: Paths, dataset: SequenceDataset, place: int) -> str:
     return f"record {row + 1} ({quote(found['id'])})"
 
 
-def _say(dataset: SequenceDataset, packs: Packs, plan: EmbedPlan, device: torch.device) -> None:
+def _say(
+    dataset: SequenceDataset,
+    packs: Packs,
+    plan: EmbedPlan,
+    device: torch.device,
+    precision: dict[str, bool],
+) -> None:
     logger.info("%s on %s, files in %s", plan.dtype, device, plan.output_dtype)
+    if device.type == "cuda":
+        used = ", ".join(name for name, is_used in precision.items() if is_used)
+        logger.info("lower precision within products: %s", used or "none (no TF32)")
     logger.info("attention backend %s: %s", plan.attention, plan.reasons["attention"])
     logger.info("kernels between products by %s: %s", plan.kernels, plan.reasons["kernels"])
     logger.info(

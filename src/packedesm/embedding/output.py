@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
-from packedesm.device.hardware import device_kind
 from packedesm.embedding.claim import now
 from packedesm.embedding.pack import FinishedPack, PackStatistics, not_finite, write_packs
 from packedesm.embedding.record import JobFacts, Seconds, ShardRun
@@ -56,26 +55,29 @@ def write_shard(
     return run
 
 
-def finished(paths: Paths, shard: int, checkpoint: Checkpoint, options: EmbedOptions) -> bool:
-    """Tell whether `embed_shard` need not run again: its files are whole, and of this very job.
+def finished(
+    paths: Paths, shard: int, checkpoint: Checkpoint, options: EmbedOptions
+) -> ShardRun | None:
+    """Return the record of a shard that `embed_shard` need not embed again.
 
-    Parameters as those of `embed_shard`; any device of the same kind will do.
+    None unless its files are whole, and of this very job; on whatever device that ran. Parameters
+    as those of `embed_shard`.
     """
     try:
         run = ShardRun.read(paths.shard_run(shard))
     except (FileNotFoundError, Fault):
-        return False
+        return None
     files = {name: paths.shard_vectors(shard, name) for name in run.arrays}
     packs = paths.shard_packs(shard)
-    return (
+    same = (
         run.fasta_sha256 == written_digest(read_summary(paths), paths, paths.shard_fasta(shard))
         and (run.checkpoint, run.options) == (checkpoint, options)
         and run.versions == versions()
-        and run.device["kind"] == device_kind()
         and all(path.exists() for path in (*files.values(), packs))
         and file_digest(packs) == run.packs_sha256
         and {name: file_digest(path) for name, path in files.items()} == run.arrays
     )
+    return run if same else None
 
 
 @contextmanager
