@@ -29,7 +29,7 @@ from benchmarks import table
 from benchmarks.comparison import Comparison
 from benchmarks.contenders import BASE, entries
 from benchmarks.preparation import FOLDER
-from benchmarks.sample import draw
+from benchmarks.sample import EXAMPLE, draw
 from packedesm.device.hardware import Device
 from packedesm.esm2.registry import MODELS
 from packedesm.files import write_json
@@ -132,7 +132,7 @@ def parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, default=60, help="start nothing new after so many")
     add("--only", default="", help="only contenders whose name holds this, and fair-esm")
     add("--first", type=int, help="only so many contenders, from the top of the list")
-    add("--fasta", type=Path, default=ROOT / "examples" / "uniprot_500.fasta.gz")
+    add("--fasta", type=Path, default=EXAMPLE)
     add("--results", type=Path, default=ROOT / "benchmarks" / "results")
     add("--scratch", type=Path, default=FOLDER)
     return made

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from benchmarks.attention import measure_attention
+from benchmarks.sample import EXAMPLE
 from benchmarks.store import SHARDING, SHARDS, WIDTH, measure_store
 from benchmarks.timing import timed
 from packedesm import alphabet
@@ -92,9 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the options."""
     parser = argparse.ArgumentParser(prog="benchmarks.micro", description=__doc__.split("\n")[0])
-    example = ROOT / "examples" / "uniprot_500.fasta.gz"
     results = ROOT / "benchmarks" / "results" / "micro.json"
-    parser.add_argument("--fasta", type=Path, default=example, help="where records come from")
+    parser.add_argument("--fasta", type=Path, default=EXAMPLE, help="where records come from")
     parser.add_argument("--out", type=Path, default=results, help="the JSON to write")
     parser.add_argument("--scratch", type=Path, help="folder for temporary files")
     parser.add_argument("--repeats", type=int, default=5)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,7 +53,16 @@ class Preparation:
         return np.load(path)
 
 
+def main() -> None:
+    """Make the checkpoints of the models that are named."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("models", nargs="+", choices=MODELS)
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    options = parser.parse_args()
+    options.folder.mkdir(exist_ok=True)
+    for name in options.models:
+        load(options.folder, MODELS[name])
+
+
 if __name__ == "__main__":
-    FOLDER.mkdir(exist_ok=True)
-    for name in sys.argv[1:]:
-        load(FOLDER, MODELS[name])
+    main()

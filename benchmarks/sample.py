@@ -6,6 +6,8 @@ import numpy as np
 
 from packedesm.sequences.fasta import read_records
 
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "uniprot_500.fasta.gz"
+
 
 def draw(fasta: Path, count: int, max_length: int, seed: int) -> list[str]:
     """Return `count` sequences whose lengths are spread as those of the file's records.

@@ -153,11 +153,16 @@ def committed(folder: Path = ROOT / "benchmarks" / "results") -> list[dict[str, 
 
 def with_table(readme: str, results: Sequence[dict[str, Any]]) -> str:
     """Return the README's text with the table between its two markers."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    if not rest or END not in rest:
-        raise ValueError(f"README.md lacks {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{for_readme(results)}\n\n{END}{after}"
+    return put_between(readme, BEGIN, END, for_readme(results))
+
+
+def put_between(text: str, begin: str, end: str, content: str) -> str:
+    """Return `text` with `content` in place of what stands between two markers."""
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    if not rest or end not in rest:
+        raise ValueError(f"the document lacks {begin} and {end}")
+    return f"{before}{begin}\n\n{content}\n\n{end}{after}"
 
 
 def main() -> int:

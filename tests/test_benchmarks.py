@@ -87,6 +87,7 @@ def test_a_contender_that_cannot_run_is_a_row_with_its_reason(compared):
 
 
 @pytest.mark.slow
+@pytest.mark.benchmarks
 def test_a_product_that_cannot_be_computed_is_a_limit_with_its_reason(compared):
     (reason,) = compared["limits"]["matmul uint16"].values()
     assert "not implemented" in reason

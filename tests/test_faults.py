@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from packedesm.embedding.output import finished
+from packedesm.embedding.record import ShardRun
 from packedesm.errors import Fault
 from packedesm.files import read_json, read_record
 from packedesm.options import EmbedOptions, VerifyOptions
@@ -69,6 +70,9 @@ def test_a_finished_shard_stands_for_the_same_job_alone(sample):
     assert finished(paths, 0, weights, options)
     assert not finished(paths, 0, weights, replace(options, dtype="bfloat16"))
     assert not finished(paths, 0, replace(weights, sha256="0" * 64), options)
+    run = ShardRun.read(paths.shard_run(0))
+    replace(run, device=run.device | {"kind": "cuda"}).write(paths.shard_run(0))
+    assert finished(paths, 0, weights, options)
     flip_a_bit(paths.shard_vectors(0, "mean"))
     assert not finished(paths, 0, weights, options)
     paths.shard_vectors(0, "mean").unlink()

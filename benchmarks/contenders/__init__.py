@@ -59,6 +59,8 @@ CUDA = tuple(
         ("Hugging Face, sdpa", "hugging_face", "bfloat16", {}),
         ("Hugging Face, sdpa", "hugging_face", "float16", {}),
         ("fair-esm, length-sorted", "fair_esm", "float32", {}),
+        ("packedesm, memory_efficient", "ours", "float16", {"attention": "memory_efficient"}),
+        ("packedesm, memory_efficient", "ours", "float32", {"attention": "memory_efficient"}),
         ("packedesm, FASTA to files", "pipeline", "float16", {}),
         ("packedesm, FASTA to files", "pipeline", "bfloat16", {}),
         ("FAESM", "faesm", "float16", {}),

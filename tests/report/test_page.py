@@ -194,6 +194,16 @@ def test_what_a_gpu_did_is_shown(tmp_path):
     assert "the job ran on a CPU" not in text
 
 
+def test_what_a_gpu_did_not_tell_is_unknown(tmp_path):
+    sample = {"utilisation_percent": None, "memory_bytes": None, "power_w": None}
+    sample |= {"seconds": 0.0, "sm_clock_mhz": 1755}
+    refused = "NVML: power_w: Not Supported"
+    gpu = {"available": True, "reason": refused, "samples": [sample], "energy_j": None}
+    text = Page(report(tmp_path, run={"gpu": gpu})).text
+    assert "laptop unknown unknown unknown 1,755 MHz unknown" in text
+    assert f"not measured: {refused}" in text
+
+
 def test_the_same_run_makes_the_same_page(tmp_path, html):
     again = report(tmp_path / "proteins", records=[record()])
     # The input's path is all that differs.

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from packedesm.device.hardware import check_dtype
 from packedesm.device.memory import out_of_memory
 from packedesm.device.token_budget import fastest_budget
 from packedesm.errors import Fault
@@ -45,7 +46,7 @@ def load(
     with _weights_fit(checkpoint, dtype):
         model = load_model(checkpoint, number, device)
     kernels = select_kernels(checkpoint.geometry, number, device)
-    model.fused = kernels.name == "triton"
+    model.use_kernels(kernels.name)
     budget, budget_reason = resolve_token_budget(options.token_budget, model, backend.name)
     plan = EmbedPlan(
         dtype=dtype,
@@ -68,6 +69,7 @@ def load(
 def resolve_dtype(dtype: str, device: torch.device) -> tuple[str, str]:
     """Return the number format of the computation on `device`, and why."""
     if dtype != "auto":
+        check_dtype(device, dtype)
         return dtype, NAMED
     if device.type == "cuda":
         return "float16", "chosen automatically on a GPU"

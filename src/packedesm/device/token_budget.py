@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import logging
-import os
 import statistics
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 
 from packedesm.device.memory import out_of_memory
 from packedesm.device.timing import time_repeats
-from packedesm.errors import Fault
 from packedesm.esm2.geometry import VOCABULARY
+from packedesm.esm2.measured import read_measured, write_measured
 from packedesm.esm2.model import PackedESM2
-from packedesm.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
+_MEASURED = "token-budgets.json"
 _LENGTH = 352  # tokens of a typical protein, UniProt's mean
 _SMALLEST = 4096
 _LARGEST = 1 << 20
@@ -37,17 +35,16 @@ def fastest_budget(model: PackedESM2, attention: str, most: int) -> int:
     of one size.
     """
     most = min(most, _LARGEST)
-    path = _cache() / "token-budgets.json"
     device = model.embed_tokens.weight.device
     key = _key(model, attention, device)
-    known = _read(path)
+    known = read_measured(_MEASURED)
     if most > known.get(key, {}).get("tried", 0):
         tried = _budgets(most)
         budget = rising_until(lambda tokens: _rate(model, attention, tokens), tried)
         logger.info("measured: throughput hardly rises above %d tokens per pack", budget)
         # More room would change nothing, unless `most` ended the search.
         known[key] = {"budget": budget, "tried": most if budget == tried[-1] else _LARGEST}
-        _write(path, known)
+        write_measured(_MEASURED, known)
     return min(known[key]["budget"], most)
 
 
@@ -99,25 +96,5 @@ def _key(model: PackedESM2, attention: str, device: torch.device) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     size = "x".join(map(str, (model.geometry.layers, model.geometry.width, model.geometry.heads)))
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
-    kernels = "fused" if model.fused else "not fused"
+    kernels = "fused" + " with GELU" * model.fused_gelu if model.fused else "not fused"
     return f"{name}, {size}, {dtype}, {attention}, {kernels}, torch {torch.__version__}"
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packedesm"
-
-
-def _read(path: Path) -> dict[str, dict[str, int]]:
-    try:
-        found = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _write(path: Path, known: dict[str, dict[str, int]]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, known)
-    except (OSError, Fault) as error:  # a home that cannot be written to: measured again next time
-        logger.info("the measured token budget is not remembered: %s", error)

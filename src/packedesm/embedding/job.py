@@ -81,7 +81,7 @@ def embed_shard(
         dataset = SequenceDataset(paths.shard_fasta(shard), options.length)
     with stopping_on_signals() as check_stop, ShardState(paths.shard_state(shard)) as state:
         with (
-            leased_device() as device,
+            leased_device(job.device) as device,
             GPUMonitor(device.uuid) as monitor,
             unchanged_weights(checkpoint),
         ):

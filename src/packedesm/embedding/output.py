@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
-from packedesm.device.hardware import device_kind
 from packedesm.embedding.claim import now
 from packedesm.embedding.pack import FinishedPack, PackStatistics, not_finite, write_packs
 from packedesm.embedding.record import JobFacts, Seconds, ShardRun
@@ -63,7 +62,8 @@ def write_shard(
 def finished(paths: Paths, shard: int, checkpoint: Checkpoint, options: EmbedOptions) -> bool:
     """Tell whether `embed_shard` need not run again: its files are whole, and of this very job.
 
-    Parameters as those of `embed_shard`; any device of the same kind will do.
+    Parameters as those of `embed_shard`. On which kind of device it ran is no matter: what is
+    finished is not thrown away for another one.
     """
     try:
         run = ShardRun.read(paths.shard_run(shard))
@@ -75,11 +75,28 @@ def finished(paths: Paths, shard: int, checkpoint: Checkpoint, options: EmbedOpt
         run.fasta_sha256 == written_digest(read_summary(paths), paths, paths.shard_fasta(shard))
         and (run.checkpoint, run.options) == (checkpoint, options)
         and run.versions == versions()
-        and run.device["kind"] == device_kind()
         and all(path.exists() for path in (*files.values(), packs))
         and file_digest(packs) == run.packs_sha256
         and {name: file_digest(path) for name, path in files.items()} == run.arrays
     )
+
+
+def expect_same_numbers(
+    paths: Paths, kept: Sequence[int], options: EmbedOptions, kind: str
+) -> None:
+    """Raise Fault if shards to be embedded on this `kind` of device would not fit the `kept` ones.
+
+    That is where ``auto`` makes another number format of them: shards of two cannot be merged.
+    """
+    if options.dtype != "auto":
+        return
+    for run in (ShardRun.read(paths.shard_run(shard)) for shard in kept):
+        if run.device["kind"] != kind:
+            raise Fault(
+                f"{paths.root}: shard {run.shard} was embedded in {run.plan.dtype} on "
+                f"{run.device['name']}, and dtype auto is another one here; go on on such a "
+                "device, or start over with --force"
+            )
 
 
 @contextmanager

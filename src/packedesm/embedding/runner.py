@@ -133,7 +133,8 @@ class AsyncInferenceRunner:
 
     def _embed(self, batch: PackedBatch) -> dict[str, torch.Tensor]:
         hidden = self.model.forward_packed(**batch.inputs, attention=self.plan.attention)
-        return pool(hidden, batch, self.plan.outputs, self.plan.output_dtype)
+        outputs, dtype = self.plan.outputs, self.plan.output_dtype
+        return pool(hidden, batch, outputs, dtype, fused=self.plan.kernels != "torch")
 
 
 @dataclass(frozen=True)

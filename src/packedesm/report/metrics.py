@@ -246,7 +246,7 @@ def _run_summary(run: ShardRun) -> dict[str, Any]:
             "utilisation_percent": _mean(samples, "utilisation_percent"),
             "power_w": _mean(samples, "power_w"),
             "sm_clock_mhz": _mean(samples, "sm_clock_mhz"),
-            "peak_memory_bytes": max((sample["memory_bytes"] for sample in samples), default=None),
+            "peak_memory_bytes": max(_known(samples, "memory_bytes"), default=None),
             "energy_j": run.gpu["energy_j"],
         },
     }
@@ -300,7 +300,13 @@ def _length_summary(counts: np.ndarray) -> dict[str, Any]:
 
 
 def _mean(samples: list[dict], name: str) -> float | None:
-    return float(np.mean([sample[name] for sample in samples])) if samples else None
+    known = _known(samples, name)
+    return float(np.mean(known)) if known else None
+
+
+def _known(samples: list[dict], name: str) -> list[float]:
+    """Return the readings of one kind that NVML did not refuse."""
+    return [sample[name] for sample in samples if sample[name] is not None]
 
 
 def _ratio(part: float | None, whole: float | None) -> float | None:

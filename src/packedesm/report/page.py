@@ -194,11 +194,11 @@ def _environment() -> Environment:
     return environment
 
 
-def _number(value: float | None) -> str:
-    """Format with about three digits, and no power of ten."""
+def _number(value: float | None, unit: str = "") -> str:
+    """Format with about three digits, and no power of ten; what is unknown has no unit."""
     if value is None:
         return "unknown"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}") + unit
 
 
 def _percent(fraction: float | None) -> str:
