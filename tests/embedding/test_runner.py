@@ -233,9 +233,10 @@ def test_all_but_a_pack_that_does_not_fit_are_handed_over(on_gpu, packs):
 class FailAt(TorchDispatchMode):
     """Let memory be short at the n-th operator that gives a new tensor, once."""
 
-    def __init__(self, number):
+    def __init__(self, number, text=""):
         super().__init__()
         self.number = number
+        self.text = text
         self.count = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -243,12 +244,22 @@ class FailAt(TorchDispatchMode):
         if isinstance(result, torch.Tensor) and not function.is_view:
             self.count += 1
             if self.count == self.number:
-                raise RuntimeError("CUDA error: out of memory")
+                raise RuntimeError(self.text)
         return result
 
 
-@pytest.mark.parametrize("place", ["launch", "collect"])
-def test_memory_that_is_short_at_any_allocation_changes_nothing(runner, on_gpu, packs, place):
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        (
+            "launch",
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory",
+        ),
+        ("collect", "CUDA error: out of memory"),
+    ],
+    ids=["launch", "collect"],
+)
+def test_memory_that_is_short_at_any_allocation_changes_nothing(runner, on_gpu, packs, place, text):
     two = packs[-2:]
     quiet, counter = collected(runner, two), FailAt(0)
     with counter:
@@ -256,7 +267,7 @@ def test_memory_that_is_short_at_any_allocation_changes_nothing(runner, on_gpu, 
     assert counter.count > 30
     for number in range(1, counter.count + 1):
         other = runner if place == "launch" else on_gpu(Lane())
-        with FailAt(number):
+        with FailAt(number, text):
             seen = collected(other, two)
         assert_same(seen, quiet)
         assert [pack.statistics.passes for pack in seen] == [2, 1]
