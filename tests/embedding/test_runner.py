@@ -110,23 +110,24 @@ def test_writing_goes_on_beside_the_next_forward_pass(runner, packs):
 def test_what_waits_for_the_disk_is_bounded_by_its_bytes(runner, packs, monkeypatch):
     limit = 3000
     monkeypatch.setattr("packedesm.embedding.writer.WAITING_BYTES", limit)
-    sizes, written, most = [], [], []
-    size = {tuple(batch.rows): 2 * 32 * 4 * len(batch.rows) for batch in packs}
+    read, written, at_first_write, all_read = [], [], [], threading.Event()
 
     def source():
         for batch in packs:
-            most.append(sum(sizes) - sum(written))
-            sizes.append(size[tuple(batch.rows)])
+            read.append(2 * 32 * 4 * len(batch.rows))
             yield batch
+        all_read.set()
 
     def sink(pack):
-        time.sleep(0.002)
+        if not written:
+            assert not all_read.wait(timeout=0.5)
+            at_first_write.append(sum(read))
         written.append(sum(array.nbytes for array in pack.vectors.values()))
 
     runner.run(source(), sink)
-    assert written == sizes
-    # Beside what waits there is one pack in the sink, and a new one that waits for room.
-    assert limit / 2 < max(most) <= limit + max(sizes)
+    assert written == read
+    # What is in the sink counts as waiting; one more pack waits for room.
+    assert limit / 2 < at_first_write[0] <= limit + max(read) < sum(read)
 
 
 class Lane:
