@@ -48,11 +48,11 @@ def embed_fasta(
     summary = write_shards([fasta], paths, ShardOptions.of(config), shards=shards, width=width)
     request.check_read([source["sha256"] for source in summary["inputs"]])
     options, job = EmbedOptions.of(config), JobOptions.of(config)
-    kept = [shard for shard in range(shards) if finished(paths, shard, checkpoint, options)]
-    if 0 < len(kept) < shards:
+    kept = [finished(paths, shard, checkpoint, options) for shard in range(shards)]
+    if None in kept and any(kept):
         expect_same_numbers(paths, kept, options, device_kind(job.device))
-    for shard in range(shards):
-        if shard in kept:
+    for shard, run in enumerate(kept):
+        if run is not None:
             logger.info("shard %d is finished and kept", shard)
         else:
             embed_shard(paths, shard, checkpoint, options, job, threads=threads)

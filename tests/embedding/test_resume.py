@@ -10,13 +10,15 @@ import pytest
 from packedesm.embedding.commits import Commit
 from packedesm.embedding.pack import FinishedPack, PackStatistics
 from packedesm.embedding.replan import Replan
-from packedesm.embedding.resume import ShardState
+from packedesm.embedding.resume import Settled, ShardState
 from packedesm.errors import Damaged, Fault
 from packedesm.files import explained, read_json, write_record
+from packedesm.options import EmbedPlan
 from tests.typed import embed_plan
 
 OUTPUTS = ("mean", "residue")
-DECIDING = {"fasta_sha256": "a" * 64}
+ASKED = {"fasta_sha256": "a" * 64, "dtype": "auto"}
+CPU = {"kind": "cpu", "name": "a processor"}
 NUMBERS = range(100)  # of the packs of the plan
 
 
@@ -45,10 +47,18 @@ def pack(number: int, records: int = 3) -> FinishedPack:
     return FinishedPack(statistics, rows, residues, vectors, deferred)
 
 
-def adopt(state, *, token_budget=64, keep_budget=False, **deciding):
+GPU = {"kind": "cuda", "name": "NVIDIA H100"}
+
+
+def adopt(state, *, token_budget=64, device=CPU, **asked) -> EmbedPlan:
     """Fix the plan of an attempt and return it."""
-    plan = embed_plan(outputs=OUTPUTS, token_budget=token_budget)
-    return state.adopt(plan, DECIDING | deciding, keep_budget=keep_budget)
+    asked = ASKED | {"token_budget": token_budget} | asked
+    settled = state.settled(asked)
+    if settled is None:
+        budget = 64 if token_budget == "auto" else token_budget
+        settled = Settled(embed_plan(outputs=OUTPUTS, token_budget=budget), **device)
+    state.adopt(asked, settled)
+    return settled.plan
 
 
 def attempt(folder, numbers, *, packs=3, **changed) -> ShardState:
@@ -188,11 +198,43 @@ def test_another_input_or_configuration_starts_over_and_says_so(tmp_path, change
     assert state.attempts()["restarts"] == 0
 
 
-def test_a_budget_that_was_chosen_by_itself_is_taken_over(tmp_path):
-    attempt(tmp_path, range(4))
+def test_what_was_settled_holds_for_the_attempts_that_follow(tmp_path):
+    attempt(tmp_path, range(4), token_budget="auto", device=GPU)
     state = ShardState(tmp_path)
-    assert adopt(state, token_budget=99, keep_budget=True).token_budget == 64
+    settled = state.settled(ASKED | {"token_budget": "auto"})
+    assert settled == Settled(embed_plan(outputs=OUTPUTS), **GPU)
+    # Another GPU of that kind, with room for more.
+    adopt(state, token_budget="auto")
     assert list(state.committed(NUMBERS)) == [0, 1, 2, 3]
+
+
+def test_who_asks_for_what_was_settled_goes_on(tmp_path):
+    attempt(tmp_path, range(4), token_budget="auto")
+    state = attempt(tmp_path, [], token_budget=64, dtype="float32")
+    assert list(state.statistics()) == [0, 1, 2, 3]
+    assert list(attempt(tmp_path, [], token_budget="auto").statistics()) == [0, 1, 2, 3]
+
+
+def test_asking_for_auto_instead_of_a_name_starts_over(tmp_path, caplog):
+    attempt(tmp_path, range(4), dtype="float32")
+    assert list(attempt(tmp_path, [], dtype="auto").statistics()) == []
+    assert "dtype was 'float32', is 'auto'" in caplog.text
+
+
+def test_where_nothing_is_committed_nothing_is_settled(tmp_path, caplog):
+    attempt(tmp_path, [], device=GPU)
+    state = ShardState(tmp_path)
+    assert state.settled(ASKED | {"token_budget": 64}) is None
+    adopt(state, device=CPU)
+    assert attempt(tmp_path, [0]).settled(ASKED | {"token_budget": 64}).kind == "cpu"
+    assert "thrown away" not in caplog.text
+
+
+def test_looking_what_is_settled_deletes_nothing(tmp_path):
+    attempt(tmp_path, range(4))
+    before = {path.name for path in tmp_path.iterdir()}
+    assert ShardState(tmp_path).settled(ASKED | {"token_budget": 65}) is None
+    assert {path.name for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("name", ["plan.json", "owner.json", "replans.json"])

@@ -8,11 +8,11 @@ from packedesm.alphabet import MASK
 from packedesm.esm2 import triton_kernels
 from packedesm.esm2.geometry import VOCABULARY
 from packedesm.esm2.linear import linear_gelu
-from packedesm.esm2.steps import TRAINED_KEPT, embed, phases, rotate
+from packedesm.esm2.steps import FURTHEST, TRAINED_KEPT, embed, phases, rotate
 
 # Heads of 16, 24, 32, 64 and 128 numbers, as the published models have; tokens that fill no block.
 SHAPES = [(20, 16, 7), (20, 24, 5), (20, 32, 5), (20, 64, 9), (40, 64, 3), (40, 128, 2)]
-FURTHEST = 35_000  # position: the longest protein known has 34,350 residues
+LONGEST = 35_000  # residues: the longest protein known has 34,350
 
 # No number, and one that ends every sum.
 NO_NUMBERS = (float("nan"), float("inf"))
@@ -34,8 +34,8 @@ def nasty(*shape: int, dtype: torch.dtype, device: str) -> torch.Tensor:
 def check_rotate(heads: int, head_dim: int, tokens: int, dtype: torch.dtype, device: str) -> None:
     """Rotated as exactly as by torch, to the furthest position; v and other tokens untouched."""
     qkv = nasty(tokens, 3, heads, head_dim, dtype=dtype, device=device)
-    positions = torch.randint(FURTHEST, (tokens,), device=device)
-    positions[0], positions[-1] = 0, FURTHEST
+    positions = torch.randint(LONGEST, (tokens,), device=device)
+    positions[0], positions[-1] = 0, FURTHEST - 1
     frequencies = 10_000.0 ** (-torch.arange(0, head_dim, 2, device=device) / head_dim)
     # The phase that is asked for is the rounded product.
     angles = (positions.float()[:, None] * frequencies).double()[:, None, None]

@@ -13,6 +13,7 @@ from packedesm.esm2.fused import select_kernels
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.model import KERNELS, PackedESM2
 from packedesm.esm2.registry import MODELS
+from packedesm.esm2.steps import FURTHEST, phases, rotate
 
 CUDA = torch.device("cuda")
 GEOMETRY = Geometry(layers=2, width=320, heads=20)
@@ -192,3 +193,14 @@ def test_a_model_tells_which_kernels_it_uses(name):
     assert model.kernels == "torch"
     model.use_kernels(name)
     assert model.kernels == name
+
+
+def test_positions_beyond_what_the_kernel_is_made_for_are_rotated_by_torch():
+    model = PackedESM2(GEOMETRY)
+    model.frequency_bits = torch.ones(GEOMETRY.head_dim // 2).view(torch.int32)
+    positions = torch.tensor([0, FURTHEST, FURTHEST + 1])
+    qkv = torch.randn(3, 3, GEOMETRY.heads, GEOMETRY.head_dim)
+    expected = rotate(qkv[:, :2].clone(), phases(positions, model.frequencies))
+    model.use_kernels("triton")
+    split, _ = model._rotation(positions, FURTHEST + 2, "sdpa")
+    assert torch.equal(torch.stack([*split(qkv)[:2]], 1), expected)

@@ -9,7 +9,7 @@ from packedesm.errors import UserError
 from packedesm.esm2.checkpoints import load_state
 from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.geometry import Geometry
-from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.model import KERNELS, PackedESM2
 from packedesm.esm2.registry import MODELS
 from packedesm.esm2.steps import embed
 from packedesm.esm2.weights import tensor_shapes
@@ -184,10 +184,10 @@ def test_no_operation_of_the_forward_pass_copies_to_the_host(state):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no NVIDIA GPU")
 @pytest.mark.parametrize("attention", ["sdpa", "torch_varlen", "memory_efficient"])
-@pytest.mark.parametrize("fused", [False, True])
-def test_the_forward_pass_does_not_wait_for_the_gpu(state, attention, fused):
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_the_forward_pass_does_not_wait_for_the_gpu(state, attention, kernels):
     model = PackedESM2.from_fair_esm(state, SMALL, torch.float16, "cuda")
-    model.fused = fused
+    model.use_kernels(kernels)
     input_ids = torch.tensor([0, 5, 2, 0, 6, 7, 2], device="cuda")
     positions = torch.tensor([0, 1, 2, 0, 1, 2, 3], device="cuda")
     cu_seqlens = torch.tensor([0, 3, 7], dtype=torch.int32, device="cuda")

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from packedesm.device.auto import load, load_model
+from packedesm.device.auto import load_model
 from packedesm.device.ceiling import measure_matmul_peak
 from packedesm.device.gpu_monitor import GPUMonitor
 from packedesm.device.hardware import leased_device
 from packedesm.device.memory import keep_freed_memory
+from packedesm.device.precision import fix_precision
 from packedesm.embedding.fallback import Fallback, Means
 from packedesm.embedding.feed import Feed
 from packedesm.embedding.output import write_shard
@@ -25,6 +26,7 @@ from packedesm.embedding.record import JobFacts, ShardRun
 from packedesm.embedding.replan import PackPlan
 from packedesm.embedding.resume import ShardState
 from packedesm.embedding.runner import AsyncInferenceRunner, Sink
+from packedesm.embedding.settle import begin
 from packedesm.embedding.signals import stopping_on_signals
 from packedesm.errors import plural, quote
 from packedesm.esm2.checkpoints import unchanged_weights
@@ -75,10 +77,12 @@ def embed_shard(
     """
     torch.set_num_threads(threads)
     keep_freed_memory()
+    precision = fix_precision()
     summary = read_summary(paths)
     files = (paths.shard_fai(shard), paths.shard_digests(shard))
     with reading_sharded(paths, *files, summary=summary):
         dataset = SequenceDataset(paths.shard_fasta(shard), options.length)
+    fasta_sha256 = written_digest(summary, paths, dataset.fasta)
     with stopping_on_signals() as check_stop, ShardState(paths.shard_state(shard)) as state:
         with (
             leased_device(job.device) as device,
@@ -86,14 +90,11 @@ def embed_shard(
             unchanged_weights(checkpoint),
         ):
             place = device.torch_device
-            plan, model = load(checkpoint, options, place)
-            fasta_sha256 = written_digest(summary, paths, dataset.fasta)
-            deciding = _deciding(fasta_sha256, dataset, checkpoint, place)
-            plan = state.adopt(plan, deciding, keep_budget=options.token_budget == "auto")
+            plan, model = begin(state, fasta_sha256, checkpoint, options, device, dataset)
             planned = plan_packs(dataset.tokens, plan.token_budget)
             packs = PackPlan(dataset.tokens, planned, state.replans())
-            peak = measure_matmul_peak(place, getattr(torch, plan.dtype))
-            _say(dataset, planned, plan, place)
+            peak = measure_matmul_peak(model, plan.token_budget)
+            _say(dataset, planned, plan, place, precision)
             runner = AsyncInferenceRunner(model, plan, place)
             del model  # the runner lets go of it before another is loaded
             feed = Feed(dataset, packs, job, check_stop)
@@ -109,11 +110,13 @@ def embed_shard(
             checkpoint=checkpoint,
             options=options,
             plan=plan,
-            fasta_sha256=deciding["fasta_sha256"],
+            fasta_sha256=fasta_sha256,
             packs=len(statistics),
             fill=total_fill(statistics),
             flops=checkpoint.geometry.flops(options.length.sequence_tokens(dataset.lengths)),
-            matmul_peak_flops=peak,
+            matmul_peak_flops=peak.flops,
+            matmul_peak_reason=peak.reason,
+            precision=precision,
             device=device.describe(),
             gpu=_gpu(monitor.summary(), state),
             host=platform.node(),
@@ -195,20 +198,6 @@ class _FromFeed:
             runner.run(batches, sink, numbers=numbers, token_budget=budget, seconds_before=before)
 
 
-def _deciding(
-    fasta_sha256: str, dataset: SequenceDataset, checkpoint: Checkpoint, device: torch.device
-) -> dict[str, Any]:
-    """Return what decides the vectors besides the plan."""
-    installed = versions()
-    return {
-        "fasta_sha256": fasta_sha256,  # each record is checked when read
-        "checkpoint_sha256": checkpoint.sha256,
-        **dataset.policy.as_config(),
-        "device": device.type,
-        **{name: installed[name] for name in ("packedesm", "torch")},
-    }
-
-
 def record_name(paths: Paths, dataset: SequenceDataset, place: int) -> str:
     """Return what the user calls a record of the shard: its id and its place in the input."""
     row = int(dataset.rows[place])
@@ -217,8 +206,17 @@ def record_name(paths: Paths, dataset: SequenceDataset, place: int) -> str:
     return f"record {row + 1} ({quote(found['id'])})"
 
 
-def _say(dataset: SequenceDataset, packs: Packs, plan: EmbedPlan, device: torch.device) -> None:
+def _say(
+    dataset: SequenceDataset,
+    packs: Packs,
+    plan: EmbedPlan,
+    device: torch.device,
+    precision: dict[str, bool],
+) -> None:
     logger.info("%s on %s, files in %s", plan.dtype, device, plan.output_dtype)
+    if device.type == "cuda":
+        used = ", ".join(name for name, is_used in precision.items() if is_used)
+        logger.info("lower precision within products: %s", used or "none (no TF32)")
     logger.info("attention backend %s: %s", plan.attention, plan.reasons["attention"])
     logger.info("kernels between products by %s: %s", plan.kernels, plan.reasons["kernels"])
     logger.info(

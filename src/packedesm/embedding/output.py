@@ -59,19 +59,21 @@ def write_shard(
     return run
 
 
-def finished(paths: Paths, shard: int, checkpoint: Checkpoint, options: EmbedOptions) -> bool:
-    """Tell whether `embed_shard` need not run again: its files are whole, and of this very job.
+def finished(
+    paths: Paths, shard: int, checkpoint: Checkpoint, options: EmbedOptions
+) -> ShardRun | None:
+    """Return the record of a shard that `embed_shard` need not embed again.
 
-    Parameters as those of `embed_shard`. On which kind of device it ran is no matter: what is
-    finished is not thrown away for another one.
+    None unless its files are whole, and of this very job; on whatever device that ran. Parameters
+    as those of `embed_shard`.
     """
     try:
         run = ShardRun.read(paths.shard_run(shard))
     except (FileNotFoundError, Fault):
-        return False
+        return None
     files = {name: paths.shard_vectors(shard, name) for name in run.arrays}
     packs = paths.shard_packs(shard)
-    return (
+    same = (
         run.fasta_sha256 == written_digest(read_summary(paths), paths, paths.shard_fasta(shard))
         and (run.checkpoint, run.options) == (checkpoint, options)
         and run.versions == versions()
@@ -79,19 +81,18 @@ def finished(paths: Paths, shard: int, checkpoint: Checkpoint, options: EmbedOpt
         and file_digest(packs) == run.packs_sha256
         and {name: file_digest(path) for name, path in files.items()} == run.arrays
     )
+    return run if same else None
 
 
 def expect_same_numbers(
-    paths: Paths, kept: Sequence[int], options: EmbedOptions, kind: str
+    paths: Paths, kept: Sequence[ShardRun | None], options: EmbedOptions, kind: str
 ) -> None:
     """Raise Fault if shards to be embedded on this `kind` of device would not fit the `kept` ones.
 
     That is where ``auto`` makes another number format of them: shards of two cannot be merged.
     """
-    if options.dtype != "auto":
-        return
-    for run in (ShardRun.read(paths.shard_run(shard)) for shard in kept):
-        if run.device["kind"] != kind:
+    for run in kept if options.dtype == "auto" else ():
+        if run is not None and run.device["kind"] != kind:
             raise Fault(
                 f"{paths.root}: shard {run.shard} was embedded in {run.plan.dtype} on "
                 f"{run.device['name']}, and dtype auto is another one here; go on on such a "

@@ -39,7 +39,9 @@ class JobFacts:
     packs: int
     fill: float  # tokens over token budgets, at most 1
     flops: float  # of all forward passes
-    matmul_peak_flops: float  # per second, of a large matrix product on the device
+    matmul_peak_flops: float | None  # per second, of the model's matrix products on the device
+    matmul_peak_reason: str | None  # why that is not known
+    precision: dict[str, bool]  # see `packedesm.device.precision.fix_precision`
     device: dict[str, Any]  # see `packedesm.device.hardware.Device.describe`
     gpu: dict[str, Any]  # see `packedesm.device.gpu_monitor.GPUMonitor.summary`
     host: str

@@ -20,7 +20,7 @@ from torch import nn
 from packedesm.esm2.attention import WITH_ROTARY, Sequences, attend
 from packedesm.esm2.geometry import VOCABULARY, Geometry
 from packedesm.esm2.linear import linear, linear_add, linear_gelu
-from packedesm.esm2.steps import TRAINED_KEPT, embed, phases, rotate
+from packedesm.esm2.steps import FURTHEST, TRAINED_KEPT, embed, phases, rotate
 from packedesm.esm2.weights import (
     check_tensors,
     frequency_names,
@@ -135,9 +135,9 @@ class PackedESM2(nn.Module):
         Parameters
         ----------
         input_ids
-            int64 (total_tokens,), ``<cls>`` and ``<eos>`` of every sequence included.
+            int32 or int64 (total_tokens,), ``<cls>`` and ``<eos>`` of every sequence included.
         positions
-            int64 (total_tokens,), from 0 in each sequence.
+            int32 or int64 (total_tokens,), from 0 in each sequence.
         cu_seqlens
             int32 (sequences + 1,), where each sequence begins, then the total.
         max_seqlen
@@ -153,7 +153,7 @@ class PackedESM2(nn.Module):
             Shape (total_tokens, width), dtype of the weights.
         """
         sequences = Sequences(cu_seqlens, max_seqlen, lengths)
-        split, rotary = self._rotation(positions, attention)
+        split, rotary = self._rotation(positions, max_seqlen, attention)
         x = self._embed(input_ids, sequences)
         layers = [*cast(Iterable[_Layer], self.layers)]
         following = [*(layer.attention_norm for layer in layers[1:]), self.final_norm]
@@ -177,7 +177,7 @@ class PackedESM2(nn.Module):
         return embed(input_ids, cu_seqlens, weight)
 
     def _rotation(
-        self, positions: torch.Tensor, attention: str
+        self, positions: torch.Tensor, max_seqlen: int, attention: str
     ) -> tuple[Callable[[torch.Tensor], Sequence[torch.Tensor]], torch.Tensor | None]:
         """Return how to rotate q and k: before they are read, or while they are.
 
@@ -185,7 +185,7 @@ class PackedESM2(nn.Module):
         each, with q and k rotated, and nothing for the attention to do; or one which only splits,
         and the phases that `attention` shall rotate by.
         """
-        if self.fused:
+        if self.fused and max_seqlen <= FURTHEST:
             return partial(_split_fused, positions=positions, frequencies=self.frequencies), None
         rotary = phases(positions, self.frequencies)
         if attention in WITH_ROTARY:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from packedesm.alphabet import MASK
 
+FURTHEST = 400_000  # position up to which the kernel's sines are right; torch's are beyond, too
 TRAINED_KEPT = 1 - 0.15 * 0.8  # share of embeddings that training's masking left in place
 
 

@@ -23,14 +23,15 @@ _TILE = 1024  # numbers that one program has at a time: 8 for each thread of 4 w
 
 @triton.jit
 def _sine_cosine(x):  # type: ignore[no-untyped-def]
-    """Return sine and cosine of float32 `x` within 1.1 units in the last place, below 10^5.
+    """Return sine and cosine of float32 `x` within 0.8 units in the last place, below 400,000.
 
-    Triton's own are the GPU's approximate instructions. π/2 is taken off in pieces of 8 bits, whose
+    Triton's own are the GPU's approximate instructions. π/2 is taken off in pieces of 6 bits, whose
     products with the count are exact, and what the last subtraction loses is carried along.
     """
     count = tl.floor(x * 0.6366197723675814 + 0.5)
-    rest = (x - count * 1.5703125) - count * 0.0004825592041015625 - count * 1.2665987014770508e-6
-    last = count * 9.92093629470503e-10
+    rest = (x - count * 1.5625) - count * 0.008056640625 - count * 0.00023651123046875
+    rest -= count * 3.159046173095703e-06
+    last = count * 1.5893254712295857e-08
     r = rest - last
     lost = (rest - r) - last
     z = r * r
@@ -218,7 +219,7 @@ def rotate_(qkv: torch.Tensor, positions: torch.Tensor, frequencies: torch.Tenso
     qkv
         (T, 3, H, Dh): q, k and v; v stays as it is.
     positions
-        Whole numbers (T,), below 65,536.
+        Whole numbers (T,), below `packedesm.esm2.steps.FURTHEST`.
     frequencies
         float32 (Dh / 2,), at most 1.
     """

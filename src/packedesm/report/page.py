@@ -151,6 +151,8 @@ def _run_facts(metrics: dict) -> dict[str, list[str]]:
         "output_dtypes": _distinct(metrics, lambda run: run["plan"]["output_dtype"]),
         "attention": _distinct(metrics, partial(_chosen, "attention")),
         "kernels": _distinct(metrics, partial(_chosen, "kernels")),
+        "precision": _distinct(metrics, _precision),
+        "peak_reasons": _distinct(metrics, lambda run: run["matmul_peak_reason"]),
         "gpu_reasons": _distinct(metrics, lambda run: run["gpu"]["reason"]),
     }
 
@@ -159,6 +161,14 @@ def _device(run: dict) -> str:
     device = run["device"]
     threads = f", {device['threads']} threads" if device["kind"] == "cpu" else ""
     return device["name"] + threads
+
+
+def _precision(run: dict) -> str | None:
+    """Return how a GPU's products were computed, below the number format of the computation."""
+    if run["device"]["kind"] != "cuda":
+        return None
+    used = [name for name, is_used in run["precision"].items() if is_used]
+    return ", ".join(used) or "no TF32, sums of products in float32"
 
 
 def _chosen(what: str, run: dict) -> str:
