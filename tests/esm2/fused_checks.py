@@ -14,7 +14,7 @@ from packedesm.esm2.steps import FURTHEST, TRAINED_KEPT, embed, phases, rotate
 SHAPES = [(20, 16, 7), (20, 24, 5), (20, 32, 5), (20, 64, 9), (40, 64, 3), (40, 128, 2)]
 LONGEST = 35_000  # residues: the longest protein known has 34,350
 
-# No number, and one that ends every sum.
+# What no sum and no maximum may hide.
 NO_NUMBERS = (float("nan"), float("inf"))
 
 

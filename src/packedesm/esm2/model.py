@@ -20,7 +20,7 @@ from torch import nn
 from packedesm.esm2.attention import WITH_ROTARY, Sequences, attend
 from packedesm.esm2.geometry import VOCABULARY, Geometry
 from packedesm.esm2.linear import linear, linear_add, linear_gelu
-from packedesm.esm2.steps import FURTHEST, TRAINED_KEPT, embed, phases, rotate
+from packedesm.esm2.steps import FURTHEST, KERNELS, TRAINED_KEPT, embed, phases, rotate
 from packedesm.esm2.weights import (
     check_tensors,
     frequency_names,
@@ -28,9 +28,6 @@ from packedesm.esm2.weights import (
     stacked,
     unstacked,
 )
-
-# By their names in log and report: what `PackedESM2.fused` and `fused_gelu` are.
-KERNELS = {"torch": (False, False), "triton": (True, False), "triton+gelu": (True, True)}
 
 
 class PackedESM2(nn.Module):
