@@ -75,7 +75,8 @@ def embed_shard(
         If the options do not fit the device, or the checkpoint does not load or is not the one
         that was recorded.
     Fault
-        If the disk is full, or another process has taken the shard over.
+        If the disk is full, or another process has taken the shard over, or the device cannot go on
+        with what an earlier attempt has finished.
     """
     torch.set_num_threads(threads)
     keep_freed_memory()
@@ -196,6 +197,7 @@ def _begin(
                 f"with attention {plan.attention}; {device.name} cannot go on with it ({reason}): "
                 "run again on such a device, or start over with --force or without that folder"
             )
+        logger.info("going on as it was begun on %s", settled.name)
         model = load_fitting(checkpoint, plan.dtype, plan.kernels, place)
     state.adopt(asked, settled)
     return plan, model
@@ -212,8 +214,10 @@ def trial_packs(dataset: SequenceDataset, token_budget: int) -> list[list[int]]:
     The plan goes from the longest records to the shortest, so they stand for all of it.
     """
     packs = plan_packs(dataset.tokens[:WINDOW], token_budget)
-    chosen = np.unique(np.arange(1, 2 * TRIALS, 2) * len(packs) // (2 * TRIALS))
-    lengths = [dataset.lengths[packs[pack]] for pack in chosen.tolist()]
+    # A record above the budget has a pack of its own with any budget.
+    within = np.flatnonzero(packs.tokens <= token_budget)
+    parts = [part for part in np.array_split(within, TRIALS) if len(part)]
+    lengths = [dataset.lengths[packs[int(part[len(part) // 2])]] for part in parts]
     return [dataset.policy.sequence_tokens(of_pack).tolist() for of_pack in lengths]
 
 
