@@ -36,7 +36,7 @@ class Workload:
         Of the whole shard.
     packs
         Returns the lengths, in tokens, of the sequences of each of some packs, which are typical of
-        all that the shard would be cut into with a given token budget.
+        all that the shard would be cut into with a given token budget, and none above it.
     """
 
     tokens: int
@@ -98,7 +98,12 @@ def _budgets(most: int) -> list[int]:
 
 
 def _rate(model: PackedESM2, attention: str, packs: Sequence[Sequence[int]]) -> float:
-    """Return tokens per second of forward passes over packs of sequences of these lengths."""
+    """Return tokens per second of forward passes over packs of sequences of these lengths.
+
+    Without packs 0: one budget is as good as another.
+    """
+    if not packs:
+        return 0.0
     seconds = sum(_forward_seconds(model, attention, lengths) for lengths in packs)
     return sum(map(sum, packs)) / seconds
 

@@ -73,7 +73,8 @@ def embed_shard(
         If the options do not fit the device, or the checkpoint does not load or is not the one
         that was recorded.
     Fault
-        If the disk is full, or another process has taken the shard over.
+        If the disk is full, or another process has taken the shard over, or the device cannot go on
+        with what an earlier attempt has finished.
     """
     torch.set_num_threads(threads)
     keep_freed_memory()

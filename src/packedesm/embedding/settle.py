@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,8 @@ from packedesm.options import EmbedOptions, EmbedPlan
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.packing.packer import WINDOW, plan_packs
 from packedesm.versions import versions
+
+logger = logging.getLogger(__name__)
 
 TRIALS = 3  # packs that a token budget is tried on
 
@@ -49,6 +52,7 @@ def begin(
                 f"with attention {plan.attention}; {device.name} cannot go on with it ({reason}): "
                 "run again on such a device, or start over with --force or without that folder"
             )
+        logger.info("going on as it was begun on %s", settled.name)
         model = load_fitting(checkpoint, plan.dtype, plan.kernels, place)
     state.adopt(asked, settled)
     return plan, model
@@ -65,8 +69,10 @@ def trial_packs(dataset: SequenceDataset, token_budget: int) -> list[list[int]]:
     The plan goes from the longest records to the shortest, so they stand for all of it.
     """
     packs = plan_packs(dataset.tokens[:WINDOW], token_budget)
-    chosen = np.unique(np.arange(1, 2 * TRIALS, 2) * len(packs) // (2 * TRIALS))
-    lengths = [dataset.lengths[packs[pack]] for pack in chosen.tolist()]
+    # A record above the budget has a pack of its own with any budget.
+    within = np.flatnonzero(packs.tokens <= token_budget)
+    parts = [part for part in np.array_split(within, TRIALS) if len(part)]
+    lengths = [dataset.lengths[packs[int(part[len(part) // 2])]] for part in parts]
     return [dataset.policy.sequence_tokens(of_pack).tolist() for of_pack in lengths]
 
 

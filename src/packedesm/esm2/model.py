@@ -85,9 +85,12 @@ class PackedESM2(nn.Module):
             If a tensor is missing, unexpected or has another shape than `geometry` gives.
         """
         check_tensors({name: tuple(tensor.shape) for name, tensor in state.items()}, geometry)
-        weights = {
-            name: weight.to(device, dtype, copy=True) for name, weight in stacked(state, geometry)
-        }
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            moved = tensor.to(device)
+            return moved.to(dtype, copy=moved is tensor)
+
+        weights = dict(stacked(state, geometry, move))
         frequencies = rotary_frequencies(state, geometry)
         weights["frequency_bits"] = frequencies.view(torch.int32).to(device, copy=True)
         model = cls(geometry)
