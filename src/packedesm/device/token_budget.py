@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,7 +16,9 @@ from packedesm.device.memory import out_of_memory
 from packedesm.device.timing import own_stream, release_memory, time_repeats
 from packedesm.esm2.geometry import VOCABULARY
 from packedesm.esm2.measured import read_measured, write_measured
-from packedesm.esm2.model import PackedESM2
+
+if TYPE_CHECKING:
+    from packedesm.esm2.model import PackedESM2
 
 logger = logging.getLogger(__name__)
 

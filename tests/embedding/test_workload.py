@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from packedesm.embedding.settle import TRIALS, trial_packs
+from packedesm.embedding.workload import TRIALS, trial_packs
 from packedesm.packing.dataset import SequenceDataset
 from tests.typed import policy
 
