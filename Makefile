@@ -1,6 +1,7 @@
 # make run    set up .venv and run the workflow on the shipped example
 # make test   set up .venv and run every test that can run on this machine
 # make test-training  the tests of examples/training
+# make test-kernels  of them, those of the kernels in Triton: interpreted, and compiled for GPUs
 # make test-lesser-cpus  of them, those of the CPU's instructions, as on CPUs with fewer
 # make test-exhaustive  the tests that are too long for that: nightly and before a release
 # make test-benchmarks  run the benchmarks in small, to see that they work
@@ -22,9 +23,13 @@ PROCESSES := $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1)
 # A file goes to one process as a whole: two would each make what its tests share.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder \
   --durations 20
+# Beside the environment: it is larger than all else, and a build of torch for the CPU brings none.
+TRITON := .triton
+WITH_TRITON = PACKEDESM_TEST_KERNELS=1 PYTHONPATH=$(CURDIR)/$(TRITON)$${PYTHONPATH:+:$$PYTHONPATH}
 KERNELS := setup.py src/packedesm/esm2/kernels.cpp
 
 .PHONY: run test test-most test-slurm test-lesser-cpus test-exhaustive test-benchmarks test-training coverage
+.PHONY: test-kernels test-kernels-interpreted test-kernels-compiled
 .PHONY: bench bench-micro bench-wheels check architecture lock clean
 
 run: $(READY)
@@ -32,10 +37,10 @@ run: $(READY)
 	@cat docs/after-run.txt
 
 # With --jobs=2 side by side: the tests on Slurm mostly wait.
-test: test-most test-slurm test-lesser-cpus
+test: test-most test-slurm test-lesser-cpus test-kernels
 
 test-most: $(READY)
-	$(PYTEST) -m "not slurm and not exhaustive and not benchmarks"
+	$(PYTEST) -m "not slurm and not exhaustive and not benchmarks and not kernels"
 
 test-exhaustive: $(READY)
 	$(PYTEST) -m exhaustive
@@ -53,9 +58,29 @@ test-training: $(READY)
 coverage: $(READY)
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal \
-	  -m "not slow and not gpu and not slurm"
+	  -m "not slow and not gpu and not slurm and not kernels"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+# Triton interprets its kernels or compiles them: it decides when it is imported.
+ifneq ($(filter Linux-x86_64 Linux-aarch64,$(shell uname -s)-$(shell uname -m)),)
+test-kernels: test-kernels-interpreted test-kernels-compiled
+
+test-kernels-interpreted: $(TRITON)/.ready
+	TRITON_INTERPRET=1 $(WITH_TRITON) $(BIN)/python -m pytest tests/esm2/test_fused_interpreted.py
+
+test-kernels-compiled: $(TRITON)/.ready
+	TRITON_CACHE_DIR=$(CURDIR)/$(TRITON)/cache $(WITH_TRITON) $(BIN)/python -m pytest tests/esm2/test_fused_compiled.py
+else
+test-kernels:
+	@echo "There is no Triton for $(shell uname -s) on $(shell uname -m): its kernels are not tested here"
+endif
+
+$(TRITON)/.ready: $(READY) tests/requirements-kernels.txt
+	rm -rf $(TRITON)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+	  --require-hashes --target $(TRITON) -r tests/requirements-kernels.txt
+	@touch $@
 
 test-lesser-cpus: $(READY)
 	$(BIN)/python -m tests.lesser_cpus --numprocesses auto --maxprocesses 4 --dist loadscope
@@ -120,4 +145,4 @@ lock:
 	rm -rf $(VENV)-lock
 
 clean:
-	rm -rf $(VENV) .snakemake results
+	rm -rf $(VENV) $(TRITON) .snakemake results

@@ -5,7 +5,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import RerunTrigger
 
 from packedesm.config import resolve, samples
-from packedesm.device.gpus import shard_count, visible_gpus
+from packedesm.device.gpus import gpu_count, shard_count
 from packedesm.errors import UserError, permissions_told
 from packedesm.files import read_json
 from packedesm.paths import Paths
@@ -33,7 +33,7 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-SHARDS = shard_count(config["shards"])
+SHARDS = shard_count(config["shards"], config["device"])
 if workflow.is_main_process and config["shards"] == "auto":
     # A job on another node reads this file again and may see other GPUs there, but must plan the
     # same shards: it is told the number as if the user had.
@@ -44,7 +44,7 @@ RUN = Paths(RESULTS)
 SAMPLE = Paths(f"{RESULTS}/{{sample}}")
 OUTPUTS = config["outputs"]
 MODEL = Path(config["model"])  # where it is a path
-GPUS = len(visible_gpus()[0])
+GPUS = gpu_count(config["device"])
 # `workflow.cores` refuses to be read where no --cores was given, as on a cluster.
 CORES = workflow.resource_settings.cores or 4
 MAX_MINUTES = config["cluster"]["max_minutes"]

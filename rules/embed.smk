@@ -19,7 +19,7 @@ rule embed:
     # cluster the profile's set-threads decides, and its set-resources the type of the GPU.
     threads: max(1, CORES // max(1, GPUS))
     resources:
-        gpu=1,
+        gpu=0 if config["device"] == "cpu" else 1,
         mem_mb=megabytes_with_model,
         runtime=minutes_to_embed,
     params:

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from packedesm.embedding.output import finished
+from packedesm.embedding.record import ShardRun
 from packedesm.errors import Fault
 from packedesm.files import read_json, read_record
 from packedesm.options import EmbedOptions, VerifyOptions
@@ -69,6 +70,9 @@ def test_a_finished_shard_stands_for_the_same_job_alone(sample):
     assert finished(paths, 0, weights, options)
     assert not finished(paths, 0, weights, replace(options, dtype="bfloat16"))
     assert not finished(paths, 0, replace(weights, sha256="0" * 64), options)
+    run = ShardRun.read(paths.shard_run(0))
+    replace(run, device=run.device | {"kind": "cuda"}).write(paths.shard_run(0))
+    assert finished(paths, 0, weights, options)
     flip_a_bit(paths.shard_vectors(0, "mean"))
     assert not finished(paths, 0, weights, options)
     paths.shard_vectors(0, "mean").unlink()
@@ -237,17 +241,26 @@ def test_a_folder_that_cannot_be_written_to_is_named(disk, fasta, tmp_path):
 SMALL_MEMORY = {"token_budget": 4096, "commit_packs": 2, "faults": {"memory": 2100}}
 
 
-def test_packs_that_do_not_fit_into_memory_are_split_and_successors_know(sample, quiet):
+def test_packs_that_do_not_fit_into_memory_are_planned_anew_and_successors_know(sample, quiet):
     sample.stop_after(3, **SMALL_MEMORY)
-    limit = read_record(sample.state / "limit.json")["tokens"]
-    assert 1024 < limit <= 2048
+    (replan,) = read_record(sample.state / "replans.json")["replans"]
+    assert replan["token_budget"] == 2048
     log = sample.run(**SMALL_MEMORY, name="successor")
     assert "out of memory" not in log
     run = read_json(sample.paths.shard_run(0))
     packs = pd.read_csv(sample.paths.shard_packs(0), sep="\t")
-    assert run["token_limit"] == limit
-    assert run["split_packs"] == (packs["splits"] > 1).sum() > 0
+    assert run["replanned_packs"] == (packs["token_budget"] == 2048).sum() == len(packs) > 0
+    assert run["packs"] == len(packs)
+    assert run["fill"] == packs["tokens"].sum() / packs["token_budget"].sum()
     assert run["restarts"] == 1
+    np.testing.assert_allclose(mean(sample), quiet["float32"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_damaged_plan_of_what_is_left_costs_its_packs_alone(sample, quiet):
+    sample.stop_after(3, **SMALL_MEMORY)
+    flip_a_bit(sample.state / "replans.json")
+    log = sample.run(**SMALL_MEMORY | {"faults": {}}, name="successor")
+    assert "it belongs to packs that were planned otherwise" in log
     np.testing.assert_allclose(mean(sample), quiet["float32"], rtol=1e-4, atol=1e-5)
 
 
@@ -264,8 +277,7 @@ def test_nan_in_half_precision_is_computed_in_float32_and_told_everywhere(sample
     assert "NaN or infinity in vectors of" in log
     run = read_json(sample.paths.shard_run(0))
     rows = run["float32_rows"]
-    assert 7 in rows
-    assert len(rows) < len(lengths)
+    assert rows == np.flatnonzero(lengths == lengths[7]).tolist()
     sample.config["dtype"] = "bfloat16"
     finish(sample)
     index = pd.read_parquet(sample.paths.index)
@@ -277,7 +289,8 @@ def test_nan_in_half_precision_is_computed_in_float32_and_told_everywhere(sample
     np.testing.assert_array_equal(merged[others], half[others])
     metrics = read_json(sample.paths.metrics)["recoveries"]
     assert metrics["float32_records"] == len(rows)
-    assert f"{len(rows)} records are flagged" in " ".join(sample.paths.report.read_text().split())
+    told = "1 record is flagged" if len(rows) == 1 else f"{len(rows)} records are flagged"
+    assert told in " ".join(sample.paths.report.read_text().split())
 
 
 def test_the_report_of_a_disturbed_run_tells_of_it_and_that_of_a_quiet_one_does_not(sample):
@@ -292,7 +305,7 @@ def test_the_report_of_a_disturbed_run_tells_of_it_and_that_of_a_quiet_one_does_
         f"1 restart: what had been committed was kept, {told['recomputed_packs']} packs" in report
     )
     assert "1 damaged file was found" in report
-    assert f"{told['split_packs']} packs did not fit" in report
+    assert f"{told['replanned_packs']} packs were planned anew" in report
     sample.run(name="quiet")
     finish(sample)
     assert set(read_json(sample.paths.metrics)["recoveries"].values()) == {0}

@@ -28,9 +28,9 @@ def load(task: Task, dtype: str, attention: str, fused: bool = True) -> Forward:
     backend = select_backend(attention, device, number_format, geometry.head_dim).name
     model = PackedESM2.from_fair_esm(state, geometry, number_format, device)
     kernels = select_kernels(geometry, number_format, device)
-    model.fused = fused and kernels.name == "triton"
-    if fused and device.type == "cuda" and not model.fused:
+    if fused and device.type == "cuda" and kernels.name == "torch":
         raise UserError(kernels.reason)
+    model.use_kernels(kernels.name if fused else "torch")
     return Forward(model, device, backend)
 
 
@@ -59,7 +59,7 @@ class Forward(Contender):
     def embed(self) -> np.ndarray:
         """Run all packs."""
         dtype = str(self.model.embed_tokens.weight.dtype).removeprefix("torch.")
-        kernels = "triton" if self.model.fused else "torch"
+        kernels = self.model.kernels
         plan = EmbedPlan(dtype, "float32", ("mean",), self.attention, kernels, self.budget, {})
         runner = AsyncInferenceRunner(self.model, plan, self.device)
         runner.run(self.batches, self._keep)

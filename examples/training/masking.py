@@ -43,10 +43,6 @@ def mask(
     fate = generator.random(len(places))
     shown = np.where(fate < masked, MASK, generator.choice(STANDARD, len(places)))
     shown = np.where(fate < masked + swapped, shown, tokens[places])
-    corrupted = tokens.copy()
-    corrupted[places] = shown
-    return Task(
-        replace(batch, input_ids=torch.from_numpy(corrupted)),
-        torch.from_numpy(places),
-        batch.input_ids[places],
-    )
+    corrupted = replace(batch, numbers=batch.numbers.clone())
+    corrupted.input_ids.numpy()[places] = shown
+    return Task(corrupted, torch.from_numpy(places), batch.input_ids[places].long())

@@ -144,8 +144,9 @@ class EmbedOptions(_Options):
 
 @dataclass(frozen=True)
 class JobOptions(_Options):
-    """How an embedding job works; these change no vector, so a change runs nothing again."""
+    """How an embedding job works; what is finished stays, whatever they are changed to."""
 
+    device: str  # cpu, cuda, or auto: a GPU where there is one
     workers: int | str  # processes that read and tokenise ahead of the device, or auto
     seed: int
     commit_seconds: float  # most time between two commits
@@ -175,7 +176,7 @@ class EmbedPlan:
     output_dtype: str
     outputs: tuple[str, ...]
     attention: str  # a backend
-    kernels: str  # of the steps between products: torch, or triton
+    kernels: str  # of the steps between products: torch, triton, or triton+gelu
     token_budget: int
     reasons: dict[str, str]  # why, by the name of what was resolved
 

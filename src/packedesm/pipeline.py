@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from packedesm.device.hardware import device_kind
 from packedesm.embedding.job import embed_shard
-from packedesm.embedding.output import finished
+from packedesm.embedding.output import expect_same_numbers, finished
 from packedesm.esm2.checkpoints import prepare
 from packedesm.esm2.registry import model_files
 from packedesm.options import EmbedOptions, JobOptions, ShardOptions, VerifyOptions
@@ -47,8 +48,11 @@ def embed_fasta(
     summary = write_shards([fasta], paths, ShardOptions.of(config), shards=shards, width=width)
     request.check_read([source["sha256"] for source in summary["inputs"]])
     options, job = EmbedOptions.of(config), JobOptions.of(config)
-    for shard in range(shards):
-        if finished(paths, shard, checkpoint, options):
+    kept = [finished(paths, shard, checkpoint, options) for shard in range(shards)]
+    if None in kept and any(kept):
+        expect_same_numbers(paths, kept, options, device_kind(job.device))
+    for shard, run in enumerate(kept):
+        if run is not None:
             logger.info("shard %d is finished and kept", shard)
         else:
             embed_shard(paths, shard, checkpoint, options, job, threads=threads)

@@ -4,16 +4,24 @@ import pytest
 import torch
 
 from packedesm.device import auto
-from packedesm.device.auto import NAMED, load, resolve_dtype, resolve_output_dtype
+from packedesm.device.auto import (
+    NAMED,
+    load,
+    resolve_dtype,
+    resolve_output_dtype,
+    unfit_reason,
+)
+from packedesm.device.token_budget import Workload
 from packedesm.errors import Fault
 from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.geometry import Geometry
 from packedesm.files import file_digest
 from packedesm.options import EmbedOptions
-from tests.typed import checkpoint, options
+from tests.typed import checkpoint, embed_plan, options
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 SMALL = Geometry(layers=1, width=32, heads=2)
+WORK = Workload(1000, 10, lambda _budget: [])
 
 
 @pytest.fixture
@@ -36,7 +44,7 @@ def test_files_are_as_fine_as_the_computation_allows():
 
 
 def test_nothing_in_a_plan_is_auto_and_everything_has_its_reason(small):
-    plan, model = load(small, options(EmbedOptions), CPU)
+    plan, model = load(small, options(EmbedOptions), CPU, WORK)
     assert "auto" not in plan.as_json().values()
     assert plan.reasons.keys() == {"dtype", "output_dtype", "attention", "kernels", "token_budget"}
     assert all(plan.reasons.values())
@@ -46,7 +54,7 @@ def test_nothing_in_a_plan_is_auto_and_everything_has_its_reason(small):
 
 def test_what_was_named_is_kept(small):
     asked = options(EmbedOptions, token_budget=77, attention="sdpa", outputs=["cls"])
-    plan, _ = load(small, asked, CPU)
+    plan, _ = load(small, asked, CPU, WORK)
     assert (plan.token_budget, plan.attention, plan.outputs) == (77, "sdpa", ("cls",))
     assert plan.reasons["token_budget"] == plan.reasons["attention"] == NAMED
 
@@ -57,4 +65,37 @@ def test_weights_that_do_not_fit_are_told_with_their_size(small, monkeypatch):
 
     monkeypatch.setattr(auto.PackedESM2, "from_fair_esm", full)
     with pytest.raises(Fault, match=rf"{small.path}: its weights, .* GB in float32, do not fit"):
-        load(small, options(EmbedOptions), CPU)
+        load(small, options(EmbedOptions), CPU, WORK)
+
+
+@pytest.mark.parametrize(
+    ("plan", "kind", "device", "capability", "reason"),
+    [
+        ({}, "cpu", CPU, None, None),
+        ({}, "cuda", CPU, None, "it is not a GPU"),
+        ({}, "cpu", CUDA, None, "it is not a CPU"),
+        ({"attention": "torch_varlen", "dtype": "float16"}, "cuda", CUDA, (9, 0), None),
+        (
+            {"attention": "torch_varlen", "dtype": "float16"},
+            *("cuda", CUDA, (7, 5)),
+            "attention torch_varlen: it does not run on a GPU of compute capability 7.5",
+        ),
+        ({"attention": "flash_attn_9"}, "cpu", CPU, None, "attention flash_attn_9: it is unknown"),
+        ({"kernels": "triton"}, "cpu", CPU, None, "kernels triton: Triton's kernels are for a GPU"),
+    ],
+)
+def test_a_device_that_cannot_go_on_with_a_plan_says_why(
+    plan, kind, device, capability, reason, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    found = unfit_reason(embed_plan(**plan), kind, Geometry(1, 64, 2), device)
+    assert found == reason or found.startswith(reason)
+
+
+@pytest.mark.cpu
+def test_a_plan_of_another_cpu_goes_on_where_its_attention_is_there():
+    from packedesm.esm2 import kernels
+
+    reason = unfit_reason(embed_plan(attention="varlen_cpu"), "cpu", Geometry(1, 64, 2), CPU)
+    missing = kernels.unavailable_reason(CPU, torch.float32, 32)
+    assert reason == (missing and f"attention varlen_cpu: {missing}")

@@ -1,11 +1,15 @@
 """What the job's own rate is set against."""
 
+import math
+
 import pytest
 import torch
-from torch import nn
 
+from packedesm.device import ceiling
 from packedesm.device.ceiling import measure_matmul_peak
+from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.linear import linear
+from tests.device.made_up_gpu import DEFAULT, GB, MadeUpGpu, empty_model
 
 
 def operators(work) -> set[str]:
@@ -16,9 +20,93 @@ def operators(work) -> set[str]:
 
 @pytest.mark.cpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_peak_is_taken_with_the_library_that_layers_use(dtype, monkeypatch):
-    monkeypatch.setattr("packedesm.device.ceiling._SIDE", {"cpu": 128})
-    layer = nn.Linear(8, 8, bias=False, dtype=dtype).requires_grad_(False)
-    used = operators(lambda: linear(torch.randn(8, 8).to(dtype), layer))
-    assert used - {"aten::randn", "aten::to"}
-    assert used <= operators(lambda: measure_matmul_peak(torch.device("cpu"), dtype))
+def test_the_peak_is_taken_with_the_library_that_layers_use(dtype):
+    model = empty_model(dtype)
+    x = torch.randn(8, 64, dtype=dtype)
+    used = operators(lambda: linear(x, model.layers[0].qkv))
+    assert used
+    assert used <= operators(lambda: measure_matmul_peak(model, 8))
+
+
+def measured(fake_cuda, monkeypatch, seconds, *, free=GB, tokens=512):
+    """Measure on a made-up GPU whose products take so long; return the peak and the GPU."""
+    with MadeUpGpu(monkeypatch, free=free, seconds=seconds) as gpu:
+        return measure_matmul_peak(empty_model(device=fake_cuda), tokens), gpu
+
+
+def at(rate):
+    return lambda shape: 2 * math.prod(shape) / rate
+
+
+def test_the_fastest_of_the_models_own_products_is_the_peak(fake_cuda, monkeypatch):
+    fast = (512, 256, 64)  # the second product of the feed-forward part
+
+    def seconds(shape):
+        return at(9e9 if shape == fast else 5e9)(shape)
+
+    peak, gpu = measured(fake_cuda, monkeypatch, seconds)
+    assert peak.flops == pytest.approx(9e9)
+    assert set(gpu.products) == {(512, 64, 192), (512, 64, 64), (512, 64, 256), fast}
+
+
+def test_it_is_a_rate_that_lasts(fake_cuda, monkeypatch):
+    work = 0.0
+
+    def seconds(shape):
+        """Twice as fast for the first tenth of a second, until the clock falls."""
+        nonlocal work
+        taken = at(2e9 if work < 0.1 else 1e9)(shape)
+        work += taken
+        return taken
+
+    peak, gpu = measured(fake_cuda, monkeypatch, seconds)
+    assert peak.flops == pytest.approx(1e9)
+    assert gpu.now > 1 + 4 * 0.1  # after four warm-ups
+
+
+def test_a_cpu_is_not_kept_longer_than_by_one_large_product(monkeypatch):
+    seen = []
+
+    def count(x, product):
+        seen.append(2 * len(x) * product.weight.numel())
+        return linear(x, product)
+
+    monkeypatch.setattr(ceiling, "linear", count)
+    for width in (64, 320, 480):
+        seen.clear()
+        model = empty_model(geometry=Geometry(1, width, width // 32))
+        assert measure_matmul_peak(model, 4096).flops > 0
+        assert sum(seen) <= 11 * 2 * 1024**3  # a product of 1,024 x 1,024, eleven times
+    assert sum(seen) > 0.9 * 22 * 1024**3  # and for as long
+
+
+def test_where_memory_is_short_fewer_tokens_are_taken(fake_cuda, monkeypatch):
+    peak, gpu = measured(fake_cuda, monkeypatch, at(1e9), free=2**20, tokens=1 << 20)
+    assert peak.flops == pytest.approx(1e9)
+    weights = sum(tensor.nbytes for tensor in empty_model().state_dict().values())
+    assert weights < gpu.peak_bytes < weights + 2**19
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "reason"),
+    [
+        (torch.OutOfMemoryError, "CUDA out of memory. Tried to allocate 2 GiB.", "out of memory"),
+        (RuntimeError, "CUDA error: unspecified launch failure\nCompile with", "launch failure"),
+    ],
+    ids=["memory", "another"],
+)
+def test_what_goes_wrong_becomes_the_reason(fake_cuda, monkeypatch, kind, text, reason, caplog):
+    def fail(_shape):
+        raise kind(text)
+
+    peak, gpu = measured(fake_cuda, monkeypatch, fail)
+    assert peak.flops is None
+    assert peak.reason.endswith(reason)
+    assert peak.reason in caplog.text
+    assert gpu.emptied == [{DEFAULT}]
+
+
+def test_no_memory_stays_with_the_stream_that_was_measured_on(fake_cuda, monkeypatch):
+    _, gpu = measured(fake_cuda, monkeypatch, at(1e9))
+    assert gpu.streams == {"another"}
+    assert gpu.emptied == [{DEFAULT}]  # where the weights are

@@ -11,7 +11,10 @@ from tests.typed import checkpoint, shard_run
 
 def test_a_run_is_read_as_it_was_written(tmp_path):
     run = shard_run(
-        outputs=("mean", "residue"), float32_rows=(3, 5), arrays={"mean": "0" * 64}, token_limit=512
+        outputs=("mean", "residue"),
+        float32_rows=(3, 5),
+        arrays={"mean": "0" * 64},
+        retried_packs=5,
     )
     run.write(tmp_path / "run.json")
     assert ShardRun.read(tmp_path / "run.json") == run

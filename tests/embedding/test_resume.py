@@ -9,13 +9,17 @@ import pytest
 
 from packedesm.embedding.commits import Commit
 from packedesm.embedding.pack import FinishedPack, PackStatistics
-from packedesm.embedding.resume import ShardState
+from packedesm.embedding.replan import Replan
+from packedesm.embedding.resume import Settled, ShardState
 from packedesm.errors import Damaged, Fault
 from packedesm.files import explained, read_json, write_record
+from packedesm.options import EmbedPlan
 from tests.typed import embed_plan
 
 OUTPUTS = ("mean", "residue")
-DECIDING = {"fasta_sha256": "a" * 64}
+ASKED = {"fasta_sha256": "a" * 64, "dtype": "auto"}
+CPU = {"kind": "cpu", "name": "a processor"}
+NUMBERS = range(100)  # of the packs of the plan
 
 
 def pack(number: int, records: int = 3) -> FinishedPack:
@@ -28,22 +32,40 @@ def pack(number: int, records: int = 3) -> FinishedPack:
     }
     times = {"wait_seconds": 0.0, "forward_seconds": 1.0, "finished_seconds": 1.5 * (number + 1)}
     statistics = PackStatistics(
-        number, records, int(residues.sum()), 60, 0.9, **times, splits=1, float32_records=0
+        number,
+        records,
+        int(residues.sum()),
+        60,
+        64,
+        0.9,
+        **times,
+        passes=1,
+        deferred_records=1 - number % 2,
+        float32_records=0,
     )
-    return FinishedPack(statistics, rows, residues, vectors, rows[number % 2 : 1])
+    deferred = np.array([1000 + number])[number % 2 :]
+    return FinishedPack(statistics, rows, residues, vectors, deferred)
 
 
-def adopt(state, *, token_budget=64, keep_budget=False, **deciding):
+GPU = {"kind": "cuda", "name": "NVIDIA H100"}
+
+
+def adopt(state, *, token_budget=64, device=CPU, **asked) -> EmbedPlan:
     """Fix the plan of an attempt and return it."""
-    plan = embed_plan(outputs=OUTPUTS, token_budget=token_budget)
-    return state.adopt(plan, DECIDING | deciding, keep_budget=keep_budget)
+    asked = ASKED | {"token_budget": token_budget} | asked
+    settled = state.settled(asked)
+    if settled is None:
+        budget = 64 if token_budget == "auto" else token_budget
+        settled = Settled(embed_plan(outputs=OUTPUTS, token_budget=budget), **device)
+    state.adopt(asked, settled)
+    return settled.plan
 
 
 def attempt(folder, numbers, *, packs=3, **changed) -> ShardState:
     """Let one attempt commit packs of these numbers, a file for every three."""
     state = ShardState(folder)
     adopt(state, **changed)
-    state.committed()
+    state.committed(NUMBERS)
     with state.committing(OUTPUTS, seconds=60, packs=packs) as commit:
         for number in numbers:
             commit(pack(number))
@@ -150,7 +172,7 @@ def test_a_damaged_commit_is_discarded_and_its_packs_are_done_again(tmp_path, da
         Commit.read(damaged)
     state = ShardState(tmp_path)
     adopt(state)
-    assert list(state.committed()) == [0, 1, 2]
+    assert list(state.committed(NUMBERS)) == [0, 1, 2]
     assert f"discarding {damaged}" in caplog.text
     assert not damaged.exists()
     assert state.attempts()["discarded_commits"] == 1
@@ -176,21 +198,53 @@ def test_another_input_or_configuration_starts_over_and_says_so(tmp_path, change
     assert state.attempts()["restarts"] == 0
 
 
-def test_a_budget_that_was_chosen_by_itself_is_taken_over(tmp_path):
-    attempt(tmp_path, range(4))
+def test_what_was_settled_holds_for_the_attempts_that_follow(tmp_path):
+    attempt(tmp_path, range(4), token_budget="auto", device=GPU)
     state = ShardState(tmp_path)
-    assert adopt(state, token_budget=99, keep_budget=True).token_budget == 64
-    assert list(state.committed()) == [0, 1, 2, 3]
+    settled = state.settled(ASKED | {"token_budget": "auto"})
+    assert settled == Settled(embed_plan(outputs=OUTPUTS), **GPU)
+    # Another GPU of that kind, with room for more.
+    adopt(state, token_budget="auto")
+    assert list(state.committed(NUMBERS)) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("name", ["plan.json", "owner.json", "limit.json"])
+def test_who_asks_for_what_was_settled_goes_on(tmp_path):
+    attempt(tmp_path, range(4), token_budget="auto")
+    state = attempt(tmp_path, [], token_budget=64, dtype="float32")
+    assert list(state.statistics()) == [0, 1, 2, 3]
+    assert list(attempt(tmp_path, [], token_budget="auto").statistics()) == [0, 1, 2, 3]
+
+
+def test_asking_for_auto_instead_of_a_name_starts_over(tmp_path, caplog):
+    attempt(tmp_path, range(4), dtype="float32")
+    assert list(attempt(tmp_path, [], dtype="auto").statistics()) == []
+    assert "dtype was 'float32', is 'auto'" in caplog.text
+
+
+def test_where_nothing_is_committed_nothing_is_settled(tmp_path, caplog):
+    attempt(tmp_path, [], device=GPU)
+    state = ShardState(tmp_path)
+    assert state.settled(ASKED | {"token_budget": 64}) is None
+    adopt(state, device=CPU)
+    assert attempt(tmp_path, [0]).settled(ASKED | {"token_budget": 64}).kind == "cpu"
+    assert "thrown away" not in caplog.text
+
+
+def test_looking_what_is_settled_deletes_nothing(tmp_path):
+    attempt(tmp_path, range(4))
+    before = {path.name for path in tmp_path.iterdir()}
+    assert ShardState(tmp_path).settled(ASKED | {"token_budget": 65}) is None
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["plan.json", "owner.json", "replans.json"])
 @pytest.mark.parametrize("content", ["", "{", '{"format": 1, "token'])
 def test_a_damaged_note_is_never_believed(tmp_path, name, content):
     attempt(tmp_path, range(4))
     (tmp_path / name).write_text(content)
     state = attempt(tmp_path, [])
     assert list(state.statistics()) == ([] if name == "plan.json" else [0, 1, 2, 3])
-    assert state.token_limit() is None
+    assert state.replans() == []
 
 
 def test_a_commit_of_another_plan_is_not_used(tmp_path, caplog):
@@ -253,7 +307,7 @@ def test_times_and_setup_of_attempts_add_up(tmp_path):
     first_setup, _ = first.setup_and_total_seconds()
     second = ShardState(tmp_path)
     adopt(second)
-    second.committed()
+    second.committed(NUMBERS)
     assert second.seconds_before == pack(3).statistics.finished_seconds
     with second.committing(OUTPUTS, seconds=60, packs=9) as commit:
         commit(pack(4))
@@ -263,10 +317,33 @@ def test_times_and_setup_of_attempts_add_up(tmp_path):
     assert total > second.seconds_before + setup
 
 
-def test_the_limit_of_the_memory_is_kept_for_the_next_attempt(tmp_path):
-    attempt(tmp_path, [0]).remember_limit(512)
-    assert attempt(tmp_path, []).token_limit() == 512
-    assert attempt(tmp_path, [], token_budget=1).token_limit() is None
+def test_what_was_planned_anew_is_kept_for_the_next_attempt(tmp_path):
+    replans = [Replan(32, packs=((3, 9), (11, 12))), Replan(16, float32=True, records=(4, 7))]
+    attempt(tmp_path, [0]).remember_replans(replans)
+    assert attempt(tmp_path, []).replans() == replans
+    assert attempt(tmp_path, [], token_budget=1).replans() == []
+
+
+def test_an_attempt_that_was_taken_over_does_not_plan_for_its_successor(tmp_path):
+    first, second = ShardState(tmp_path), ShardState(tmp_path)
+    adopt(second)
+    with pytest.raises(Fault, match="superseded"):
+        first.remember_replans([Replan(32)])
+    assert second.replans() == []
+
+
+def test_a_commit_with_a_pack_that_is_not_of_the_plan_is_discarded(tmp_path, caplog):
+    attempt(tmp_path, range(5))
+    state = ShardState(tmp_path)
+    adopt(state)
+    assert list(state.committed(range(4))) == [0, 1, 2]
+    assert "planned otherwise" in caplog.text
+    assert len(commits(tmp_path)) == 1
+
+
+def test_deferred_records_are_known_to_the_next_attempt(tmp_path):
+    attempt(tmp_path, range(5))
+    assert attempt(tmp_path, []).deferred() == [1000, 1002, 1004]
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,11 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from packedesm.embedding.lane import CpuLane
 from packedesm.embedding.pooling import pool
-from packedesm.embedding.runner import IN_FLIGHT, AsyncInferenceRunner
+from packedesm.embedding.runner import ON_GPU, AsyncInferenceRunner, PackTooLarge
 from packedesm.esm2.checkpoints import load_state
 from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.geometry import Geometry
@@ -16,8 +18,9 @@ from packedesm.packing.dataset import SequenceDataset
 from packedesm.packing.packer import plan_packs
 from tests.typed import embed_plan, policy
 
-POLICY = policy()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
+POLICY = policy()
 
 CPU = torch.device("cpu")
 BUDGET = 64
@@ -84,40 +87,207 @@ def test_waiting_for_data_is_measured(runner, packs):
 
 
 def test_writing_goes_on_beside_the_next_forward_pass(runner, packs):
-    threads = set()
-    started, overlapped = [], []
+    threads, read, at_first_write = set(), [], []
 
     def source():
-        for batch in packs[: IN_FLIGHT + 1]:
-            overlapped.append(len(started))
+        for batch in packs:
+            read.append(batch)
             yield batch
+        all_read.set()
 
     def sink(pack):
         threads.add(threading.current_thread())
-        started.append(pack)
-        time.sleep(0.1)
+        all_read.wait(timeout=5)
+        at_first_write.append(len(read))
 
+    all_read = threading.Event()
     runner.run(source(), sink)
     assert threading.main_thread() not in threads
-    # Three packs were asked for while the first was still being written.
-    assert overlapped[IN_FLIGHT - 1] <= 1
+    # A disk that takes its time, for a commit, holds nothing up.
+    assert at_first_write[0] == len(packs) > 3
 
 
-def test_at_most_three_packs_are_in_flight(runner, packs):
-    written, ahead = [], []
+def test_what_waits_for_the_disk_is_bounded_by_its_bytes(runner, packs, monkeypatch):
+    limit = 3000
+    monkeypatch.setattr("packedesm.embedding.writer.WAITING_BYTES", limit)
+    sizes, written, most = [], [], []
+    size = {tuple(batch.rows): 2 * 32 * 4 * len(batch.rows) for batch in packs}
 
     def source():
-        for number, batch in enumerate(packs):
-            ahead.append(number - len(written))
+        for batch in packs:
+            most.append(sum(sizes) - sum(written))
+            sizes.append(size[tuple(batch.rows)])
             yield batch
 
     def sink(pack):
-        time.sleep(0.005)
-        written.append(pack)
+        time.sleep(0.002)
+        written.append(sum(array.nbytes for array in pack.vectors.values()))
 
     runner.run(source(), sink)
-    # One more is read while the oldest of the three is waited for.
-    assert max(ahead) <= IN_FLIGHT + 1
+    assert written == sizes
+    # Beside what waits there is one pack in the sink, and a new one that waits for room.
+    assert limit / 2 < max(most) <= limit + max(sizes)
+
+
+class Lane:
+    """A device that computes a pack when it is waited for, and then may tell of its memory."""
+
+    def __init__(self, fails=()):
+        self.fails = list(fails)  # numbers of the launches whose packs do not fit
+        self.on_device = []
+        self.most = 0
+        self.launches = 0
+
+    def launch(self, batch, embed):
+        self.launches += 1
+        number = self.launches
+        self.on_device.append(batch)
+        self.most = max(self.most, len(self.on_device))
+
+        def collect():
+            self.on_device.remove(batch)
+            if number in self.fails:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return CpuLane().launch(batch, embed)()
+
+        return collect
+
+
+@pytest.fixture
+def on_gpu(model, monkeypatch):
+    """Return a function that gives a runner on a GPU whose lane is a given one."""
+
+    def make(lane):
+        monkeypatch.setattr("packedesm.embedding.runner.CudaLane", lambda _device: lane)
+        plan = embed_plan(outputs=("mean", "cls"), token_budget=BUDGET)
+        return AsyncInferenceRunner(model, plan, torch.device("cuda", 0))
+
+    return make
+
+
+def collected(runner, batches, **options):
+    seen = []
+    runner.run(batches, seen.append, **options)
+    return seen
+
+
+def assert_same(packs, expected):
+    for pack, other in zip(packs, expected, strict=True):
+        assert pack.rows.tolist() == other.rows.tolist()
+        for output, array in pack.vectors.items():
+            np.testing.assert_array_equal(array, other.vectors[output])
+
+
+def test_three_packs_are_on_a_gpu_while_the_disk_takes_its_time(runner, on_gpu, packs):
+    lane, all_launched = Lane(), threading.Event()
+
+    def source():
+        yield from packs
+        all_launched.set()
+
+    seen, in_time = [], []
+
+    def sink(pack):
+        in_time.append(all_launched.wait(timeout=5))
+        seen.append(pack)
+
+    on_gpu(lane).run(source(), sink)
+    assert all(in_time)
+    assert lane.most == ON_GPU
+    assert_same(seen, collected(runner, packs))
+
+
+def test_what_is_on_the_gpu_is_kept_when_the_job_is_stopped(on_gpu, packs):
+    def source():
+        yield from packs[:5]
+        raise SystemExit(143)
+
+    seen = []
+    with pytest.raises(SystemExit):
+        on_gpu(Lane()).run(source(), seen.append)
+    assert [pack.statistics.pack for pack in seen] == list(range(5))
+
+
+@pytest.mark.parametrize("fails", [[1], [2], [4], [1, 2, 3], [5, 6]])
+def test_a_pack_whose_memory_was_short_on_the_device_is_tried_again(runner, on_gpu, packs, fails):
+    lane = Lane(fails)
+    seen = collected(on_gpu(lane), packs)
+    assert_same(seen, collected(runner, packs))
+    assert [pack.statistics.pack for pack in seen] == list(range(len(packs)))
+    assert lane.launches == len(packs) + len(fails)
+    assert sum(pack.statistics.passes - 1 for pack in seen) == len(fails)
+    assert lane.most <= ON_GPU
+
+
+def test_all_but_a_pack_that_does_not_fit_are_handed_over(on_gpu, packs):
+    # It is the third, and the fifth launch: two were launched after it.
+    lane, seen = Lane([3, 6]), []
+    with pytest.raises(PackTooLarge) as caught:
+        on_gpu(lane).run(packs, seen.append)
+    assert (caught.value.number, caught.value.tokens) == (2, sum(packs[2].lengths))
+    assert caught.value.rows.tolist() == packs[2].rows.tolist()
+    assert [pack.statistics.pack for pack in seen] == [0, 1, 3, 4]
+    assert lane.on_device == []
+
+
+class FailAt(TorchDispatchMode):
+    """Let memory be short at the n-th operator that gives a new tensor, once."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and not function.is_view:
+            self.count += 1
+            if self.count == self.number:
+                raise RuntimeError("CUDA error: out of memory")
+        return result
+
+
+@pytest.mark.parametrize("place", ["launch", "collect"])
+def test_memory_that_is_short_at_any_allocation_changes_nothing(runner, on_gpu, packs, place):
+    two = packs[-2:]
+    quiet, counter = collected(runner, two), FailAt(0)
+    with counter:
+        collected(runner, two[:1])
+    assert counter.count > 30
+    for number in range(1, counter.count + 1):
+        other = runner if place == "launch" else on_gpu(Lane())
+        with FailAt(number):
+            seen = collected(other, two)
+        assert_same(seen, quiet)
+        assert [pack.statistics.passes for pack in seen] == [2, 1]
+
+
+def test_records_that_are_not_finite_are_left_out_and_named(model, packs):
+    class Half:
+        def forward_packed(self, *arguments, cu_seqlens, **options):
+            hidden = model.forward_packed(*arguments, cu_seqlens=cu_seqlens, **options)
+            lengths = cu_seqlens.diff()
+            hidden[(lengths == 22).repeat_interleave(lengths)] = torch.inf
+            return hidden
+
+    outputs = ("mean", "residue")
+    plan = embed_plan(outputs=outputs, token_budget=BUDGET)
+    expected = collected(AsyncInferenceRunner(model, plan, CPU), packs)
+    seen = collected(AsyncInferenceRunner(Half(), plan, CPU), packs)
+    tokens = np.array([len(sequence) + 2 for sequence in SEQUENCES])
+    assert sum(len(pack.deferred) for pack in seen) == (tokens == 22).sum() > 1
+    for pack, other in zip(seen, expected, strict=True):
+        bad = tokens[other.rows] == 22
+        assert pack.deferred.tolist() == other.rows[bad].tolist()
+        assert pack.rows.tolist() == other.rows[~bad].tolist()
+        np.testing.assert_array_equal(pack.vectors["mean"], other.vectors["mean"][~bad])
+        lines = np.repeat(~bad, other.residues)
+        np.testing.assert_array_equal(pack.vectors["residue"], other.vectors["residue"][lines])
+        told = pack.statistics
+        assert told.deferred_records == bad.sum()
+        assert (told.records, told.tokens) == ((~bad).sum(), tokens[pack.rows].sum())
+        assert told.residues == pack.residues.sum()
+        assert told.fill == told.tokens / BUDGET
 
 
 def test_a_fault_while_writing_stops_the_run(runner, packs):

@@ -102,8 +102,8 @@ def test_it_predicts_hidden_residues_better_than_their_frequencies(encoder, head
     losses = {"model": [], "unigram": []}
     for _, batch in packs(chosen):
         drawn = torch.rand(len(batch.residue_tokens), generator=generator) < 0.15
-        places = batch.residue_tokens[drawn]
-        answers = batch.input_ids[places]
+        places = batch.residue_tokens[drawn].long()
+        answers = batch.input_ids[places].long()
         hidden = encoder.forward_packed(
             **{**batch.inputs, "input_ids": batch.input_ids.index_fill(0, places, MASK)}
         )

@@ -15,8 +15,9 @@ from packedesm.errors import UserError
 from packedesm.esm2.attention import BACKENDS, select_backend
 from packedesm.esm2.checkpoints import load_state
 from packedesm.esm2.fair_esm import load_archive, write_random_checkpoint
+from packedesm.esm2.fused import select_kernels
 from packedesm.esm2.geometry import Geometry
-from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.model import KERNELS, PackedESM2
 from packedesm.esm2.registry import MODELS
 from packedesm.report.reference import Reference
 
@@ -265,14 +266,17 @@ def test_half_precision_weights_in_the_file_are_used_in_float32(tmp_path, tiny):
 def test_every_backend_on_every_device(
     eight_million, forty, forty_expected, device, dtype, attention
 ):
-    pair = eight_million
+    pair, place = eight_million, torch.device(device)
     try:
-        select_backend(attention, torch.device(device), dtype, pair.geometry.head_dim)
+        select_backend(attention, place, dtype, pair.geometry.head_dim)
     except UserError as error:
         pytest.skip(str(error))
     # Every second by length, the longest among them.
     half = sorted(range(len(forty)), key=lambda i: len(forty[i]), reverse=True)[::2]
     model = PackedESM2.from_fair_esm(pair.state, pair.geometry, dtype, device)
-    for model.fused in (False, True) if device == "cuda" else (False,):
+    for kernels in KERNELS:
+        if select_kernels(pair.geometry, dtype, place, demanded=kernels).name != kernels:
+            continue
+        model.use_kernels(kernels)
         found = embed(model, [forty[i] for i in half], attention)
         assert_equal(dtype, found, [forty_expected[i] for i in half])

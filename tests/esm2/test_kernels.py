@@ -19,7 +19,7 @@ from packedesm.esm2.attention import (
     select_backend,
     varlen_attention,
 )
-from packedesm.esm2.model import rotate
+from packedesm.esm2.steps import rotate
 from tests.esm2.test_attention import packed, textbook
 
 CPU = torch.device("cpu")

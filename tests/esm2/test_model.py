@@ -9,8 +9,9 @@ from packedesm.errors import UserError
 from packedesm.esm2.checkpoints import load_state
 from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.geometry import Geometry
-from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.model import KERNELS, PackedESM2
 from packedesm.esm2.registry import MODELS
+from packedesm.esm2.steps import embed
 from packedesm.esm2.weights import tensor_shapes
 
 SMALL = Geometry(layers=2, width=32, heads=4)
@@ -132,11 +133,11 @@ def test_weights_do_not_share_memory_with_the_checkpoint(state):
         changed.copy_(original)
 
 
-def test_a_cast_of_the_whole_module_leaves_the_rotary_phases_in_float32(state):
+def test_a_cast_of_the_whole_module_leaves_the_rotary_frequencies_in_float32(state):
     model = PackedESM2.from_fair_esm(state, SMALL)
-    positions = torch.arange(1024)
-    before = model._rotary(positions)
-    assert torch.equal(model.bfloat16()._rotary(positions), before)
+    before = model.frequencies.clone()
+    assert before.dtype == torch.float32
+    assert torch.equal(model.bfloat16().frequencies, before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -148,10 +149,9 @@ def test_the_result_has_the_dtype_of_the_weights(state, dtype):
 
 
 def test_masked_embeddings_are_zero_and_the_others_scaled_per_sequence(state):
-    model = PackedESM2.from_fair_esm(state, SMALL)
-    input_ids = torch.tensor([0, MASK, 7, 2, 0, 7, 2])  # one of 4 masked, none of 3
-    found = model._embed(input_ids, torch.tensor([0, 4, 7], dtype=torch.int32))
     table = state["embed_tokens.weight"]
+    input_ids = torch.tensor([0, MASK, 7, 2, 0, 7, 2])  # one of 4 masked, none of 3
+    found = embed(input_ids, torch.tensor([0, 4, 7], dtype=torch.int32), table)
     torch.testing.assert_close(found[1], torch.zeros(SMALL.width))
     torch.testing.assert_close(found[2], table[7] * 0.88 / 0.75)
     torch.testing.assert_close(found[5], table[7] * 0.88)
@@ -183,11 +183,11 @@ def test_no_operation_of_the_forward_pass_copies_to_the_host(state):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no NVIDIA GPU")
-@pytest.mark.parametrize("attention", ["sdpa", "torch_varlen"])
-@pytest.mark.parametrize("fused", [False, True])
-def test_the_forward_pass_does_not_wait_for_the_gpu(state, attention, fused):
+@pytest.mark.parametrize("attention", ["sdpa", "torch_varlen", "memory_efficient"])
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_the_forward_pass_does_not_wait_for_the_gpu(state, attention, kernels):
     model = PackedESM2.from_fair_esm(state, SMALL, torch.float16, "cuda")
-    model.fused = fused
+    model.use_kernels(kernels)
     input_ids = torch.tensor([0, 5, 2, 0, 6, 7, 2], device="cuda")
     positions = torch.tensor([0, 1, 2, 0, 1, 2, 3], device="cuda")
     cu_seqlens = torch.tensor([0, 3, 7], dtype=torch.int32, device="cuda")

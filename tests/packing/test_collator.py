@@ -1,5 +1,6 @@
 import esm
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -59,3 +60,21 @@ def test_moving_a_batch_keeps_every_field():
     assert moved.input_ids.device.type == moved.residue_index.device.type == "meta"
     assert moved.rows is batch.rows
     assert moved.lengths == batch.lengths
+
+
+@pytest.mark.parametrize("spans", [None, [(0, 3), (2, 5)]], ids=["whole", "windows"])
+def test_a_pack_is_one_buffer_that_holds_aligned_tensors_and_no_more(spans):
+    batch = VarlenCollator()([protein(0, "ACD"), protein(1, "MKVLW", spans)])
+    assert [name for name, x in vars(batch).items() if isinstance(x, torch.Tensor)] == ["numbers"]
+    names = ("input_ids", "positions", "cu_seqlens", "residue_tokens", "residue_index")
+    names += ("record_residues", "record_windows")
+    parts = [part for name in names if (part := getattr(batch, name)) is not None]
+    assert len(parts) == 6 + bool(spans)
+    places = [part.storage_offset() for part in parts]
+    assert all(place % 4 == 0 for place in places)  # 16 bytes
+    for place, part, following in zip(
+        places, parts, [*places[1:], len(batch.numbers)], strict=True
+    ):
+        assert part.dtype == torch.int32
+        assert part.untyped_storage().data_ptr() == batch.numbers.untyped_storage().data_ptr()
+        assert 0 <= following - place - len(part) < 4

@@ -119,7 +119,7 @@ def test_an_error_while_the_timer_is_cancelled_does_not_hold_up_the_end(shard, m
     monkeypatch.setattr(threading.Timer, "cancel", cancel)
     dataset = SequenceDataset(shard(*SEQUENCES).shard_fasta(0), POLICY)
     loader = create_async_dataloader(
-        dataset, [[5]], workers=1, pin_memory=False, seed=1, patience=15
+        dataset, [[5]], workers=1, pin_memory=False, seed=1, patience=120
     )
     with pytest.raises(RuntimeError, match="is killed"):
         next(iter(loader))

@@ -62,7 +62,8 @@ def _write_job(paths: Paths, shard: int, asked: EmbedOptions, changes: dict) -> 
         tokens, items = int(packs.tokens[pack]), packs[pack]
         counts = (pack, len(items), int(dataset.embedded_lengths[items].sum()), tokens)
         times = (0.1, 0.4, PACK_SECONDS * (pack + 1))
-        statistics.append(PackStatistics(*counts, tokens / max(tokens, BUDGET), *times, 1, 0))
+        fill = (BUDGET, tokens / max(tokens, BUDGET))
+        statistics.append(PackStatistics(*counts, *fill, *times, 1, 0, 0))
     write_packs(paths.shard_packs(shard), statistics)
     seconds = PACK_SECONDS * len(packs)
     facts = {

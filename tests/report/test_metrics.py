@@ -134,6 +134,25 @@ def test_gpu_samples_become_means_peak_and_energy(tmp_path):
     assert metrics["throughput"]["all"]["energy_j"] == 450
 
 
+def test_readings_that_were_refused_are_left_out_of_means_and_peaks(tmp_path):
+    samples = [
+        {
+            "seconds": second,
+            "utilisation_percent": utilisation,
+            "memory_bytes": memory,
+            "power_w": None,
+            "sm_clock_mhz": 1700,
+        }
+        for second, (utilisation, memory) in enumerate([(90, None), (None, 7), (100, 5)])
+    ]
+    gpu = {"available": True, "reason": "NVML: …", "samples": samples, "energy_j": None}
+    metrics = write_metrics(write_run(tmp_path, FASTA, 1, run={"gpu": gpu}), 1)
+    seen = metrics["runs"][0]["gpu"]
+    assert (seen["utilisation_percent"], seen["power_w"], seen["sm_clock_mhz"]) == (95, None, 1700)
+    assert (seen["peak_memory_bytes"], seen["energy_j"]) == (7, None)
+    assert metrics["throughput"]["all"]["gpu_utilisation_percent"] == 95
+
+
 def test_input_is_described_with_its_repeats_and_changes(paths):
     metrics = write_metrics(paths, 1)
     assert {**metrics, RECORD_DIGEST: ANY} == read_record(paths.metrics)
@@ -176,7 +195,8 @@ def test_a_clock_that_is_set_back_makes_no_negative_time(paths):
 
 
 def test_recoveries_of_all_jobs_are_counted(tmp_path):
-    disturbed = {"restarts": 2, "recomputed_packs": 5, "discarded_commits": 1, "split_packs": 3}
+    disturbed = {"restarts": 2, "recomputed_packs": 5, "discarded_commits": 1}
+    disturbed |= {"retried_packs": 3, "replanned_packs": 4}
     # Row 2 is the first of two identical sequences: the vector of row 4 is the same.
     disturbed["float32_rows"] = (2,)
     paths = write_run(tmp_path / "sample", FASTA, 1, run=disturbed)

@@ -194,6 +194,16 @@ def test_what_a_gpu_did_is_shown(tmp_path):
     assert "the job ran on a CPU" not in text
 
 
+def test_what_a_gpu_did_not_tell_is_unknown(tmp_path):
+    sample = {"utilisation_percent": None, "memory_bytes": None, "power_w": None}
+    sample |= {"seconds": 0.0, "sm_clock_mhz": 1755}
+    refused = "NVML: power_w: Not Supported"
+    gpu = {"available": True, "reason": refused, "samples": [sample], "energy_j": None}
+    text = Page(report(tmp_path, run={"gpu": gpu})).text
+    assert "laptop unknown unknown unknown 1,755 MHz unknown" in text
+    assert f"not measured: {refused}" in text
+
+
 def test_the_same_run_makes_the_same_page(tmp_path, html):
     again = report(tmp_path / "proteins", records=[record()])
     # The input's path is all that differs.
@@ -242,3 +252,26 @@ def test_the_demo_model_is_said_to_be_for_trying_only(tmp_path, html):
     said = "For trying the software, not for science"
     assert said in report(tmp_path, records=[record()], run={"checkpoint": checkpoint(demo=True)})
     assert said not in html
+
+
+def test_an_unknown_peak_has_its_reason_and_no_share(tmp_path):
+    reason = "matrix products could not be timed: out of memory"
+    html = report(tmp_path / "r", run={"matmul_peak_flops": None, "matmul_peak_reason": reason})
+    assert f"(unknown: {reason})" in Page(html).text
+    assert "A share above" not in html
+
+
+def test_a_share_above_the_peak_is_explained(tmp_path):
+    html = report(tmp_path / "r", run={"matmul_peak_flops": 1e9})  # the packs reach twice that
+    assert "200.0%" in Page(html).text
+    assert "A share above 100% says" in Page(html).text
+
+
+def test_what_a_gpu_computes_in_lower_precision_is_said(tmp_path, html):
+    assert "TF32" not in html  # of a CPU
+    device = {"kind": "cuda", "name": "a GPU", "uuid": "GPU-1", "memory_bytes": 1, "threads": 2}
+    exact = Page(report(tmp_path / "exact", run={"device": device})).text
+    assert "on the GPU no TF32, sums of products in float32" in exact
+    precision = {"tf32": True, "float16_sums": False, "bfloat16_sums": False}
+    coarse = report(tmp_path / "tf32", run={"device": device, "precision": precision})
+    assert "on the GPU tf32" in Page(coarse).text

@@ -58,6 +58,7 @@ def configure(tmp_path_factory, uniprot_500):
             fasta=str(fasta),
             model=str(model),
             shards=SHARDS,
+            device="cpu",  # Slurm names GPUs that are not there
             max_length=200,
             token_budget=256,
             commit_packs=1,

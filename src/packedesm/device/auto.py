@@ -7,17 +7,20 @@ from contextlib import contextmanager
 
 import torch
 
+from packedesm.device.hardware import check_dtype
 from packedesm.device.memory import out_of_memory
-from packedesm.device.token_budget import fastest_budget
+from packedesm.device.token_budget import Workload, fastest_budget
 from packedesm.errors import Fault
-from packedesm.esm2.attention import select_backend
+from packedesm.esm2.attention import select_backend, unavailable_reason
 from packedesm.esm2.checkpoints import load_state, reading_weights
 from packedesm.esm2.fused import select_kernels
+from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
 from packedesm.options import EmbedOptions, EmbedPlan
 
 NAMED = "named in the configuration"
+_KINDS = {"cuda": "GPU", "cpu": "CPU"}
 
 # Tokens per pack: more gain nothing on a CPU, and only leave the caches.
 _CPU_BUDGET = 4096
@@ -27,9 +30,14 @@ _VECTORS_PER_TOKEN = 24
 
 
 def load(
-    checkpoint: Checkpoint, options: EmbedOptions, device: torch.device
+    checkpoint: Checkpoint, options: EmbedOptions, device: torch.device, workload: Workload
 ) -> tuple[EmbedPlan, PackedESM2]:
     """Resolve the options on `device`, and return the plan and the model, which is there.
+
+    Parameters
+    ----------
+    workload
+        What the token budget is to be the fastest for.
 
     Raises
     ------
@@ -42,11 +50,11 @@ def load(
     output_dtype, output_reason = resolve_output_dtype(options.output_dtype, dtype)
     number = getattr(torch, dtype)
     backend = select_backend(options.attention, device, number, checkpoint.geometry.head_dim)
-    with _weights_fit(checkpoint, dtype):
-        model = load_model(checkpoint, number, device)
     kernels = select_kernels(checkpoint.geometry, number, device)
-    model.fused = kernels.name == "triton"
-    budget, budget_reason = resolve_token_budget(options.token_budget, model, backend.name)
+    model = load_fitting(checkpoint, dtype, kernels.name, device)
+    budget, budget_reason = resolve_token_budget(
+        options.token_budget, model, backend.name, workload
+    )
     plan = EmbedPlan(
         dtype=dtype,
         output_dtype=output_dtype,
@@ -65,9 +73,42 @@ def load(
     return plan, model
 
 
+def unfit_reason(
+    plan: EmbedPlan, kind: str, geometry: Geometry, device: torch.device
+) -> str | None:
+    """Return why `device` cannot go on with a plan that was settled on another, or None.
+
+    Parameters
+    ----------
+    kind
+        Of the device that the plan was settled on, ``cuda`` or ``cpu``.
+    """
+    if device.type != kind:
+        return f"it is not a {_KINDS[kind]}"
+    dtype = getattr(torch, plan.dtype)
+    if reason := unavailable_reason(plan.attention, device, dtype, geometry.head_dim):
+        return f"attention {plan.attention}: {reason}"
+    if plan.kernels != "torch":
+        found = select_kernels(geometry, dtype, device, demanded=plan.kernels)
+        if found.name != plan.kernels:
+            return f"kernels {plan.kernels}: {found.reason}"
+    return None
+
+
+def load_fitting(
+    checkpoint: Checkpoint, dtype: str, kernels: str, device: torch.device
+) -> PackedESM2:
+    """Return the model of a job, with its kernels; Fault if it does not fit into memory."""
+    with _weights_fit(checkpoint, dtype):
+        model = load_model(checkpoint, getattr(torch, dtype), device)
+    model.use_kernels(kernels)
+    return model
+
+
 def resolve_dtype(dtype: str, device: torch.device) -> tuple[str, str]:
     """Return the number format of the computation on `device`, and why."""
     if dtype != "auto":
+        check_dtype(device, dtype)
         return dtype, NAMED
     if device.type == "cuda":
         return "float16", "chosen automatically on a GPU"
@@ -83,7 +124,7 @@ def resolve_output_dtype(output_dtype: str, dtype: str) -> tuple[str, str]:
 
 
 def resolve_token_budget(
-    token_budget: int | str, model: PackedESM2, attention: str
+    token_budget: int | str, model: PackedESM2, attention: str, workload: Workload
 ) -> tuple[int, str]:
     """Return the tokens per pack, and why; ``auto`` depends on `model` and the device it is on.
 
@@ -98,8 +139,9 @@ def resolve_token_budget(
     free, _total = torch.cuda.mem_get_info(weight.device)
     per_token = _VECTORS_PER_TOKEN * model.geometry.width * weight.itemsize
     fitting = free // 2 // per_token // 1024 * 1024
-    budget = fastest_budget(model, attention, max(1024, fitting))
-    return budget, "chosen automatically: measured on this kind of GPU, within its free memory"
+    budget = fastest_budget(model, attention, max(1024, fitting), workload)
+    reason = "measured on this kind of GPU with packs of such proteins, within its free memory"
+    return budget, f"chosen automatically: {reason}"
 
 
 def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> PackedESM2:

@@ -1,163 +1,96 @@
-"""Find the GPUs, and lease one so that two local jobs do not share it while another is free."""
+"""Which GPUs this process may use, of those that the machine has."""
 
 from __future__ import annotations
 
-import logging
 import os
-import stat
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import pynvml
-from filelock import FileLock, Timeout
+from packedesm.device.driver import uuids_in_cuda_order
+from packedesm.device.nvml import Gpu, Inventory, inventory
 
-from packedesm.errors import Fault, plural
-
-logger = logging.getLogger(__name__)
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+# What people and schedulers write there so that a process sees no GPU.
+_HIDING = ("", "-1", "none", "void", "NoDevFiles")
+# Where Slurm names the GPUs that it has given to a job.
+_SLURM = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
+_PREFIXES = ("GPU-", "MIG-")
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """One NVIDIA GPU."""
+class Visible:
+    """The GPUs that this process may use."""
 
-    uuid: str
-    name: str
-    memory_bytes: int
-
-
-@contextmanager
-def nvml() -> Iterator[None]:
-    """Open NVML; raises `pynvml.NVMLError` where there is no NVIDIA driver."""
-    pynvml.nvmlInit()
-    try:
-        yield
-    finally:
-        pynvml.nvmlShutdown()
+    gpus: tuple[Gpu, ...]
+    unread: tuple[str, ...]  # others that are there and cannot be read, each with the reason
+    reason: str  # why there is none, where there is none
+    expected: bool  # whether machine, environment or Slurm says that there is one
 
 
-def visible_gpus() -> tuple[list[Gpu], str]:
+def visible_gpus() -> Visible:
     """Return the GPUs this process may use, and where there is none, why.
 
-    ``CUDA_VISIBLE_DEVICES`` is honoured, as numbers or as UUIDs. CUDA is not initialised.
+    ``CUDA_VISIBLE_DEVICES`` is honoured, as numbers or as UUIDs, of GPUs or of MIG slices. CUDA is
+    not initialised. An entry that NVML does not know may still be one for CUDA: it is a `Gpu`
+    known by that entry alone.
     """
-    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if wanted is not None and wanted.strip() in ("", "-1", "NoDevFiles"):
-        return [], "CUDA_VISIBLE_DEVICES hides every GPU"
-    try:
-        with nvml():
-            count = pynvml.nvmlDeviceGetCount()
-            gpus = [_describe(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(count)]
-    except pynvml.NVMLError as error:
-        return [], f"no NVIDIA GPU: {error}"
-    return select(gpus, wanted), "no GPU matches CUDA_VISIBLE_DEVICES"
+    wanted = os.environ.get(VISIBLE)
+    entries = None if wanted is None else [entry.strip() for entry in wanted.split(",")]
+    if entries and entries[0] in _HIDING:
+        return Visible((), (), f"{VISIBLE} hides every GPU", expected=False)
+    found = inventory()
+    gpus = found.gpus if entries is None else tuple(_named(found, entries))
+    why = "; ".join(found.unread) or found.driver or "the driver shows none"
+    if found.gpus:
+        why = f"the machine has {', '.join(map(str, found.gpus))}"
+    asked = [f"{name}={value}" for name in (VISIBLE, *_SLURM) if (value := os.environ.get(name))]
+    reason = f"{asked[0]} gives no NVIDIA GPU: {why}" if asked else f"no NVIDIA GPU: {why}"
+    return Visible(gpus, found.unread, reason, expected=bool(asked or found.unread))
 
 
-def select(gpus: Sequence[Gpu], wanted: str | None) -> list[Gpu]:
-    """Return those of `gpus` that ``CUDA_VISIBLE_DEVICES=wanted`` shows, in its order.
+def select(gpus: Sequence[Gpu], entries: Sequence[str]) -> list[Gpu]:
+    """Return those of `gpus` that the entries of ``CUDA_VISIBLE_DEVICES`` name, in their order.
 
-    As in CUDA, a UUID may be shortened to a prefix, and the list ends at the first unknown entry.
+    As in CUDA, a number is a place in `gpus`, a UUID may be shortened to a prefix, and the list
+    ends at the first entry that can be none. A UUID that is none of theirs stands for itself.
     """
-    if wanted is None:
-        return list(gpus)
-    chosen = []
-    for entry in (part.strip() for part in wanted.split(",")):
+    chosen: list[Gpu] = []
+    for entry in entries:
         if entry.isdecimal():
-            matches = [gpus[int(entry)]] if int(entry) < len(gpus) else []
+            matches = list(gpus[int(entry) : int(entry) + 1])
+        elif entry.startswith(_PREFIXES):
+            matches = [gpu for gpu in gpus if gpu.uuid.startswith(entry)] or [Gpu(entry, entry)]
         else:
-            matches = [gpu for gpu in gpus if entry and gpu.uuid.startswith(entry)]
+            matches = []
         if len(matches) != 1:
             break
-        chosen += matches
+        chosen += [gpu for gpu in matches if gpu not in chosen]
     return chosen
 
 
-def shard_count(shards: int | str) -> int:
+def gpu_count(device: str) -> int:
+    """Return how many GPUs jobs here share, under a `device` of the configuration."""
+    return 0 if device == "cpu" else len(visible_gpus().gpus)
+
+
+def shard_count(shards: int | str, device: str) -> int:
     """Return the number of shards; ``auto`` is one per visible GPU, else one."""
-    return max(1, len(visible_gpus()[0])) if shards == "auto" else int(shards)
+    return max(1, gpu_count(device)) if shards == "auto" else int(shards)
 
 
-def lease_folder() -> Path:
-    """Return the folder of this user's leases, made if it is missing.
-
-    It lies in the folder that the system gives the user while he is logged in, whether or not this
-    process was told of it, so that jobs and shells find the same one; else in the temporary folder.
-
-    Raises
-    ------
-    Fault
-        If what is there is a link, or another user's, or others may write to it.
-    """
-    user = os.getuid()
-    runtime = Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{user}"))
-    base = runtime if _is_private(runtime) else Path(tempfile.gettempdir())
-    folder = base / f"packedesm-gpus-{user}"
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    if not _is_private(folder):
-        raise Fault(
-            f"{folder}: is a link, or not a folder that you alone may write to; remove it, or set "
-            "TMPDIR to a folder of your own"
-        )
-    return folder
+def _named(found: Inventory, entries: Sequence[str]) -> list[Gpu]:
+    if not found.gpus:  # of NVML there is nothing to learn: CUDA may know every entry
+        return [Gpu(entry, entry) for entry in dict.fromkeys(entries)]
+    if any(entry.isdecimal() for entry in entries) and not _numbers_are_plain(found):
+        uuids = uuids_in_cuda_order()
+        if uuids is not None:
+            known = {gpu.uuid.partition("-")[2]: gpu for gpu in found.gpus}
+            return [known.get(uuid) or Gpu(f"GPU-{uuid}", f"GPU-{uuid}") for uuid in uuids]
+    return select(found.gpus, entries)
 
 
-def _is_private(folder: Path) -> bool:
-    """Tell whether it is a folder, no link to one, that this user owns and alone may write to."""
-    try:
-        found = folder.lstat()
-    except OSError:
-        return False
-    own = found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return own and stat.S_ISDIR(found.st_mode)
-
-
-@contextmanager
-def lease(
-    gpus: Sequence[Gpu], folder: Path | None = None, poll_seconds: float = 1.0
-) -> Iterator[Gpu]:
-    """Hold one of `gpus` for this process alone; wait while other jobs hold them all.
-
-    The lease is an operating system lock on a file named by the GPU's UUID: when its holder dies,
-    however it dies, the lock is gone. It binds packedesm jobs of one user on one machine; between
-    users and machines the cluster's scheduler decides.
-
-    Parameters
-    ----------
-    gpus
-        At least one GPU.
-    folder
-        Where the lock files lie; default: `lease_folder`.
-    poll_seconds
-        How often the locks are tried while all are held.
-    """
-    folder = folder or lease_folder()
-    waiting = False
-    while True:
-        for gpu in gpus:
-            lock = FileLock(folder / f"{gpu.uuid}.lock")
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:
-                continue
-            try:
-                yield gpu
-            finally:
-                lock.release()
-            return
-        if not waiting:
-            logger.info("waiting: other jobs hold every GPU (%s)", plural(len(gpus), "GPU"))
-            waiting = True
-        time.sleep(poll_seconds)
-
-
-def _describe(handle: Any) -> Gpu:
-    return Gpu(
-        uuid=pynvml.nvmlDeviceGetUUID(handle),
-        name=pynvml.nvmlDeviceGetName(handle),
-        memory_bytes=pynvml.nvmlDeviceGetMemoryInfo(handle).total,
-    )
+def _numbers_are_plain(found: Inventory) -> bool:
+    """Tell whether NVML and CUDA must number these GPUs alike."""
+    whole = all(gpu.uuid.startswith("GPU-") for gpu in found.gpus) and not found.unread
+    by_bus = os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    return whole and (by_bus or len({gpu.name for gpu in found.gpus}) == 1)

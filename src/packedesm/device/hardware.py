@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from packedesm.device.gpus import lease, visible_gpus
+from packedesm.device.gpus import VISIBLE, visible_gpus
+from packedesm.device.lease import Unusable, freest_first, lease
+from packedesm.device.nvml import Gpu, driver_version
+from packedesm.device.trial import product_fault, trial_in_a_process
+from packedesm.errors import Fault, UserError
 
 logger = logging.getLogger(__name__)
+
+# The first GPUs, by compute capability, that compute in bfloat16: Ampere.
+_BFLOAT16 = (8, 0)
 
 
 @dataclass(frozen=True)
@@ -46,26 +54,119 @@ class Device:
 
 
 @contextmanager
-def leased_device() -> Iterator[Device]:
-    """Give the device of this job, a leased GPU or else the CPU."""
-    gpus, reason = visible_gpus()
-    if device_kind() == "cpu":
-        if gpus:
-            logger.warning("running on the CPU: this build of torch cannot use %s", gpus[0].name)
-        else:
-            logger.info("running on the CPU: %s", reason)
+def leased_device(device: str = "auto") -> Iterator[Device]:
+    """Give the device of this job, a leased GPU or else the CPU.
+
+    From then on CUDA shows this process that GPU alone, as its first, so this must come before
+    anything else that touches CUDA. Which GPU that is cannot be changed once CUDA has started: a
+    later lease in the same process waits for the same one.
+
+    Parameters
+    ----------
+    device
+        ``cpu``; ``cuda``, a GPU; or ``auto``, a GPU where there is one.
+
+    Raises
+    ------
+    UserError
+        If `device` is ``cuda`` and there is no GPU.
+    Fault
+        If machine, environment or Slurm shows a GPU, and none can be used.
+    """
+    gpus, reason = job_gpus(device)
+    if not gpus:
+        logger.info("running on the CPU: %s", reason)
         yield Device.of(torch.device("cpu"))
         return
-    with lease(gpus) as gpu:
-        device = torch.device("cuda", gpus.index(gpu))
-        torch.cuda.set_device(device)
+    with ExitStack() as stack:
+        try:
+            gpu = stack.enter_context(_settled(gpus))
+        except Unusable as unusable:
+            raise Fault(f"no GPU can be used: {unusable}; {_remedy()}") from None
         logger.info("running on %s, %s", gpu.name, gpu.uuid)
-        yield Device.of(device, gpu.uuid)
+        yield Device.of(torch.device("cuda", 0), gpu.uuid)
 
 
-def device_kind() -> str:
+def device_kind(device: str) -> str:
     """Return what kind of device a job gets here, ``cuda`` or ``cpu``."""
-    return "cuda" if visible_gpus()[0] and torch.cuda.is_available() else "cpu"
+    return "cuda" if job_gpus(device)[0] else "cpu"
+
+
+def job_gpus(device: str) -> tuple[list[Gpu], str]:
+    """Return the GPUs that a job may take, the best first, and why it runs on the CPU if none.
+
+    Parameters and exceptions are those of `leased_device`, of what can be told without CUDA.
+    """
+    if device == "cpu":
+        return [], "device is cpu"
+    visible = visible_gpus()
+    for other in visible.unread:
+        logger.warning("a GPU cannot be read and is left out: %s", other)
+    if visible.gpus:
+        if torch.version.cuda is None:
+            names = ", ".join(map(str, visible.gpus))
+            raise Fault(f"{names}: this torch cannot use a GPU; {_remedy()}")
+        return freest_first(visible.gpus), ""
+    if device == "cuda":
+        raise UserError(f"device is cuda: {visible.reason}; run where there is one, or say auto")
+    if visible.expected:
+        raise Fault(f"{visible.reason}; {_remedy()}")
+    return [], visible.reason
+
+
+def check_dtype(device: torch.device, dtype: str) -> None:
+    """Raise UserError if `device` does not compute in `dtype`."""
+    if device.type != "cuda" or dtype != "bfloat16":
+        return
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _BFLOAT16:
+        has, needs = (".".join(map(str, version)) for version in (capability, _BFLOAT16))
+        raise UserError(
+            f"dtype bfloat16: {torch.cuda.get_device_name(device)} does not compute in it (compute "
+            f"capability {has}, and it takes {needs}); name float16 or float32"
+        )
+
+
+@contextmanager
+def _settled(gpus: list[Gpu]) -> Iterator[Gpu]:
+    """Lease one of `gpus`, let CUDA start on it alone, and see that it computes.
+
+    Raises
+    ------
+    Unusable
+        If none can be used.
+    """
+    # Only who has a choice pays for a trial that leaves it open.
+    trial = trial_in_a_process if len(gpus) > 1 else lambda _gpu: None
+    with lease(gpus, trial=trial) as gpu:
+        os.environ[VISIBLE] = gpu.uuid
+        place = torch.device("cuda", 0)
+        if (fault := product_fault(place)) is not None:
+            raise Unusable(f"{gpu}: {fault}")
+        shown = f"GPU-{torch.cuda.get_device_properties(place).uuid}"
+        if shown != gpu.uuid and shown in {other.uuid for other in gpus}:
+            raise Unusable(
+                f"{gpu}: this process has used CUDA before, and computes on {shown}; set {VISIBLE} "
+                "to one GPU before it starts"
+            )
+        torch.cuda.set_device(place)
+        yield gpu
+
+
+def _remedy() -> str:
+    """Return what driver and torch are made for, and what to do where they do not fit."""
+    built, driver = torch.version.cuda, driver_version()
+    facts = [f"torch {torch.__version__} is built for {f'CUDA {built}' if built else 'CPUs'}"]
+    newest = None
+    if driver is None:
+        facts.append("no NVIDIA driver answers")
+    else:
+        newest = driver[1]
+        facts.append(f"driver {driver[0]} supports CUDA {newest[0]}.{newest[1]}")
+    # Within one major version of CUDA, older drivers run what was built for newer ones.
+    if newest is None or built is None or newest[0] < int(built.partition(".")[0]):
+        facts.append("install a driver and a torch that fit each other")
+    return f"{'; '.join(facts)}; or say device: cpu to compute without a GPU"
 
 
 def _cpu_name() -> str:

@@ -3,51 +3,73 @@
 from __future__ import annotations
 
 import logging
-import os
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
-from pathlib import Path
+from itertools import accumulate
 
 import torch
 
 from packedesm.device.memory import out_of_memory
-from packedesm.device.timing import time_repeats
-from packedesm.errors import Fault
+from packedesm.device.timing import own_stream, release_memory, time_repeats
 from packedesm.esm2.geometry import VOCABULARY
+from packedesm.esm2.measured import read_measured, write_measured
 from packedesm.esm2.model import PackedESM2
-from packedesm.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
-_LENGTH = 352  # tokens of a typical protein, UniProt's mean
+_MEASURED = "token-budgets.json"
 _SMALLEST = 4096
 _LARGEST = 1 << 20
-_REPEATS = 3
+_REPEATS = 2
 _WORTH = 1.02  # a budget twice as large must be faster by this factor
 
 
-def fastest_budget(model: PackedESM2, attention: str, most: int) -> int:
+@dataclass(frozen=True)
+class Workload:
+    """What a shard gives to compute.
+
+    Attributes
+    ----------
+    tokens, sequences
+        Of the whole shard.
+    packs
+        Returns the lengths, in tokens, of the sequences of each of some packs, which are typical of
+        all that the shard would be cut into with a given token budget.
+    """
+
+    tokens: int
+    sequences: int
+    packs: Callable[[int], list[list[int]]]
+
+
+def fastest_budget(model: PackedESM2, attention: str, most: int, workload: Workload) -> int:
     """Return the tokens per pack from which on throughput hardly rises, at most `most`.
 
-    Budgets of 4,096 tokens and powers of two above are tried with made-up proteins of 352 tokens,
-    until one is no faster than the one before. The answer is kept for this kind of GPU, model,
-    dtype, backend and version of torch in the user's cache folder, so that all jobs make packs
-    of one size.
+    Budgets of 4,096 tokens and powers of two above are tried on packs of the shard itself, until
+    one is no faster than the one before, or the next larger than the shard. The answer is kept in
+    the user's cache folder, for this kind of GPU, model, dtype, backend and version of torch and
+    for proteins of about this length: the jobs of a run make packs of one size, unless their
+    proteins differ so much that another size may be the best.
     """
+    if not workload.tokens:
+        return min(_SMALLEST, most)
     most = min(most, _LARGEST)
-    path = _cache() / "token-budgets.json"
+    tried = _budgets(min(most, workload.tokens))
     device = model.embed_tokens.weight.device
-    key = _key(model, attention, device)
-    known = _read(path)
-    if most > known.get(key, {}).get("tried", 0):
-        tried = _budgets(most)
-        budget = rising_until(lambda tokens: _rate(model, attention, tokens), tried)
+    key = _key(model, attention, device, workload)
+    known = read_measured(_MEASURED)
+    if tried[-1] > known.get(key, {}).get("tried", 0):
+        with own_stream(device):
+            budget = rising_until(
+                lambda tokens: _rate(model, attention, workload.packs(tokens)), tried
+            )
+        release_memory(device)
         logger.info("measured: throughput hardly rises above %d tokens per pack", budget)
-        # More room would change nothing, unless `most` ended the search.
-        known[key] = {"budget": budget, "tried": most if budget == tried[-1] else _LARGEST}
-        _write(path, known)
+        # More room would change nothing, unless its end was the end of the search.
+        known[key] = {"budget": budget, "tried": budget if budget == tried[-1] else _LARGEST}
+        write_measured(_MEASURED, known)
     return min(known[key]["budget"], most)
 
 
@@ -75,15 +97,18 @@ def _budgets(most: int) -> list[int]:
     return [_SMALLEST << n for n in doublings if _SMALLEST << n <= most] or [most]
 
 
+def _rate(model: PackedESM2, attention: str, packs: Sequence[Sequence[int]]) -> float:
+    """Return tokens per second of forward passes over packs of sequences of these lengths."""
+    seconds = sum(_forward_seconds(model, attention, lengths) for lengths in packs)
+    return sum(map(sum, packs)) / seconds
+
+
 @torch.inference_mode()
-def _rate(model: PackedESM2, attention: str, tokens: int) -> float:
-    """Return tokens per second of forward passes over `tokens` tokens, the median of three."""
+def _forward_seconds(model: PackedESM2, attention: str, lengths: Sequence[int]) -> float:
     device = model.embed_tokens.weight.device
-    starts = [*range(0, tokens, _LENGTH), tokens]
-    cu_seqlens = torch.tensor(starts, dtype=torch.int32, device=device)
-    lengths = [end - start for start, end in pairwise(starts)]
-    positions = torch.cat([torch.arange(length, device=device) for length in lengths])
-    input_ids = torch.arange(tokens, device=device) % (VOCABULARY - 10) + 4
+    cu_seqlens = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device)
+    positions = torch.cat([torch.arange(length) for length in lengths]).to(device)
+    input_ids = torch.arange(sum(lengths), device=device) % (VOCABULARY - 10) + 4
     forward = partial(
         model.forward_packed,
         *(input_ids, positions, cu_seqlens, max(lengths)),
@@ -91,33 +116,16 @@ def _rate(model: PackedESM2, attention: str, tokens: int) -> float:
         lengths=lengths,
     )
     # The first one loads kernels.
-    seconds = time_repeats(forward, device, repeats=_REPEATS, warm_up=1)
-    return tokens / statistics.median(seconds)
+    return statistics.median(time_repeats(forward, device, repeats=_REPEATS, warm_up=1))
 
 
-def _key(model: PackedESM2, attention: str, device: torch.device) -> str:
+def _key(model: PackedESM2, attention: str, device: torch.device, workload: Workload) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     size = "x".join(map(str, (model.geometry.layers, model.geometry.width, model.geometry.heads)))
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
-    kernels = "fused" if model.fused else "not fused"
-    return f"{name}, {size}, {dtype}, {attention}, {kernels}, torch {torch.__version__}"
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packedesm"
-
-
-def _read(path: Path) -> dict[str, dict[str, int]]:
-    try:
-        found = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _write(path: Path, known: dict[str, dict[str, int]]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, known)
-    except (OSError, Fault) as error:  # a home that cannot be written to: measured again next time
-        logger.info("the measured token budget is not remembered: %s", error)
+    kernels = "fused" + " with GELU" * model.fused_gelu if model.fused else "not fused"
+    # What attention costs, and how often it is called, follows the length. From 256 to 512 tokens
+    # are one class, with UniProt's mean of 352 in its middle, and so on by factors of two.
+    length = 1 << (workload.tokens // workload.sequences).bit_length() - 1
+    parts = (name, size, dtype, attention, kernels, f"{length} tokens a protein or more")
+    return ", ".join([*parts, f"torch {torch.__version__}"])

@@ -27,7 +27,7 @@ class CommitWriter:
     """Write packs to a file as they finish, and commit it every so often.
 
     A commit is a file: pack after pack, the arrays of a `FinishedPack` (``rows``, ``residues``,
-    ``float32_rows`` and one per output) in numpy's format; then a description in JSON, its length,
+    ``deferred`` and one per output) in numpy's format; then a description in JSON, its length,
     and the SHA-256 of everything before. Packs are written at once, so that no more than one is
     held in memory and a commit has little left to flush.
 
@@ -84,7 +84,7 @@ class CommitWriter:
             self._file = _HashedFile(self._temporary.open("wb"))
             self._begun = time.monotonic()
         arrays = [pack.vectors[output] for output in self._description["outputs"]]
-        for array in (pack.rows, pack.residues, pack.float32_rows, *arrays):
+        for array in (pack.rows, pack.residues, pack.deferred, *arrays):
             np.save(self._file, array, allow_pickle=False)
         self._statistics.append(pack.statistics)
 
@@ -153,10 +153,10 @@ class Commit:
         """
         with CheckedFile(self.path) as file:
             for statistics in self.statistics:
-                rows, residues, float32_rows = (file.array() for _ in range(3))
+                rows, residues, deferred = (file.array() for _ in range(3))
                 vectors = {output: file.array() for output in self.description["outputs"]}
                 if statistics.pack in wanted:
-                    yield FinishedPack(statistics, rows, residues, vectors, float32_rows)
+                    yield FinishedPack(statistics, rows, residues, vectors, deferred)
             file.finish(self.sha256, self.content)
 
 

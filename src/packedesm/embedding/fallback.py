@@ -1,148 +1,208 @@
-"""Packs that do not fit into memory, and vectors that half precision cannot hold."""
+"""Embed all packs of a shard, by slower ways where the fast one fails."""
 
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from packedesm.device.memory import out_of_memory
-from packedesm.embedding.pack import not_finite
-from packedesm.embedding.pooling import pool
+from packedesm.device.memory import if_it_fits
+from packedesm.embedding.pack import FinishedPack, PackStatistics
+from packedesm.embedding.replan import PackPlan, Replan
+from packedesm.embedding.runner import AsyncInferenceRunner, PackTooLarge, Sink
 from packedesm.errors import Fault, plural
 from packedesm.esm2.model import PackedESM2
 from packedesm.options import EmbedPlan
-from packedesm.packing.batch import PackedBatch
 
 logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
+
+# Embeds packs of these numbers, all planned with the same budget, and hands them to a sink.
+Embed = Callable[[AsyncInferenceRunner, Sequence[int], Sink], None]
 
 
 @dataclass(frozen=True)
 class Means:
     """What a `Fallback` needs and is given."""
 
+    embed: Embed
+    tokens: np.ndarray  # int (N,), of each record of the shard
     load_float32: Callable[[torch.device], PackedESM2]  # the model in float32, on a device
-    collate: Callable[[np.ndarray], PackedBatch]  # a pack of these places in the shard, int64 (R,)
     name: Callable[[int], str]  # what to call the record at a place in the shard
+    remember: Callable[[Sequence[Replan]], None]  # keeps a plan for the attempts to come
 
 
 class Fallback:
-    """The slower ways around: fewer records at once, float32, or the CPU.
+    """Packs as planned, then smaller ones, float32, or the CPU, for what does not go otherwise.
+
+    If memory does not hold a pack at the second try either, all packs that are left are planned
+    anew with half the budget. What took the memory may be gone later: after `PATIENCE` packs
+    without trouble a budget twice as large is tried, up to the job's; each failure doubles them.
+
+    A record whose vectors are not finite in half precision, or that does not fit into the GPU's
+    memory alone, is deferred. At the end deferred records get packs of their own, in float32, once
+    the first model has left the device; if that does not fit, on the CPU.
 
     Parameters
     ----------
-    means
-        Where smaller packs and float32 weights come from, and the records' names.
-    device
-        The device of the job.
-    plan
-        What is kept of each protein.
-    limit
-        Most tokens that fit at once, if an earlier attempt found out.
-    remember
-        Called with each new limit, to keep it for the attempts to come.
+    packs
+        The plan of the shard; it is planned on here.
+    sink
+        Called with each finished pack. Runs in another thread.
+    done
+        Numbers of the packs that earlier attempts have finished.
+    deferred
+        Places in the shard of the records that they have deferred.
     """
 
     def __init__(
         self,
         means: Means,
-        device: torch.device,
-        plan: EmbedPlan,
-        *,
-        limit: int | None = None,
-        remember: Callable[[int], None] = lambda _limit: None,
+        packs: PackPlan,
+        sink: Sink,
+        done: Iterable[int] = (),
+        deferred: Iterable[int] = (),
     ) -> None:
-        self.limit = limit
+        self.packs = packs
+        self.done = set(done)
+        self._deferred = set(deferred)
         self._means = means
-        self._device = device
-        self._plan = plan
-        self._remember = remember
-        self._models: dict[torch.device, PackedESM2] = {}
-        self._lock = threading.Lock()  # the main thread and the writer's both come here
+        self._sink = sink
 
-    def fits(self, tokens: int) -> bool:
-        """Tell whether so many tokens may fit at once: nothing is known against it."""
-        return self.limit is None or tokens <= self.limit
-
-    def lower(self, tokens: int) -> None:
-        """Take note that `tokens` tokens at once are too many."""
-        self.limit = min(tokens // 2, self.limit or tokens)
-        logger.warning(
-            "out of memory with %d tokens: at most %d go at once from now on", tokens, self.limit
-        )
-        self._remember(self.limit)
-
-    def halves(self, batch: PackedBatch) -> list[PackedBatch]:
-        """Return the records of a pack as two smaller packs."""
-        middle = len(batch.rows) // 2
-        return [self._means.collate(half) for half in (batch.rows[:middle], batch.rows[middle:])]
-
-    def alone(self, batch: PackedBatch) -> dict[str, torch.Tensor]:
-        """Embed on the CPU, in float32, the one record that does not fit into the GPU's memory.
+    def run(self, runner: AsyncInferenceRunner) -> None:
+        """Embed all packs that are not done; the runner lets go of its model before float32.
 
         Raises
         ------
         Fault
-            If the job runs on the CPU already; names the record.
+            If the vectors of a record are not finite in float32, or it does not fit into the
+            memory of the CPU; names the record.
         """
-        name, tokens = self._means.name(int(batch.rows[0])), sum(batch.lengths)
-        if self._device == CPU:
-            raise Fault(
-                f"{name}: {tokens} tokens do not fit into memory, even alone; use a machine with "
-                "more, or long_sequences truncate or window"
-            )
-        logger.warning("%s: does not fit into the GPU's memory; embedded on the CPU", name)
-        with self._lock:
-            return self._embed(batch, CPU)
+        while todo := self.packs.todo(self.done, float32=False):
+            part = todo[: self.packs.patience]
+            if self._all_fit(runner, part, float32=False) and len(part) < len(todo):
+                budget = self.packs.larger()
+                logger.info("memory was not short of late: at most %d tokens go at once", budget)
+                self._replan(self.packs.todo(self.done, float32=False), budget)
+        new = self._deferred - self.packs.float32_records
+        if new:
+            # Numbers take twice the room.
+            self._replan([], max(1, self.packs.token_budget // 2), float32=True, records=new)
+        if self.packs.todo(self.done, float32=True):
+            runner.release()
+            self._in_float32(runner)
 
-    def in_float32(self, batch: PackedBatch, bad: np.ndarray) -> dict[str, torch.Tensor]:
-        """Embed a pack again in float32, on the job's device or else the CPU.
+    def _replan(self, packs: list[int], token_budget: int, **further: Any) -> None:
+        self.packs.replan(packs, token_budget, **further)
+        self._means.remember(self.packs.replans)
+
+    def _all_fit(self, runner: AsyncInferenceRunner, todo: list[int], *, float32: bool) -> bool:
+        """Embed packs; from one that memory does not hold on, plan others and return False."""
+        too_large = self._first_too_large(runner, todo, float32=float32)
+        if too_large is None:
+            return True
+        if len(too_large.rows) == 1:
+            self._defer(too_large, runner)
+            return False
+        left = self.packs.todo(self.done, float32=float32)
+        budget = self.packs.budget(left[-1])
+        while budget >= too_large.tokens:
+            budget //= 2
+        logger.warning(
+            "out of memory with %d tokens again: %s left, planned anew with at most %d tokens",
+            *(too_large.tokens, plural(len(left), "pack"), budget),
+        )
+        self._replan(left, budget, float32=float32)
+        return False
+
+    def _in_float32(self, before: AsyncInferenceRunner) -> None:
+        """Embed the packs in float32; `before` has let go of its model."""
+        if before.device != CPU:
+            runner = if_it_fits(lambda: self._float32_runner(before.plan, before.device))
+            todo = self.packs.todo(self.done, float32=True)
+            if runner is not None:
+                if self._first_too_large(runner, todo, float32=True) is None:
+                    return
+                runner.release()
+            logger.warning("float32 does not fit into the GPU's memory; it goes to the CPU")
+        runner = self._float32_runner(before.plan, CPU)
+        while todo := self.packs.todo(self.done, float32=True):
+            self._all_fit(runner, todo, float32=True)
+
+    def _float32_runner(self, plan: EmbedPlan, device: torch.device) -> AsyncInferenceRunner:
+        plan = replace(plan, dtype="float32", attention="sdpa", kernels="torch")
+        return AsyncInferenceRunner(self._means.load_float32(device), plan, device)
+
+    def _first_too_large(
+        self, runner: AsyncInferenceRunner, todo: list[int], *, float32: bool
+    ) -> PackTooLarge | None:
+        def finish(pack: FinishedPack) -> None:
+            self._finish(pack, last=float32 or runner.plan.dtype == "float32", again=float32)
+
+        budgets = {number: self.packs.budget(number) for number in todo}
+        for budget in dict.fromkeys(budgets.values()):
+            part = [number for number in todo if budgets[number] == budget]
+            try:
+                self._means.embed(runner, part, finish)
+            except PackTooLarge as error:
+                return error.with_traceback(None)
+        return None
+
+    def _finish(self, pack: FinishedPack, *, last: bool, again: bool) -> None:
+        """Pass a pack on, without the vectors that float32 is to give.
 
         Parameters
         ----------
-        bad
-            Places in the pack of the records whose vectors are not finite.
-
-        Raises
-        ------
-        Fault
-            If their vectors are not finite in float32 either; names the first of them.
+        last
+            No slower way is left for what is not finite.
+        again
+            These are the records that were deferred.
         """
-        first = self._means.name(int(batch.rows[bad[0]]))
-        logger.warning(
-            "NaN or infinity in vectors of %s, first %s: their pack of %d is computed in float32",
-            *(plural(len(bad), "record"), first, len(batch.rows)),
-        )
-        with self._lock:
-            vectors = self._on_device_or_cpu(batch)
-        if len(not_finite({o: x.numpy() for o, x in vectors.items()}, batch.residues)):
+        if len(pack.deferred):
+            self._say_not_finite(pack.deferred, last=last)
+        statistics = pack.statistics
+        if again:
+            pack = replace(pack, statistics=replace(statistics, float32_records=len(pack.rows)))
+        else:
+            # A pack that is computed again, for a commit was lost, may be finite this time.
+            planned = np.isin(pack.rows, list(self.packs.float32_records))
+            pack = pack.defer(np.flatnonzero(planned), self._means.tokens[pack.rows])
+        self._sink(pack)
+        self._deferred.update(pack.deferred.tolist())
+        self.done.add(statistics.pack)
+
+    def _say_not_finite(self, rows: np.ndarray, *, last: bool) -> None:
+        name = self._means.name(int(rows[0]))
+        if last:
             raise Fault(
-                f"{first}: its vectors hold NaN or infinity, in float32 too; try "
+                f"{name}: its vectors hold NaN or infinity, in float32 too; try "
                 "output_dtype=float32, and check the model"
             )
-        return vectors
+        logger.warning(
+            "NaN or infinity in vectors of %s, first %s: computed in float32 at the end",
+            *(plural(len(rows), "record"), name),
+        )
 
-    def _on_device_or_cpu(self, batch: PackedBatch) -> dict[str, torch.Tensor]:
-        try:
-            return self._embed(batch, self._device)
-        except Exception as error:
-            if self._device == CPU or not out_of_memory(error):
-                raise
-        self._models.pop(self._device, None)
-        logger.warning("float32 does not fit into the GPU's memory; the pack goes to the CPU")
-        return self._embed(batch, CPU)
-
-    @torch.inference_mode()
-    def _embed(self, batch: PackedBatch, device: torch.device) -> dict[str, torch.Tensor]:
-        if device not in self._models:
-            self._models[device] = self._means.load_float32(device)
-        batch = batch.to(device)
-        hidden = self._models[device].forward_packed(**batch.inputs)
-        vectors = pool(hidden, batch, self._plan.outputs, self._plan.output_dtype)
-        return {output: tensor.cpu() for output, tensor in vectors.items()}
+    def _defer(self, pack: PackTooLarge, runner: AsyncInferenceRunner) -> None:
+        """Take note of a record that does not fit into the device's memory, alone."""
+        name = self._means.name(int(pack.rows[0]))
+        if runner.device == CPU:
+            raise Fault(
+                f"{name}: {pack.tokens} tokens do not fit into memory, even alone; use a machine "
+                "with more, or long_sequences truncate or window"
+            )
+        logger.warning("%s: does not fit into the GPU's memory; it goes to the CPU", name)
+        statistics = PackStatistics(
+            pack.number, 0, 0, 0, self.packs.budget(pack.number), 0.0, 0.0, 0.0, 0.0, 2, 1, 0
+        )
+        none = np.empty(0, np.int64)
+        shape, dtype = (0, runner.model.geometry.width), runner.plan.output_dtype
+        vectors = {output: np.empty(shape, dtype) for output in runner.plan.outputs}
+        self._sink(FinishedPack(statistics, none, none, vectors, pack.rows))
+        self._deferred.update(pack.rows.tolist())
+        self.done.add(pack.number)

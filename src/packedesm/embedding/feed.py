@@ -6,15 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
-
+from packedesm.embedding.replan import PackPlan
 from packedesm.errors import Damaged
 from packedesm.files import damaged
 from packedesm.options import JobOptions
 from packedesm.packing.batch import PackedBatch
 from packedesm.packing.dataloader import create_async_dataloader
 from packedesm.packing.dataset import SequenceDataset
-from packedesm.packing.packer import Packs
 
 
 @dataclass(frozen=True)
@@ -22,9 +20,8 @@ class Feed:
     """Where the packs of a job come from."""
 
     dataset: SequenceDataset
-    packs: Packs
+    packs: PackPlan
     job: JobOptions
-    device: torch.device
     check_stop: Callable[[], None]  # raises if the job is to stop
 
     @contextmanager
@@ -42,7 +39,7 @@ class Feed:
             self.dataset,
             [self.packs[number] for number in todo],
             workers=0 if in_process else self._workers(len(todo)),
-            pin_memory=self.device.type == "cuda",
+            pin_memory=False,  # the lane does it, in one copy
             seed=self.job.seed,
         )
         try:
@@ -60,8 +57,7 @@ class Feed:
             raise damaged(self.dataset.fasta) from error
 
     def _workers(self, packs: int) -> int:
+        # To read and collate a token takes about 0.02 µs, the smallest model on an H200 ten times
+        # as long, and the packs in flight are computed meanwhile. Workers take seconds to start.
         workers = self.job.workers
-        if isinstance(workers, str):
-            # On a CPU the forward pass wants every core, and collating a pack takes a millisecond.
-            workers = 2 if self.device.type == "cuda" else 0
-        return min(workers, packs)
+        return 0 if isinstance(workers, str) else min(workers, packs)

@@ -5,31 +5,34 @@ from __future__ import annotations
 import logging
 import platform
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from packedesm.device.auto import load, load_model
+from packedesm.device.auto import load_model
 from packedesm.device.ceiling import measure_matmul_peak
 from packedesm.device.gpu_monitor import GPUMonitor
 from packedesm.device.hardware import leased_device
 from packedesm.device.memory import keep_freed_memory
+from packedesm.device.precision import fix_precision
 from packedesm.embedding.fallback import Fallback, Means
 from packedesm.embedding.feed import Feed
 from packedesm.embedding.output import write_shard
-from packedesm.embedding.pack import FinishedPack
+from packedesm.embedding.pack import FinishedPack, total_fill
 from packedesm.embedding.record import JobFacts, ShardRun
+from packedesm.embedding.replan import PackPlan
 from packedesm.embedding.resume import ShardState
-from packedesm.embedding.runner import AsyncInferenceRunner
+from packedesm.embedding.runner import AsyncInferenceRunner, Sink
+from packedesm.embedding.settle import begin
 from packedesm.embedding.signals import stopping_on_signals
 from packedesm.errors import plural, quote
 from packedesm.esm2.checkpoints import unchanged_weights
+from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions
-from packedesm.packing.batch import PackedBatch
-from packedesm.packing.collator import VarlenCollator
 from packedesm.packing.dataloader import worker_lost
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.packing.packer import Packs, plan_packs
@@ -74,27 +77,31 @@ def embed_shard(
     """
     torch.set_num_threads(threads)
     keep_freed_memory()
+    precision = fix_precision()
     summary = read_summary(paths)
     files = (paths.shard_fai(shard), paths.shard_digests(shard))
     with reading_sharded(paths, *files, summary=summary):
         dataset = SequenceDataset(paths.shard_fasta(shard), options.length)
+    fasta_sha256 = written_digest(summary, paths, dataset.fasta)
     with stopping_on_signals() as check_stop, ShardState(paths.shard_state(shard)) as state:
         with (
-            leased_device() as device,
+            leased_device(job.device) as device,
             GPUMonitor(device.uuid) as monitor,
             unchanged_weights(checkpoint),
         ):
             place = device.torch_device
-            plan, model = load(checkpoint, options, place)
-            fasta_sha256 = written_digest(summary, paths, dataset.fasta)
-            deciding = _deciding(fasta_sha256, dataset, checkpoint, place)
-            plan = state.adopt(plan, deciding, keep_budget=options.token_budget == "auto")
-            packs = plan_packs(dataset.tokens, plan.token_budget)
-            peak = measure_matmul_peak(place, getattr(torch, plan.dtype))
-            _say(dataset, packs, plan, place)
-            fallback = _fallback(paths, dataset, checkpoint, plan, place, state)
-            runner = AsyncInferenceRunner(model, plan, place, fallback)
-            embed_packs(runner, Feed(dataset, packs, job, place, check_stop), state, job)
+            plan, model = begin(state, fasta_sha256, checkpoint, options, device, dataset)
+            planned = plan_packs(dataset.tokens, plan.token_budget)
+            packs = PackPlan(dataset.tokens, planned, state.replans())
+            peak = measure_matmul_peak(model, plan.token_budget)
+            _say(dataset, planned, plan, place, precision)
+            runner = AsyncInferenceRunner(model, plan, place)
+            del model  # the runner lets go of it before another is loaded
+            feed = Feed(dataset, packs, job, check_stop)
+            load_float32 = partial(load_model, checkpoint, torch.float32)
+            name = partial(record_name, paths, dataset)
+            embed_packs(runner, feed, state, job, load_float32=load_float32, name=name)
+        statistics = state.statistics().values()
         facts = JobFacts(
             shard=shard,
             records=len(dataset),
@@ -103,11 +110,13 @@ def embed_shard(
             checkpoint=checkpoint,
             options=options,
             plan=plan,
-            fasta_sha256=deciding["fasta_sha256"],
-            packs=len(packs),
-            fill=packs.fill,
+            fasta_sha256=fasta_sha256,
+            packs=len(statistics),
+            fill=total_fill(statistics),
             flops=checkpoint.geometry.flops(options.length.sequence_tokens(dataset.lengths)),
-            matmul_peak_flops=peak,
+            matmul_peak_flops=peak.flops,
+            matmul_peak_reason=peak.reason,
+            precision=precision,
             device=device.describe(),
             gpu=_gpu(monitor.summary(), state),
             host=platform.node(),
@@ -117,14 +126,26 @@ def embed_shard(
 
 
 def embed_packs(
-    runner: AsyncInferenceRunner, feed: Feed, state: ShardState, job: JobOptions
+    runner: AsyncInferenceRunner,
+    feed: Feed,
+    state: ShardState,
+    job: JobOptions,
+    *,
+    load_float32: Callable[[torch.device], PackedESM2],
+    name: Callable[[int], str],
 ) -> None:
-    """Embed and commit the packs that earlier attempts have not committed."""
-    committed = state.committed()
-    done = set(committed)
+    """Embed and commit the packs that earlier attempts have not committed.
+
+    Parameters
+    ----------
+    load_float32
+        Gives the model in float32 on a device.
+    name
+        Gives what the user calls the record at a place in the shard.
+    """
+    committed = state.committed(feed.packs)
     residues = int(feed.dataset.embedded_lengths.sum())
     residues_done = sum(pack.residues for pack in committed.values())
-    start = time.perf_counter() - state.seconds_before
     with (
         state.committing(
             runner.plan.outputs, seconds=job.commit_seconds, packs=job.commit_packs
@@ -132,59 +153,49 @@ def embed_packs(
         Progress("embedding", residues, "residues", before=residues_done) as progress,
     ):
 
-        def finish(pack: FinishedPack) -> None:
+        def sink(pack: FinishedPack) -> None:
             commit(pack)
-            done.add(pack.statistics.pack)
             progress.add(pack.statistics.residues)
 
-        def run(*, in_process: bool) -> None:
-            todo = [number for number in range(len(feed.packs)) if number not in done]
-            before = time.perf_counter() - start
-            with feed.batches(todo, in_process=in_process) as batches:
-                runner.run(batches, finish, numbers=todo, seconds_before=before)
+        means = Means(
+            embed=_FromFeed(feed, state.seconds_before),
+            tokens=feed.dataset.tokens,
+            load_float32=load_float32,
+            name=name,
+            remember=state.remember_replans,
+        )
+        Fallback(means, feed.packs, sink, committed, state.deferred()).run(runner)
+
+
+class _FromFeed:
+    """Embed packs of a feed; once a worker process was lost, without any."""
+
+    def __init__(self, feed: Feed, seconds_before: float) -> None:
+        self._feed = feed
+        self._start = time.perf_counter() - seconds_before
+        self._in_process = False
+
+    def __call__(self, runner: AsyncInferenceRunner, numbers: Sequence[int], sink: Sink) -> None:
+        done: set[int] = set()
+
+        def note(pack: FinishedPack) -> None:
+            sink(pack)
+            done.add(pack.statistics.pack)
 
         try:
-            run(in_process=False)
+            self._run(runner, numbers, note)
         except Exception as error:
             if (lost := worker_lost(error)) is None:
                 raise
             logger.warning("%s; this process reads the rest itself", lost)
-            run(in_process=True)
+            self._in_process = True
+            self._run(runner, [number for number in numbers if number not in done], sink)
 
-
-def _deciding(
-    fasta_sha256: str, dataset: SequenceDataset, checkpoint: Checkpoint, device: torch.device
-) -> dict[str, Any]:
-    """Return what decides the vectors besides the plan."""
-    installed = versions()
-    return {
-        "fasta_sha256": fasta_sha256,  # each record is checked when read
-        "checkpoint_sha256": checkpoint.sha256,
-        **dataset.policy.as_config(),
-        "device": device.type,
-        **{name: installed[name] for name in ("packedesm", "torch")},
-    }
-
-
-def _fallback(
-    paths: Paths,
-    dataset: SequenceDataset,
-    checkpoint: Checkpoint,
-    plan: EmbedPlan,
-    device: torch.device,
-    state: ShardState,
-) -> Fallback:
-    means = Means(
-        load_float32=partial(load_model, checkpoint, torch.float32),
-        collate=partial(_collate, dataset),
-        name=partial(record_name, paths, dataset),
-    )
-    limit, remember = state.token_limit(), state.remember_limit
-    return Fallback(means, device, plan, limit=limit, remember=remember)
-
-
-def _collate(dataset: SequenceDataset, places: np.ndarray) -> PackedBatch:
-    return VarlenCollator()(dataset.__getitems__(places.tolist()))
+    def _run(self, runner: AsyncInferenceRunner, numbers: Sequence[int], sink: Sink) -> None:
+        budget = self._feed.packs.budget(numbers[0]) if numbers else None
+        before = time.perf_counter() - self._start
+        with self._feed.batches(numbers, in_process=self._in_process) as batches:
+            runner.run(batches, sink, numbers=numbers, token_budget=budget, seconds_before=before)
 
 
 def record_name(paths: Paths, dataset: SequenceDataset, place: int) -> str:
@@ -195,8 +206,17 @@ def record_name(paths: Paths, dataset: SequenceDataset, place: int) -> str:
     return f"record {row + 1} ({quote(found['id'])})"
 
 
-def _say(dataset: SequenceDataset, packs: Packs, plan: EmbedPlan, device: torch.device) -> None:
+def _say(
+    dataset: SequenceDataset,
+    packs: Packs,
+    plan: EmbedPlan,
+    device: torch.device,
+    precision: dict[str, bool],
+) -> None:
     logger.info("%s on %s, files in %s", plan.dtype, device, plan.output_dtype)
+    if device.type == "cuda":
+        used = ", ".join(name for name, is_used in precision.items() if is_used)
+        logger.info("lower precision within products: %s", used or "none (no TF32)")
     logger.info("attention backend %s: %s", plan.attention, plan.reasons["attention"])
     logger.info("kernels between products by %s: %s", plan.kernels, plan.reasons["kernels"])
     logger.info(

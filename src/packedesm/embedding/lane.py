@@ -4,38 +4,44 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
+from packedesm.device.memory import page_locked
+from packedesm.embedding.finite import finite_records
+from packedesm.embedding.pack import not_finite
 from packedesm.packing.batch import PackedBatch
-
-_NO_ROWS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """What came out of a pack's forward passes, on the host."""
+    """What came out of a pack's forward pass, on the host."""
 
     vectors: dict[str, torch.Tensor]
-    seconds: float = 0.0
-    splits: int = 1
-    float32_rows: np.ndarray = field(default_factory=lambda: _NO_ROWS)
+    seconds: float
+    finite: np.ndarray  # bool (R,): records without NaN and infinity
+
+    @property
+    def bad(self) -> np.ndarray:
+        """Places in the pack of the records with NaN or infinity in a vector, int64."""
+        return np.flatnonzero(~self.finite)
 
     def numpy(self) -> dict[str, np.ndarray]:
         """Return the vectors as numpy arrays."""
-        return {output: tensor.numpy() for output, tensor in self.vectors.items()}
+        return _as_numpy(self.vectors)
 
     @classmethod
-    def join(cls, parts: list[Embedded]) -> Embedded:
-        """Return the parts of one pack as one, in their order."""
-        return cls(
-            {name: torch.cat([part.vectors[name] for part in parts]) for name in parts[0].vectors},
-            sum(part.seconds for part in parts),
-            sum(part.splits for part in parts),
-            np.concatenate([part.float32_rows for part in parts]),
-        )
+    def on_host(
+        cls, vectors: dict[str, torch.Tensor], batch: PackedBatch, seconds: float
+    ) -> Embedded:
+        """Return what the host computed of a pack, and looked at."""
+        finite = np.ones(len(batch.rows), bool)
+        finite[not_finite(_as_numpy(vectors), batch.residues)] = False
+        return cls(vectors, seconds, finite)
 
 
 Embed = Callable[[PackedBatch], dict[str, torch.Tensor]]
@@ -50,11 +56,15 @@ class CpuLane:
         start = time.perf_counter()
         vectors = embed(batch)
         seconds = time.perf_counter() - start
-        return lambda: Embedded(vectors, seconds)
+        return lambda: Embedded.on_host(vectors, batch, seconds)
 
 
 class CudaLane:
-    """Queue copy in, computation and copy out on three streams; `collect` waits for the last."""
+    """Queue copy in, computation and copy out on three streams; `collect` waits for the last.
+
+    Whichever thread launches or collects works on the lane's device from then on: a thread begins
+    on the first one, and would take memory there for nothing.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -66,27 +76,52 @@ class CudaLane:
 
     def launch(self, batch: PackedBatch, embed: Embed) -> Collect:
         """Queue a pack, and return a function that waits for what comes out and gives it."""
+        torch.cuda.set_device(self.device)
+        batch = page_locked(batch.pin_memory, lambda: batch)
+        try:
+            return self._queue(batch, embed)
+        except BaseException:
+            # What was queued still reads and writes page-locked memory, which is let go here.
+            with suppress(Exception):
+                self.copy_in.synchronize()
+                self.copy_out.synchronize()
+            raise
+
+    def _queue(self, batch: PackedBatch, embed: Embed) -> Collect:
         with torch.cuda.stream(self.copy_in):
             on_device = batch.to(self.device)
-        begin, end, done = (torch.cuda.Event(enable_timing=True) for _ in range(3))
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         with torch.cuda.stream(self.compute):
             self.compute.wait_stream(self.copy_in)
             on_device.record_stream(self.compute)
             begin.record()
             vectors = embed(on_device)
+            finite = finite_records(vectors, on_device.record_residues)
             end.record()
+        # Whoever waits for it sleeps: to spin would take a core from reading and writing.
+        done = torch.cuda.Event(blocking=True)
         with torch.cuda.stream(self.copy_out):
             self.copy_out.wait_event(end)
             host = {output: self._to_host(tensor) for output, tensor in vectors.items()}
+            finite_on_host = self._to_host(finite)
             done.record()
 
-        def collect() -> Embedded:
+        def collect(_kept: PackedBatch = batch) -> Embedded:
+            # The page-locked batch is kept until here: the copy to the device reads it.
+            torch.cuda.set_device(self.device)
             done.synchronize()
-            return Embedded(host, begin.elapsed_time(end) / 1000)
+            seconds = begin.elapsed_time(end) / 1000
+            return Embedded(host, seconds, finite_on_host.numpy())
 
         return collect
 
     def _to_host(self, tensor: torch.Tensor) -> torch.Tensor:
         tensor.record_stream(self.copy_out)
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        empty = partial(torch.empty, tensor.shape, dtype=tensor.dtype)
+        host = page_locked(partial(empty, pin_memory=True), empty)
         return host.copy_(tensor, non_blocking=True)
+
+
+def _as_numpy(vectors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """Return tensors on the host as numpy arrays."""
+    return {output: tensor.numpy() for output, tensor in vectors.items()}

@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
-from packedesm.device.hardware import device_kind
 from packedesm.embedding.claim import now
 from packedesm.embedding.pack import FinishedPack, PackStatistics, not_finite, write_packs
 from packedesm.embedding.record import JobFacts, Seconds, ShardRun
@@ -33,7 +32,8 @@ def write_shard(
     with shard_writer(paths, facts.shard, *arrays) as writer:
         for pack in state.finished():
             writer.write(pack)
-            float32_rows += dataset.rows[pack.float32_rows].tolist()
+            if pack.statistics.float32_records:
+                float32_rows += dataset.rows[pack.rows].tolist()
         state.claim.check()
     statistics = list(state.statistics().values())
     write_packs(paths.shard_packs(facts.shard), statistics)
@@ -45,8 +45,11 @@ def write_shard(
         },
         packs_sha256=file_digest(paths.shard_packs(facts.shard)),
         float32_rows=tuple(sorted(float32_rows)),
-        token_limit=state.token_limit(),
-        split_packs=sum(pack.splits > 1 for pack in statistics),
+        retried_packs=sum(pack.passes > 1 for pack in statistics),
+        replanned_packs=sum(
+            pack.token_budget < plan.token_budget and not pack.float32_records
+            for pack in statistics
+        ),
         seconds=_seconds(statistics, *state.setup_and_total_seconds()),
         **state.attempts(),
         finished=now(),
@@ -56,26 +59,45 @@ def write_shard(
     return run
 
 
-def finished(paths: Paths, shard: int, checkpoint: Checkpoint, options: EmbedOptions) -> bool:
-    """Tell whether `embed_shard` need not run again: its files are whole, and of this very job.
+def finished(
+    paths: Paths, shard: int, checkpoint: Checkpoint, options: EmbedOptions
+) -> ShardRun | None:
+    """Return the record of a shard that `embed_shard` need not embed again.
 
-    Parameters as those of `embed_shard`; any device of the same kind will do.
+    None unless its files are whole, and of this very job; on whatever device that ran. Parameters
+    as those of `embed_shard`.
     """
     try:
         run = ShardRun.read(paths.shard_run(shard))
     except (FileNotFoundError, Fault):
-        return False
+        return None
     files = {name: paths.shard_vectors(shard, name) for name in run.arrays}
     packs = paths.shard_packs(shard)
-    return (
+    same = (
         run.fasta_sha256 == written_digest(read_summary(paths), paths, paths.shard_fasta(shard))
         and (run.checkpoint, run.options) == (checkpoint, options)
         and run.versions == versions()
-        and run.device["kind"] == device_kind()
         and all(path.exists() for path in (*files.values(), packs))
         and file_digest(packs) == run.packs_sha256
         and {name: file_digest(path) for name, path in files.items()} == run.arrays
     )
+    return run if same else None
+
+
+def expect_same_numbers(
+    paths: Paths, kept: Sequence[ShardRun | None], options: EmbedOptions, kind: str
+) -> None:
+    """Raise Fault if shards to be embedded on this `kind` of device would not fit the `kept` ones.
+
+    That is where ``auto`` makes another number format of them: shards of two cannot be merged.
+    """
+    for run in kept if options.dtype == "auto" else ():
+        if run is not None and run.device["kind"] != kind:
+            raise Fault(
+                f"{paths.root}: shard {run.shard} was embedded in {run.plan.dtype} on "
+                f"{run.device['name']}, and dtype auto is another one here; go on on such a "
+                "device, or start over with --force"
+            )
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +16,24 @@ from packedesm.sequences.arrow import to_numpy
 
 @dataclass(frozen=True)
 class PackStatistics:
-    """What one pack was and took; a line of ``packs.tsv``."""
+    """What one pack was and took; a line of ``packs.tsv``.
+
+    Records, residues and tokens are those of the vectors that it gave: a deferred record counts in
+    the pack that embeds it again.
+    """
 
     pack: int
     records: int
     residues: int
     tokens: int
+    token_budget: int  # that it was planned with, less than the job's if memory was short
     fill: float  # tokens over the token budget; a pack of one over-long record counts as full
     wait_seconds: float  # until the loader handed this pack over
     forward_seconds: float  # forward pass and pooling, on the device
     finished_seconds: float  # from the start of the run until its vectors were there
-    splits: int  # forward passes; more than one if the pack was split for want of memory
-    float32_records: int  # that were embedded in float32 instead of half precision
+    passes: int  # forward passes: two if memory was short in the first
+    deferred_records: int  # that are embedded again, in float32
+    float32_records: int  # that were embedded in float32 since half precision could not
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,45 @@ class FinishedPack:
     rows: np.ndarray  # int64 (R,), the records' places in the shard
     residues: np.ndarray  # int64 (R,), embedded residues of each record
     vectors: dict[str, np.ndarray]  # per output (R, D), for residue (P, D)
-    float32_rows: np.ndarray  # int64, those of `rows` that half precision could not embed
+    deferred: np.ndarray  # int64, records of the pack that got no vector: to be embedded again
+
+    def defer(self, places: np.ndarray, tokens: np.ndarray) -> FinishedPack:
+        """Return the pack without the vectors of some of its records.
+
+        Parameters
+        ----------
+        places
+            int, places of these records in `rows`.
+        tokens
+            int (R,), tokens of each record of the pack.
+        """
+        if not len(places):
+            return self
+        keep = np.ones(len(self.rows), bool)
+        keep[places] = False
+        lines = {"residue": np.repeat(keep, self.residues)}
+        statistics = replace(
+            self.statistics,
+            records=int(keep.sum()),
+            residues=int(self.residues[keep].sum()),
+            tokens=(kept := int(tokens[keep].sum())),
+            fill=kept / max(self.statistics.token_budget, kept),
+            deferred_records=self.statistics.deferred_records + len(places),
+        )
+        return FinishedPack(
+            statistics,
+            self.rows[keep],
+            self.residues[keep],
+            {output: array[lines.get(output, keep)] for output, array in self.vectors.items()},
+            np.concatenate([self.deferred, self.rows[places]]),
+        )
+
+
+def total_fill(statistics: Iterable[PackStatistics]) -> float:
+    """Return tokens over token budgets of all packs, at most 1; 0 where there is no pack."""
+    pairs = [(pack.tokens, max(pack.token_budget, pack.tokens)) for pack in statistics]
+    room = sum(budget for _tokens, budget in pairs)
+    return sum(tokens for tokens, _budget in pairs) / room if room else 0.0
 
 
 def not_finite(vectors: dict[str, np.ndarray], residues: np.ndarray) -> np.ndarray:

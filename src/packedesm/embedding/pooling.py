@@ -8,7 +8,12 @@ from packedesm.packing.batch import PackedBatch
 
 
 def pool(
-    hidden: torch.Tensor, batch: PackedBatch, outputs: Sequence[str], output_dtype: str
+    hidden: torch.Tensor,
+    batch: PackedBatch,
+    outputs: Sequence[str],
+    output_dtype: str,
+    *,
+    fused: bool = False,
 ) -> dict[str, torch.Tensor]:
     """Pool the token vectors of one pack, on the device they are on.
 
@@ -26,6 +31,8 @@ def pool(
         Any of ``mean``, ``cls``, ``max``, ``residue``.
     output_dtype
         Number format of the result, such as ``float16``.
+    fused
+        Whether a kernel of `packedesm.esm2.triton_kernels` pools: where there are no windows.
 
     Returns
     -------
@@ -33,6 +40,11 @@ def pool(
         Per output an (R, D) tensor; for ``residue`` (P, D), the records back to back.
     """
     dtype = getattr(torch, output_dtype)
+    if fused and batch.residue_index is None:
+        pooled = _pool_fused(hidden, batch, dtype)
+        if "residue" in outputs:
+            pooled["residue"] = hidden.index_select(0, batch.residue_tokens).to(dtype)
+        return {output: pooled[output] for output in outputs}
     pooled = {}
     if set(outputs) != {"cls"}:
         residues = _residues(hidden, batch)
@@ -45,6 +57,15 @@ def pool(
         else:
             pooled[output] = _reduce(residues, output, batch.record_residues).to(dtype)
     return pooled
+
+
+def _pool_fused(
+    hidden: torch.Tensor, batch: PackedBatch, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    from packedesm.esm2 import triton_kernels  # here: most installations for a CPU lack Triton
+
+    mean, largest, cls = triton_kernels.pool(hidden, batch.cu_seqlens, dtype)
+    return {"mean": mean, "max": largest, "cls": cls}
 
 
 def _residues(hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:

@@ -39,7 +39,9 @@ class JobFacts:
     packs: int
     fill: float  # tokens over token budgets, at most 1
     flops: float  # of all forward passes
-    matmul_peak_flops: float  # per second, of a large matrix product on the device
+    matmul_peak_flops: float | None  # per second, of the model's matrix products on the device
+    matmul_peak_reason: str | None  # why that is not known
+    precision: dict[str, bool]  # see `packedesm.device.precision.fix_precision`
     device: dict[str, Any]  # see `packedesm.device.hardware.Device.describe`
     gpu: dict[str, Any]  # see `packedesm.device.gpu_monitor.GPUMonitor.summary`
     host: str
@@ -54,8 +56,8 @@ class ShardRun(JobFacts):
     arrays: dict[str, str]  # SHA-256 of the shard's array of each output
     packs_sha256: str  # of packs.tsv
     float32_rows: tuple[int, ...]  # rows that half precision could not embed
-    token_limit: int | None  # most tokens that fitted into memory at once, if it was found out
-    split_packs: int
+    retried_packs: int  # that were computed twice since memory was short
+    replanned_packs: int  # that were planned smaller since memory was short
     restarts: int
     recomputed_packs: int
     discarded_commits: int

@@ -6,16 +6,16 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from packedesm.embedding.claim import Claim
 from packedesm.embedding.commits import Commit, CommitWriter
 from packedesm.embedding.journal import PATTERN, Journal
 from packedesm.embedding.pack import FinishedPack, PackStatistics
+from packedesm.embedding.replan import Replan
 from packedesm.errors import Damaged, Fault, plural
 from packedesm.files import RECORD_DIGEST, read_record, remove_folder, write_record
 from packedesm.options import EmbedPlan
@@ -23,15 +23,23 @@ from packedesm.paths import COMMIT_SUFFIX
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 3  # of the files in the state; another one starts over
+FORMAT = 4  # of the files in the state; another one starts over
+
+
+class Settled(NamedTuple):
+    """What a shard's first attempt settled for all that follow."""
+
+    plan: EmbedPlan
+    kind: str  # of the device that it ran on: its vectors have bits that others do not give
+    name: str  # of that device, for people: another one of its kind may go on
 
 
 class ShardState:
     """Context manager: the folder of a shard's unfinished job, claimed by this process.
 
-    It holds ``owner.json`` (see `packedesm.embedding.claim`), ``plan.json`` (what decides the
-    vectors), ``limit.json`` (what fits into memory), commits of finished packs (see
-    `packedesm.embedding.commits`) and a journal of each attempt.
+    It holds ``owner.json`` (see `packedesm.embedding.claim`), ``plan.json`` (what was asked for,
+    and what was settled), ``replans.json`` (which packs were planned anew), commits of finished
+    packs (see `packedesm.embedding.commits`) and a journal of each attempt.
 
     Parameters
     ----------
@@ -55,76 +63,114 @@ class ShardState:
         if isinstance(error, FileNotFoundError):
             self.claim.check()  # who finishes the shard removes the folder under the others
 
-    def adopt(
-        self, plan: EmbedPlan, deciding: Mapping[str, Any], *, keep_budget: bool
-    ) -> EmbedPlan:
-        """Fix what decides the vectors, and return the plan that holds for all attempts.
+    def settled(self, asked: Mapping[str, Any]) -> Settled | None:
+        """Return what earlier attempts have settled, so that this one goes on from their packs.
 
-        If an earlier attempt had another one, all it has done is thrown away.
+        None if they were asked for something else, or have committed nothing: then everything is
+        settled anew.
 
         Parameters
         ----------
-        deciding
-            Everything else that decides the vectors and their packs, by name; plain values.
-        keep_budget
-            The token budget was chosen by the job, to fit the free memory of its GPU: the one of
-            the first attempt is taken over.
+        asked
+            As `adopt` takes it.
         """
-        fixed = {name: value for name, value in plan.as_json().items() if name != "reasons"}
-        content = json.loads(json.dumps({"format": FORMAT, **fixed, **deciding}))
-        path = self.folder / "plan.json"
-        try:
-            before = read_record(path)
-            del before[RECORD_DIGEST]
-        except FileNotFoundError:
-            before = None
-        except Damaged:
-            before = {}
+        before = self._read_plan()
+        if not before or _changes(before, asked) or not self._commit_files():
+            return None
+        return Settled(EmbedPlan.from_json(before["plan"]), **before["device"])
+
+    def adopt(self, asked: Mapping[str, Any], settled: Settled) -> None:
+        """Fix what decides the vectors, for this attempt and all that follow.
+
+        If an earlier attempt was asked for something else, all it has done is thrown away.
+
+        Parameters
+        ----------
+        asked
+            What the vectors were asked for and are made from, by name; plain values.
+        settled
+            What that came to: where `settled` gave something, the same.
+        """
+        device = {"kind": settled.kind, "name": settled.name}
+        content = {"format": FORMAT, "asked": asked, "plan": settled.plan.as_json()}
+        content = json.loads(json.dumps({**content, "device": device}))
+        before = self._read_plan()
         if before is not None:
-            kept = {"token_budget": before.get("token_budget")} if keep_budget else {}
-            if content | kept == before:
-                content = before
+            changes = _changes(before, asked)
+            if not changes:
+                content["asked"] = before["asked"]  # or the fingerprint would be another
+            if changes or _deciding(before) != _deciding(content):
+                self._start_over(changes)
             else:
-                self._start_over(before, content)
-        write_record(path, content)
-        text = json.dumps(content, sort_keys=True)
+                content = before
+        write_record(self.folder / "plan.json", content)
+        text = json.dumps(_deciding(content), sort_keys=True)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
         self._journal = Journal(self.folder, self.claim)
-        return replace(plan, token_budget=content["token_budget"])
 
-    def _start_over(self, before: dict[str, Any], content: dict[str, Any]) -> None:
-        changes = [
-            f"{name} was {before[name]!r}, is {value!r}" if name in before else f"{name} is new"
-            for name, value in content.items()
-            if before.get(name) != value
-        ]
-        what = "; ".join(changes) or "plan.json is damaged"
-        logger.warning("starting over, what was finished is thrown away: %s", what)
-        for pattern in (f"*{COMMIT_SUFFIX}", PATTERN, "limit.json"):
+    def _read_plan(self) -> dict[str, Any] | None:
+        """Return what ``plan.json`` holds, nothing if it is damaged, None if there is none."""
+        try:
+            content = read_record(self.folder / "plan.json")
+        except FileNotFoundError:
+            return None
+        except Damaged:
+            return {}
+        del content[RECORD_DIGEST]
+        return content
+
+    def _commit_files(self) -> list[Path]:
+        return sorted(self.folder.glob(f"*{COMMIT_SUFFIX}"))
+
+    def _start_over(self, changes: list[str]) -> None:
+        if self._commit_files():
+            what = "; ".join(changes)
+            logger.warning("starting over, what was finished is thrown away: %s", what)
+        for pattern in (f"*{COMMIT_SUFFIX}", PATTERN, "replans.json"):
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
 
-    def token_limit(self) -> int | None:
-        """Return the most tokens that fitted into memory at once, if an attempt found out."""
+    def replans(self) -> list[Replan]:
+        """Return what earlier attempts planned anew, in order."""
+        path = self.folder / "replans.json"
         try:
-            return read_record(self.folder / "limit.json")["tokens"]
-        except (FileNotFoundError, Damaged):
-            return None
+            return [Replan.from_json(replan) for replan in read_record(path)["replans"]]
+        except FileNotFoundError:
+            return []
+        except Damaged as error:
+            logger.warning("%s; packs that were planned anew are computed again", error)
+            return []
 
-    def remember_limit(self, tokens: int) -> None:
-        """Keep the most tokens that fit into memory for the attempts to come."""
-        write_record(self.folder / "limit.json", {"tokens": tokens})
+    def remember_replans(self, replans: Sequence[Replan]) -> None:
+        """Keep what was planned anew for the attempts to come, before any of it is committed.
 
-    def committed(self) -> dict[int, PackStatistics]:
-        """Return the packs that earlier attempts have committed; discard what is damaged."""
-        for path in sorted(self.folder.glob(f"*{COMMIT_SUFFIX}")):
+        Raises
+        ------
+        Fault
+            If another process has taken over: it has a plan of its own.
+        """
+        self.claim.check()
+        content = {"replans": [replan.as_json() for replan in replans]}
+        write_record(self.folder / "replans.json", content)
+
+    def committed(self, packs: Container[int]) -> dict[int, PackStatistics]:
+        """Return the packs that earlier attempts have committed; discard what is of no use.
+
+        Parameters
+        ----------
+        packs
+            The numbers of the plan. A commit that holds another is of a plan that is lost.
+        """
+        for path in self._commit_files():
             reason = "it is damaged"
             with suppress(Damaged):
                 commit = Commit.read(path)
-                if commit.description["fingerprint"] == self.fingerprint:
-                    self._commits.append(commit)
-                    continue
                 reason = "it belongs to another input or configuration"
+                if commit.description["fingerprint"] == self.fingerprint:
+                    if all(pack.pack in packs for pack in commit.statistics):
+                        self._commits.append(commit)
+                        continue
+                    reason = "it belongs to packs that were planned otherwise"
             logger.warning("discarding %s: %s; its packs are computed again", path, reason)
             self._journal.discarded(path.name)
             path.unlink(missing_ok=True)
@@ -133,6 +179,15 @@ class ShardState:
             logger.info("kept from earlier attempts: %s", plural(len(found), "pack"))
         self.seconds_before = max((pack.finished_seconds for pack in found.values()), default=0.0)
         return found
+
+    def deferred(self) -> list[int]:
+        """Return the records that earlier attempts have deferred: their places in the shard."""
+        places: list[int] = []
+        for commit in self._commits:
+            numbers = {pack.pack for pack in commit.statistics if pack.deferred_records}
+            if numbers:
+                places += [int(place) for pack in commit.packs(numbers) for place in pack.deferred]
+        return places
 
     @contextmanager
     def committing(
@@ -212,3 +267,23 @@ class ShardState:
         """Delete the state: the shard is written, and this process is still the one to say so."""
         self.claim.check()
         remove_folder(self.folder)  # a superseded process may still be writing into it
+
+
+def _changes(before: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Return in words what is asked for now and neither was before nor came of that."""
+    if not before:
+        return ["plan.json is damaged"]
+    if before["format"] != FORMAT:
+        return [f"format was {before['format']}, is {FORMAT}"]
+    came = before["asked"] | before["plan"]
+    return [
+        f"{name} was {came[name]!r}, is {value!r}" if name in came else f"{name} is new"
+        for name, value in json.loads(json.dumps(asked)).items()
+        if value not in (before["asked"].get(name), came.get(name))
+    ]
+
+
+def _deciding(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of ``plan.json`` decides the vectors."""
+    plan = {name: value for name, value in content["plan"].items() if name != "reasons"}
+    return {**content, "plan": plan, "device": content["device"]["kind"]}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple, cast
 
@@ -13,10 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from packedesm.errors import UserError
-from packedesm.esm2 import kernels
-
-HALF = (torch.float16, torch.bfloat16)
-FA3_HEAD_DIMS = (64, 96, 128, 192, 256)
+from packedesm.esm2 import attention_needs, kernels
+from packedesm.esm2.torch_operators import EFFICIENT, FLASH, MOST_SEQUENCES
 
 
 class Selection(NamedTuple):
@@ -79,8 +76,8 @@ def attend(
     Parameters
     ----------
     sequences
-        With `lengths`, ``sdpa`` need not copy `cu_seqlens` from the device, which waits for it; no
-        other backend reads them.
+        With `lengths`, ``sdpa`` need not copy `cu_seqlens` from the device, which waits for it; nor
+        need others for a pack of more sequences than they take at once.
     rotary
         For backends in `WITH_ROTARY` only, complex64 (total_tokens, 1, 1, head_dim / 2): what
         rotary embedding shall rotate each pair of neighbours in `q` and `k` by. Without it that
@@ -117,13 +114,14 @@ def select_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
-    lengths = sequences.lengths
-    if lengths is None:
-        lengths = sequences.cu_seqlens.diff().tolist()
-    if sum(lengths) != len(q):
-        raise ValueError(f"lengths add up to {sum(lengths)}, but there are {len(q)} tokens")
     # Neighbours of one length share a call; each part is one run of such neighbours.
-    runs = [(length, sum(1 for _ in group)) for length, group in groupby(lengths)]
+    lengths = _lengths(sequences, len(q))
+    alike = ((length, sum(1 for _ in group)) for length, group in groupby(lengths))
+    runs = [
+        (length, min(count - first, MOST_SEQUENCES))
+        for length, count in alike
+        for first in range(0, count, MOST_SEQUENCES)
+    ]
     tokens = [length * count for length, count in runs]
     attended = []
     for (length, count), *qkv in zip(runs, *(x.split(tokens) for x in (q, k, v)), strict=True):
@@ -139,87 +137,80 @@ def _varlen_cpu(
     return kernels.attend(q, k, v, sequences.cu_seqlens, rotary)
 
 
-def _torch_varlen(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
+def _torch_varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+    if FLASH.is_as_expected:
+        return FLASH(q, k, v, cu_seqlens, max_seqlen)
     from torch.nn.attention.varlen import varlen_attn
 
     # torch 2.10 has no `scale`; its default is 1/√head_dim in every version.
-    return cast(Tensor, varlen_attn(q, k, v, *_both_sides(sequences)))
+    return cast(Tensor, varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen))
 
 
-def _flash_attn(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
+def _memory_efficient(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int
+) -> Tensor:
+    for_gradients = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    batch = (q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0))
+    attended = EFFICIENT(*batch, cu_seqlens, max_seqlen, compute_log_sumexp=for_gradients)
+    return attended.squeeze(0)
+
+
+def _flash_attn(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
     from flash_attn import flash_attn_varlen_func
 
-    return flash_attn_varlen_func(q, k, v, *_both_sides(sequences))
+    return flash_attn_varlen_func(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
 
 
-def _fa3(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
+def _fa3(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
     from fa3_fwd_interface import flash_attn_varlen_func
 
-    return flash_attn_varlen_func(q, k, v, *_both_sides(sequences))
+    return flash_attn_varlen_func(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
 
 
-def _both_sides(sequences: Sequences) -> tuple[Tensor, Tensor, int, int]:
-    """Return where the sequences of the queries and of the keys stand: the same."""
+def _in_calls(
+    kernel: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, sequences: Sequences
+) -> Tensor:
+    """Return what `kernel` gives of a pack, called as often as its sequences need."""
     cu_seqlens, max_seqlen, _ = sequences
-    return cu_seqlens, cu_seqlens, max_seqlen, max_seqlen
+    if len(cu_seqlens) - 1 <= MOST_SEQUENCES:
+        return kernel(q, k, v, cu_seqlens, max_seqlen)
+    lengths = _lengths(sequences, len(q))
+    firsts = range(0, len(lengths), MOST_SEQUENCES)
+    tokens = [sum(lengths[first : first + MOST_SEQUENCES]) for first in firsts]
+    attended = []
+    for first, *qkv in zip(firsts, *(x.split(tokens) for x in (q, k, v)), strict=True):
+        begins = cu_seqlens[first : first + MOST_SEQUENCES + 1]
+        attended.append(kernel(*qkv, begins - begins[0], max_seqlen))
+    return torch.cat(attended)
+
+
+def _lengths(sequences: Sequences, tokens: int) -> Sequence[int]:
+    """Return the lengths of the sequences of a pack of `tokens`; unless given, wait for them."""
+    lengths = sequences.lengths
+    if lengths is None:
+        lengths = sequences.cu_seqlens.diff().tolist()
+    if sum(lengths) != tokens:
+        raise ValueError(f"lengths add up to {sum(lengths)}, but there are {tokens} tokens")
+    return lengths
 
 
 BACKENDS: dict[str, Callable[..., Tensor]] = {
     "sdpa": _sdpa,
     "varlen_cpu": _varlen_cpu,
-    "torch_varlen": _torch_varlen,
-    "flash_attn": _flash_attn,
-    "fa3": _fa3,
+    "torch_varlen": partial(_in_calls, _torch_varlen),
+    "memory_efficient": partial(_in_calls, _memory_efficient),
+    "flash_attn": partial(_in_calls, _flash_attn),
+    "fa3": partial(_in_calls, _fa3),
 }
 
 WITH_ROTARY = {"varlen_cpu"}  # can do the rotary embedding of q and k on the way
 
 # Fastest first. torch's own kernel before flash_attn's: both are FlashAttention-2, and torch's
-# was built with the torch that is running.
+# was built with the torch that is running. memory_efficient for what those cannot: float32, and
+# GPUs before Ampere.
 PREFERENCE = {
-    "cuda": ("fa3", "torch_varlen", "flash_attn", "sdpa"),
+    "cuda": ("fa3", "torch_varlen", "flash_attn", "memory_efficient", "sdpa"),
     "cpu": ("varlen_cpu", "sdpa"),
-}
-
-
-class _Needs(NamedTuple):
-    module: str  # that holds the function
-    function: str
-    install: str  # what to tell a user who lacks it
-    capability: tuple[int, int]  # smallest CUDA compute capability
-    generations: tuple[int, ...] | None  # major capabilities that are supported; None is all
-    dtypes: tuple[torch.dtype, ...]
-    head_dims: Callable[[int], bool]
-
-
-_NEEDS = {
-    "torch_varlen": _Needs(
-        module="torch.nn.attention.varlen",
-        function="varlen_attn",
-        install="install torch 2.10 or newer",
-        capability=(8, 0),
-        generations=None,
-        dtypes=HALF,
-        head_dims=lambda head_dim: head_dim % 8 == 0 and head_dim <= 256,
-    ),
-    "flash_attn": _Needs(
-        module="flash_attn",
-        function="flash_attn_varlen_func",
-        install="pip install 'packedesm[flash]'",
-        capability=(8, 0),
-        generations=None,
-        dtypes=HALF,
-        head_dims=lambda head_dim: head_dim % 8 == 0 and head_dim <= 256,
-    ),
-    "fa3": _Needs(
-        module="fa3_fwd_interface",
-        function="flash_attn_varlen_func",
-        install="pip install fa3-fwd",
-        capability=(9, 0),
-        generations=(9,),  # FlashAttention-3 is written for Hopper alone
-        dtypes=(torch.bfloat16,),
-        head_dims=FA3_HEAD_DIMS.__contains__,
-    ),
 }
 
 
@@ -231,40 +222,6 @@ def unavailable_reason(
         return None
     if name == "varlen_cpu":
         return kernels.unavailable_reason(device, dtype, head_dim)
-    if name not in _NEEDS:
+    if name not in attention_needs.GPU:
         return f"it is unknown, known are {', '.join(BACKENDS)}"
-    needs = _NEEDS[name]
-    if device.type != "cuda":
-        return f"it needs an NVIDIA GPU, not a {device.type.upper()}"
-    if dtype not in needs.dtypes:
-        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in needs.dtypes)
-        return f"it computes in {names}, not {str(dtype).removeprefix('torch.')}"
-    if not needs.head_dims(head_dim):
-        return f"it has no kernel for heads of {head_dim} numbers"
-    capability = torch.cuda.get_device_capability(device)
-    if capability < needs.capability or (
-        needs.generations and capability[0] not in needs.generations
-    ):
-        found = ".".join(map(str, capability))
-        return f"it does not run on a GPU of compute capability {found}"
-    if not _installed(needs):
-        return f"{needs.module} is not installed; {needs.install}"
-    return None
-
-
-def _installed(needs: _Needs) -> bool:
-    """Tell whether a backend is there; one that is there and broken raises UserError."""
-    root = importlib.util.find_spec(needs.module.partition(".")[0])
-    # Without an __init__.py it is a namespace folder that another distribution
-    # (flash_attn.cute) left behind, not the library.
-    if root is None or root.origin is None or importlib.util.find_spec(needs.module) is None:
-        return False
-    try:
-        getattr(importlib.import_module(needs.module), needs.function)
-    except (ImportError, AttributeError, OSError) as error:
-        cause = str(error).splitlines()[0]
-        raise UserError(
-            f"attention: {needs.module} is installed but does not work ({cause}); "
-            "repair or remove it, or choose attention sdpa"
-        ) from error
-    return True
+    return attention_needs.GPU[name].unmet(device, dtype, head_dim)

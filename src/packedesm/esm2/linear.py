@@ -30,7 +30,8 @@ def linear(x: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
 def linear_gelu(x: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
     """Return the exact (erf) GELU of `layer` of `x` (T, K) as (T, N)."""
     if not _by_onednn(x, layer.weight):
-        return F.gelu(layer(x))
+        product = layer(x)
+        return F.gelu(product) if product.requires_grad else torch.ops.aten.gelu_(product)
     return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "gelu", [], "none")
 
 

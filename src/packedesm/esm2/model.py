@@ -9,18 +9,18 @@ multiplication; a scalar product does not depend on the order. And there is no p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from types import ModuleType
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from packedesm.alphabet import MASK
 from packedesm.esm2.attention import WITH_ROTARY, Sequences, attend
 from packedesm.esm2.geometry import VOCABULARY, Geometry
 from packedesm.esm2.linear import linear, linear_add, linear_gelu
+from packedesm.esm2.steps import FURTHEST, TRAINED_KEPT, embed, phases, rotate
 from packedesm.esm2.weights import (
     check_tensors,
     frequency_names,
@@ -29,7 +29,8 @@ from packedesm.esm2.weights import (
     unstacked,
 )
 
-TRAINED_KEPT = 1 - 0.15 * 0.8  # share of embeddings that training's masking left in place
+# By their names in log and report: what `PackedESM2.fused` and `fused_gelu` are.
+KERNELS = {"torch": (False, False), "triton": (True, False), "triton+gelu": (True, True)}
 
 
 class PackedESM2(nn.Module):
@@ -40,9 +41,10 @@ class PackedESM2(nn.Module):
 
     Attributes
     ----------
-    fused
-        Whether `packedesm.esm2.triton_kernels` do the steps between products: on a GPU, without
-        gradients; `packedesm.esm2.fused` tells where they work.
+    fused, fused_gelu
+        Whether `packedesm.esm2.triton_kernels` do the steps between products, and whether one of
+        them does the feed-forward part's first product with its GELU: on a GPU, without gradients;
+        `packedesm.esm2.fused` tells where they work, and `use_kernels` sets both.
     """
 
     frequency_bits: torch.Tensor
@@ -50,7 +52,7 @@ class PackedESM2(nn.Module):
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
         self.geometry = geometry
-        self.fused = False
+        self.fused = self.fused_gelu = False
         with torch.device("meta"):
             # Given its weight, which it would else initialise: on the meta device that imports the
             # whole of torch's compiler.
@@ -102,6 +104,20 @@ class PackedESM2(nn.Module):
         state = dict(unstacked(weights, self.geometry))
         return state | dict.fromkeys(frequency_names(self.geometry), frequencies)
 
+    @property
+    def frequencies(self) -> torch.Tensor:
+        """Of rotary embedding, float32 (head_dim / 2,), whatever the dtype of the weights is."""
+        return self.frequency_bits.view(torch.float32)
+
+    @property
+    def kernels(self) -> str:
+        """The kernels that do their steps, by the name in log and report: a key of `KERNELS`."""
+        return next(name for name, does in KERNELS.items() if does == (self.fused, self.fused_gelu))
+
+    def use_kernels(self, name: str) -> None:
+        """Let these kernels do their steps from now on."""
+        self.fused, self.fused_gelu = KERNELS[name]
+
     def forward_packed(
         self,
         input_ids: torch.Tensor,
@@ -119,9 +135,9 @@ class PackedESM2(nn.Module):
         Parameters
         ----------
         input_ids
-            int64 (total_tokens,), ``<cls>`` and ``<eos>`` of every sequence included.
+            int32 or int64 (total_tokens,), ``<cls>`` and ``<eos>`` of every sequence included.
         positions
-            int64 (total_tokens,), from 0 in each sequence.
+            int32 or int64 (total_tokens,), from 0 in each sequence.
         cu_seqlens
             int32 (sequences + 1,), where each sequence begins, then the total.
         max_seqlen
@@ -137,55 +153,47 @@ class PackedESM2(nn.Module):
             Shape (total_tokens, width), dtype of the weights.
         """
         sequences = Sequences(cu_seqlens, max_seqlen, lengths)
-        rotary = self._rotary(positions)
-        # The rotation of q and k happens either while they are projected or while they are read.
-        before, within = (None, rotary) if attention in WITH_ROTARY else (rotary, None)
-        x = self._embed(input_ids, cu_seqlens)
+        split, rotary = self._rotation(positions, max_seqlen, attention)
+        x = self._embed(input_ids, sequences)
         layers = [*cast(Iterable[_Layer], self.layers)]
         following = [*(layer.attention_norm for layer in layers[1:]), self.final_norm]
         normed = layers[0].attention_norm(x)
         for layer, norm in zip(layers, following, strict=True):
-            q, k, v = self._project(layer, normed, before)
-            attended = attend(attention, q, k, v, sequences, within).flatten(1)
+            # What a step made gets no name that outlives it: it would take memory from the next.
+            q, k, v = split(linear(normed, layer.qkv).unflatten(1, (3, layer.heads, -1)))
+            attended = attend(attention, q, k, v, sequences, rotary).flatten(1)
+            del q, k, v
             x, normed = self._add_norm(x, attended, layer.attention_out, layer.mlp_norm)
-            x, normed = self._add_norm(x, linear_gelu(normed, layer.fc1), layer.fc2, norm)
+            del attended
+            x, normed = self._add_norm(x, self._linear_gelu(normed, layer.fc1), layer.fc2, norm)
         return normed
 
-    def _embed(self, input_ids: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
-        """Return embeddings (T, width) after token dropout, which ESM-2 applies at inference too.
-
-        ``<mask>`` is zero, and every sequence is scaled by 0.88 / (1 - masked / tokens), tokens
-        counting ``<cls>`` and ``<eos>``: what remains is as large as it was in training.
-        """
-        masked = input_ids == MASK
-        masked_before = F.pad(masked.cumsum(0), (1, 0))[cu_seqlens]
-        tokens = cu_seqlens.diff()
-        scale = TRAINED_KEPT / (1 - masked_before.diff() / tokens)
-        scale = scale.repeat_interleave(tokens, output_size=len(input_ids))
-        scale = scale.masked_fill(masked, 0)
-        # A float32 scale promotes half-precision embeddings: one rounding, not two.
-        return (self.embed_tokens(input_ids) * scale[:, None]).to(self.embed_tokens.weight.dtype)
-
-    def _rotary(self, positions: torch.Tensor) -> torch.Tensor:
-        """Return e^(i position frequency), complex64 (T, 1, 1, head_dim / 2)."""
-        angles = positions.float()[:, None] * self.frequency_bits.view(torch.float32)
-        return torch.complex(angles.cos(), angles.sin())[:, None, None]
-
-    def _project(
-        self, layer: _Layer, normed: torch.Tensor, rotary: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return q, k, and v, (T, H, Dh) each.
-
-        q and k are rotated by `rotary`, if the attention is not to do it.
-        """
-        qkv = linear(normed, layer.qkv).unflatten(1, (3, layer.heads, -1))
-        if rotary is None:
-            return qkv.unbind(1)
+    def _embed(self, input_ids: torch.Tensor, sequences: Sequences) -> torch.Tensor:
+        cu_seqlens, weight = sequences.cu_seqlens, self.embed_tokens.weight
         if self.fused:
-            _fused().rotate_(qkv, rotary)
-            return qkv.unbind(1)
-        q, k = rotate(qkv[:, :2], rotary).unbind(1)
-        return q, k, qkv[:, 2]
+            return _fused().embed(
+                input_ids, cu_seqlens, sequences.max_seqlen, weight, kept=TRAINED_KEPT
+            )
+        return embed(input_ids, cu_seqlens, weight)
+
+    def _rotation(
+        self, positions: torch.Tensor, max_seqlen: int, attention: str
+    ) -> tuple[Callable[[torch.Tensor], Sequence[torch.Tensor]], torch.Tensor | None]:
+        """Return how to rotate q and k: before they are read, or while they are.
+
+        That is a function which splits the projection (T, 3, H, Dh) into q, k and v, (T, H, Dh)
+        each, with q and k rotated, and nothing for the attention to do; or one which only splits,
+        and the phases that `attention` shall rotate by.
+        """
+        if self.fused and max_seqlen <= FURTHEST:
+            return partial(_split_fused, positions=positions, frequencies=self.frequencies), None
+        rotary = phases(positions, self.frequencies)
+        if attention in WITH_ROTARY:
+            return partial(torch.Tensor.unbind, dim=1), rotary
+        return partial(_split_rotated, rotary=rotary), None
+
+    def _linear_gelu(self, x: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
+        return _fused().linear_gelu(x, layer) if self.fused_gelu else linear_gelu(x, layer)
 
     def _add_norm(
         self, x: torch.Tensor, change: torch.Tensor, layer: nn.Linear, norm: nn.Module
@@ -221,16 +229,13 @@ def _fused() -> ModuleType:
     return triton_kernels
 
 
-def rotate(qk: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
-    """Rotate each pair of neighbours in `qk` (T, 2, H, Dh) by its phase, in float32.
+def _split_fused(
+    qkv: torch.Tensor, positions: torch.Tensor, frequencies: torch.Tensor
+) -> Sequence[torch.Tensor]:
+    _fused().rotate_(qkv, positions, frequencies)
+    return qkv.unbind(1)
 
-    float32 input may be overwritten unless gradients need it.
 
-    Parameters
-    ----------
-    rotary
-        complex64 (T, 1, 1, Dh / 2).
-    """
-    pairs = torch.view_as_complex(qk.float().unflatten(-1, (-1, 2)))
-    rotated = pairs * rotary if pairs.requires_grad else pairs.mul_(rotary)
-    return torch.view_as_real(rotated).flatten(-2).to(qk.dtype)
+def _split_rotated(qkv: torch.Tensor, rotary: torch.Tensor) -> Sequence[torch.Tensor]:
+    q, k = rotate(qkv[:, :2], rotary).unbind(1)
+    return q, k, qkv[:, 2]

@@ -18,7 +18,13 @@ from packedesm.sequences.faidx import read_faidx
 from packedesm.sequences.index import embedded_as, length_counts
 from packedesm.sequences.summary import read_summary, reading_sharded
 
-RECOVERIES = ("restarts", "recomputed_packs", "discarded_commits", "split_packs")
+RECOVERIES = (
+    "restarts",
+    "recomputed_packs",
+    "discarded_commits",
+    "retried_packs",
+    "replanned_packs",
+)
 
 
 def write_metrics(paths: Paths, shards: int) -> dict[str, Any]:
@@ -79,8 +85,8 @@ def _packing(paths: Paths, run: ShardRun, sharding: dict[str, Any]) -> dict[str,
         lengths = read_faidx(paths.shard_fai(shard)).lengths
     sequences = run.options.length.sequence_tokens(lengths)
     with reading(paths.shard_packs(shard), sha256=run.packs_sha256):
-        packs = read_packs(paths.shard_packs(shard))["tokens"]
-    tokens = int(packs.sum())
+        packs = read_packs(paths.shard_packs(shard))
+    tokens = int(packs["tokens"].sum())
     if tokens != int(sequences.sum()):
         raise RuntimeError(
             f"shard {shard}: its packs hold {tokens} tokens, its records {int(sequences.sum())}"
@@ -88,11 +94,11 @@ def _packing(paths: Paths, run: ShardRun, sharding: dict[str, Any]) -> dict[str,
     row = {
         "shard": shard,
         "records": run.records,
-        "packs": len(packs),
+        "packs": len(packs["tokens"]),
         "tokens": tokens,
         "token_budget": budget,
         # A record longer than the budget has a pack of its own, and that pack is full.
-        "capacity": int(np.maximum(packs, budget).sum()),
+        "capacity": int(np.maximum(packs["tokens"], packs["token_budget"]).sum()),
         "padded_tokens_arrival": padded_tokens(sequences, budget, length_sorted=False),
         "padded_tokens_sorted": padded_tokens(sequences, budget, length_sorted=True),
     }
@@ -230,6 +236,8 @@ def _run_summary(run: ShardRun) -> dict[str, Any]:
     return {
         **{name: getattr(run, name) for name in ("shard", "host", "started", "device")},
         "plan": run.plan.as_json(),
+        "precision": run.precision,
+        "matmul_peak_reason": run.matmul_peak_reason,
         **{name: getattr(run, name) for name in RECOVERIES},
         "seconds": asdict(run.seconds),
         "versions": run.versions,
@@ -240,7 +248,7 @@ def _run_summary(run: ShardRun) -> dict[str, Any]:
             "utilisation_percent": _mean(samples, "utilisation_percent"),
             "power_w": _mean(samples, "power_w"),
             "sm_clock_mhz": _mean(samples, "sm_clock_mhz"),
-            "peak_memory_bytes": max((sample["memory_bytes"] for sample in samples), default=None),
+            "peak_memory_bytes": max(_known(samples, "memory_bytes"), default=None),
             "energy_j": run.gpu["energy_j"],
         },
     }
@@ -294,7 +302,13 @@ def _length_summary(counts: np.ndarray) -> dict[str, Any]:
 
 
 def _mean(samples: list[dict], name: str) -> float | None:
-    return float(np.mean([sample[name] for sample in samples])) if samples else None
+    known = _known(samples, name)
+    return float(np.mean(known)) if known else None
+
+
+def _known(samples: list[dict], name: str) -> list[float]:
+    """Return the readings of one kind that NVML did not refuse."""
+    return [sample[name] for sample in samples if sample[name] is not None]
 
 
 def _ratio(part: float | None, whole: float | None) -> float | None:

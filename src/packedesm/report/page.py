@@ -151,6 +151,8 @@ def _run_facts(metrics: dict) -> dict[str, list[str]]:
         "output_dtypes": _distinct(metrics, lambda run: run["plan"]["output_dtype"]),
         "attention": _distinct(metrics, partial(_chosen, "attention")),
         "kernels": _distinct(metrics, partial(_chosen, "kernels")),
+        "precision": _distinct(metrics, _precision),
+        "peak_reasons": _distinct(metrics, lambda run: run["matmul_peak_reason"]),
         "gpu_reasons": _distinct(metrics, lambda run: run["gpu"]["reason"]),
     }
 
@@ -159,6 +161,14 @@ def _device(run: dict) -> str:
     device = run["device"]
     threads = f", {device['threads']} threads" if device["kind"] == "cpu" else ""
     return device["name"] + threads
+
+
+def _precision(run: dict) -> str | None:
+    """Return how a GPU's products were computed, below the number format of the computation."""
+    if run["device"]["kind"] != "cuda":
+        return None
+    used = [name for name, is_used in run["precision"].items() if is_used]
+    return ", ".join(used) or "no TF32, sums of products in float32"
 
 
 def _chosen(what: str, run: dict) -> str:
@@ -194,11 +204,11 @@ def _environment() -> Environment:
     return environment
 
 
-def _number(value: float | None) -> str:
-    """Format with about three digits, and no power of ten."""
+def _number(value: float | None, unit: str = "") -> str:
+    """Format with about three digits, and no power of ten; what is unknown has no unit."""
     if value is None:
         return "unknown"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}") + unit
 
 
 def _percent(fraction: float | None) -> str:

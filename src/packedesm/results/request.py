@@ -14,10 +14,11 @@ from packedesm.results.inputs import Input, check_read
 from packedesm.versions import versions
 
 FORMAT = 1
-# What changes no vector, nor where it stands: where things lie, and how a job works.
+# What changes no vector, nor where it stands: where things lie, and how a job works. The device is
+# one of them so that whoever turns to another one keeps what is finished.
 NOT_DECIDING = (
-    *("fasta", "results", "model", "checkpoints", "workers", "commit_seconds", "commit_packs"),
-    "cluster",
+    *("fasta", "results", "model", "checkpoints", "device", "workers", "commit_seconds"),
+    *("commit_packs", "cluster"),
 )
 # What decides how results are looked at, and no vector: compared only with what is finished.
 ONLY_VERIFIED = ("verify", "seed")

@@ -1,0 +1,39 @@
+"""How exactly a GPU multiplies: the same everywhere, whatever a container's variables say."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+# NVIDIA's containers may set these. cuBLAS itself reads the first, over all that a program says;
+# torch reads the second when it is imported.
+_OVERRIDES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
+
+
+def fix_precision() -> dict[str, bool]:
+    """Let GPUs multiply float32 as float32, and add up half precision in float32.
+
+    To be called before CUDA is used: its libraries read the environment once.
+
+    Returns
+    -------
+    dict
+        What torch says of it, for log and report: whether TF32 is used, and whether sums of
+        products are rounded to float16, or bfloat16, on the way.
+    """
+    for name in _OVERRIDES:
+        os.environ.pop(name, None)
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    # The older of torch's two ways sets both; reading them disagree raises.
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    matmul.allow_fp16_reduced_precision_reduction = False
+    matmul.allow_bf16_reduced_precision_reduction = False
+    matmul.allow_fp16_accumulation = False
+    return {
+        "tf32": matmul.allow_tf32 or cudnn.allow_tf32,
+        "float16_sums": (
+            matmul.allow_fp16_reduced_precision_reduction or matmul.allow_fp16_accumulation
+        ),
+        "bfloat16_sums": matmul.allow_bf16_reduced_precision_reduction,
+    }

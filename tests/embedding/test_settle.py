@@ -1,0 +1,29 @@
+"""What a job finds out of its shard before it begins."""
+
+import numpy as np
+
+from packedesm.embedding.settle import TRIALS, trial_packs
+from packedesm.packing.dataset import SequenceDataset
+from tests.typed import policy
+
+
+def test_a_budget_is_tried_on_packs_of_the_shard_from_all_of_its_lengths(shard):
+    lengths = np.random.default_rng(1).integers(1, 300, 400)
+    paths = shard(*("M" * length for length in lengths), deduplicate=False)
+    dataset = SequenceDataset(paths.shard_fasta(0), policy())
+    packs = trial_packs(dataset, 1000)
+    assert len(packs) == TRIALS
+    assert all(900 < sum(pack) <= 1000 for pack in packs)
+    found = {length for pack in packs for length in pack}
+    assert found <= set((lengths + 2).tolist())
+    assert len(found) > 10  # not one length, over and over
+    typical = [np.mean(pack) for pack in packs]
+    assert typical[0] > lengths.mean() > typical[-1]
+    assert trial_packs(dataset, 1000) == packs
+
+
+def test_a_budget_above_the_shard_is_tried_on_all_of_it_once(shard):
+    paths = shard("M" * 100, "M" * 30, long_sequences="window", max_length=60, window_overlap=20)
+    windows = policy(long_sequences="window", max_length=60, window_overlap=20)
+    dataset = SequenceDataset(paths.shard_fasta(0), windows)
+    assert trial_packs(dataset, 1000) == [[62, 62, 32]]

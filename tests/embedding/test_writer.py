@@ -1,0 +1,39 @@
+"""The thread that writes: in order, bounded, and nothing after a failure."""
+
+import threading
+
+import pytest
+
+from packedesm.embedding.writer import Writer
+
+
+def test_all_that_was_put_is_run_in_order_whatever_ends_the_block():
+    done = []
+    with pytest.raises(SystemExit), Writer() as writer:
+        for number in range(100):
+            writer.put(lambda number=number: done.append(number), 1)
+        raise SystemExit
+    assert done == list(range(100))
+
+
+def test_after_a_failure_none_is_run_and_it_is_raised():
+    done, let_fail = [], threading.Event()
+
+    def fail():
+        let_fail.wait(5)
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"), Writer() as writer:
+        writer.put(fail, 1)
+        writer.put(lambda: done.append(1), 1)
+        let_fail.set()
+    assert done == []
+
+
+def test_one_that_is_larger_than_the_limit_waits_for_all_before_it():
+    done = []
+    with Writer(limit=10) as writer:
+        writer.put(lambda: done.append("small"), 9)
+        writer.put(lambda: done.append("large"), 1000)
+        assert done[0] == "small"
+    assert done == ["small", "large"]
