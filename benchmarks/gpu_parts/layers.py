@@ -57,7 +57,7 @@ def measure(task: Task) -> None:
         for attention, kernels in ways(geometry, dtype, device):
             if not task.in_time():
                 return
-            model.fused = kernels != "torch"
+            model.use_kernels(kernels)
             forward = partial(model.forward_packed, **inputs, attention=attention)
             row = {"dtype": str(dtype).removeprefix("torch."), "attention": attention}
             row |= {"kernels": kernels, "product_ceiling_seconds": ceiling}

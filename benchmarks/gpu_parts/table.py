@@ -58,14 +58,15 @@ def of_tests(result: Result) -> str:
 def of_kernels(result: Result) -> str:
     """Return each kernel beside its twin, and as a share of the rate of a copy."""
     copy = 2 * result["copy_bytes_per_second"]  # read and written
-    rows = [
-        [
-            *(row["kernel"], row["model"], row["dtype"]),
-            *(f"{1e6 * row['seconds']:.0f}", f"{1e6 * row['twin_seconds']:.0f}"),
-            f"{row['bytes_per_second'] / 1e9:,.0f} ({row['bytes_per_second'] / copy:.0%})",
-        ]
-        for row in result["rows"]
-    ]
+    rows = []
+    for row in result["rows"]:
+        cells = [row["kernel"], row["model"], row["dtype"]]
+        if "reason" in row:
+            rows.append([*cells, row["reason"], "", ""])
+            continue
+        rate = row["bytes_per_second"]
+        times = [f"{1e6 * row[what]:.0f}" for what in ("seconds", "twin_seconds")]
+        rows.append([*cells, *times, f"{rate / 1e9:,.0f} ({rate / copy:.0%})"])
     head = ["kernel", "model", "dtype", "µs", "torch, µs", "GB/s (of a copy)"]
     return f"{result['tokens']:,} tokens.\n\n{table(head, rows)}"
 
