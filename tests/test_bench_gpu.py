@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -16,13 +17,15 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks.gpu_parts import kernels, table
 from benchmarks.gpu_parts import run as bench_run
-from benchmarks.gpu_parts import table
 from benchmarks.gpu_parts.gpu_tests import files, summary
-from benchmarks.gpu_parts.kernels import KERNELS
+from benchmarks.gpu_parts.kernels import KERNELS, Pair
 from benchmarks.gpu_parts.layers import by_step, pack
+from benchmarks.gpu_parts.part import Task
 from benchmarks.gpu_parts.run import Bench, Part, plan
 from benchmarks.gpu_parts.table import as_markdown, of_tests
+from packedesm.esm2.attention import Selection
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.kernel_trials import TRIALS
 from packedesm.esm2.registry import MODELS
@@ -180,6 +183,28 @@ def test_the_twin_of_every_kernel_computes_and_bytes_are_counted(name):
 
 # What each token reads and writes: q and k, or x and its change, and both again, and so on.
 VECTORS = {"rotate_": 4, "add_norm": 4, "linear_gelu": 5, "embed": 1, "pool": 1}
+
+
+def test_a_kernel_that_fails_is_a_row_with_its_reason_and_costs_no_other(tmp_path, monkeypatch):
+    def wrong():
+        raise RuntimeError("PassManager::run failed\nand more")
+
+    twin = partial(torch.zeros, 1)
+    made = {"wrong": Pair(wrong, twin, 1), "right": Pair(twin, twin, 8)}
+    makers = {name: lambda *_, pair=pair: pair for name, pair in made.items()}
+    monkeypatch.setattr(kernels, "KERNELS", makers)
+    monkeypatch.setattr(kernels, "select_kernels", lambda *_: Selection("triton", ""))
+    task = Task("cpu", None, tmp_path, time.monotonic() + 60, tmp_path / "found.json")
+    kernels.measure(task)
+    rows = read_json(task.found)["result"]["rows"]
+    assert [row["kernel"] for row in rows] == 3 * [
+        "wrong",
+        "right",
+    ]  # at the widths of three models
+    assert {row["reason"] for row in rows[::2]} == {"PassManager::run failed"}
+    assert all(row["seconds"] > 0 and row["bytes_per_second"] > 0 for row in rows[1::2])
+    text = table.of_kernels(task.result)
+    assert "| wrong | esm2_t33_650M_UR50D | float32 | PassManager::run failed |  |  |" in text
 
 
 def test_steps_of_a_layer_are_told_apart_by_the_names_of_kernels():

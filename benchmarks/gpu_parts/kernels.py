@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -12,12 +13,12 @@ import torch
 from torch import nn
 
 from benchmarks.gpu_parts.layers import dtypes, pack
-from benchmarks.gpu_parts.part import Task
+from benchmarks.gpu_parts.part import Task, told
 from benchmarks.gpu_parts.sizes import LIMITS, PACK, REPEATS
 from benchmarks.limits import Limits
 from packedesm.device.timing import time_repeats
 from packedesm.embedding import pooling
-from packedesm.errors import UserError, first_line
+from packedesm.errors import UserError
 from packedesm.esm2 import linear, steps
 from packedesm.esm2.fused import select_kernels
 from packedesm.esm2.geometry import VOCABULARY, Geometry
@@ -60,16 +61,10 @@ def measure(task: Task) -> None:
                     return
                 row = {"kernel": kernel, "model": name, "dtype": str(dtype).removeprefix("torch.")}
                 pair = make(MODELS[name], batch, dtype)
-                result["rows"].append(row | tried(pair, device, REPEATS[task.device]))
+                result["rows"].append(
+                    row | told(partial(timed, pair, device, REPEATS[task.device]))
+                )
                 task.save(result)
-
-
-def tried(pair: Pair, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Return what `timed` finds, or why the kernel cannot be used: one is for half precision."""
-    try:
-        return timed(pair, device, repeats)
-    except Exception as error:  # what Triton raises where it cannot compile
-        return {"reason": first_line(error)}
 
 
 @torch.inference_mode()
