@@ -1,7 +1,6 @@
 """`make bench-gpu`: parts that are finished are kept, whatever ends the others is told."""
 
 import argparse
-import ast
 import json
 import os
 import re
@@ -10,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -17,16 +17,20 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks.gpu_parts import kernels, table
 from benchmarks.gpu_parts import run as bench_run
-from benchmarks.gpu_parts import table
 from benchmarks.gpu_parts.gpu_tests import files, summary
-from benchmarks.gpu_parts.kernels import KERNELS
-from benchmarks.gpu_parts.layers import by_step
+from benchmarks.gpu_parts.kernels import KERNELS, Pair
+from benchmarks.gpu_parts.layers import by_step, pack
+from benchmarks.gpu_parts.part import Task
 from benchmarks.gpu_parts.run import Bench, Part, plan
 from benchmarks.gpu_parts.table import as_markdown, of_tests
+from packedesm.esm2.attention import Selection
 from packedesm.esm2.geometry import Geometry
+from packedesm.esm2.kernel_trials import TRIALS
 from packedesm.esm2.registry import MODELS
 from packedesm.files import read_json
+from tests.fake_cuda.kernels import kernels_stood_in
 from tests.workflow import ROOT
 
 CONDITIONS = {
@@ -155,30 +159,52 @@ def test_tests_come_first_and_the_budgets_fit_into_nine_minutes():
 
 
 def test_every_fused_kernel_is_timed():
-    """Read, not imported: Triton is not installed everywhere."""
-    source = ROOT / "src" / "packedesm" / "esm2" / "triton_kernels.py"
-    functions = [
-        node
-        for node in ast.parse(source.read_text("utf-8")).body
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
-    ]
-    assert set(KERNELS) == {node.name for node in functions}
+    assert set(KERNELS) == set(TRIALS)
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_the_twin_of_every_kernel_stays_on_the_gpu(name, fake_cuda):
-    with FakeTensorMode():
-        pair = KERNELS[name](MODELS["esm2_t6_8M_UR50D"], 64, torch.float16, fake_cuda)
+def test_kernel_and_twin_take_the_same_on_the_gpu_and_stay_there(name, fake_cuda):
+    batch = pack(1024)
+    with FakeTensorMode(allow_non_fake_inputs=True), kernels_stood_in():
+        batch = batch.to(fake_cuda)
+        pair = KERNELS[name](MODELS["esm2_t6_8M_UR50D"], batch, torch.float16)
+        pair.kernel()
         assert pair.twin().device == fake_cuda
 
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_the_twin_of_every_kernel_computes_and_bytes_are_counted(name):
-    geometry, tokens = Geometry(layers=1, width=32, heads=2), 5
-    pair = KERNELS[name](geometry, tokens, torch.bfloat16, torch.device("cpu"))
+    geometry, batch = Geometry(layers=1, width=32, heads=2), pack(1024)
+    pair = KERNELS[name](geometry, batch, torch.bfloat16)
     assert torch.isfinite(pair.twin()).all()
-    # q and k, or x, its change, the sum and the norm: each read or written once.
-    assert pair.moved == 4 * tokens * geometry.width * 2
+    of_a_vector = pair.moved / sum(batch.lengths) / (2 * geometry.width)
+    assert of_a_vector == pytest.approx(VECTORS[name], rel=0.15)
+
+
+# What each token reads and writes: q and k, or x and its change, and both again, and so on.
+VECTORS = {"rotate_": 4, "add_norm": 4, "linear_gelu": 5, "embed": 1, "pool": 1}
+
+
+def test_a_kernel_that_fails_is_a_row_with_its_reason_and_costs_no_other(tmp_path, monkeypatch):
+    def wrong():
+        raise RuntimeError("PassManager::run failed\nand more")
+
+    twin = partial(torch.zeros, 1)
+    made = {"wrong": Pair(wrong, twin, 1), "right": Pair(twin, twin, 8)}
+    makers = {name: lambda *_, pair=pair: pair for name, pair in made.items()}
+    monkeypatch.setattr(kernels, "KERNELS", makers)
+    monkeypatch.setattr(kernels, "select_kernels", lambda *_: Selection("triton", ""))
+    task = Task("cpu", None, tmp_path, time.monotonic() + 60, tmp_path / "found.json")
+    kernels.measure(task)
+    rows = read_json(task.found)["result"]["rows"]
+    assert [row["kernel"] for row in rows] == 3 * [
+        "wrong",
+        "right",
+    ]  # at the widths of three models
+    assert {row["reason"] for row in rows[::2]} == {"PassManager::run failed"}
+    assert all(row["seconds"] > 0 and row["bytes_per_second"] > 0 for row in rows[1::2])
+    text = table.of_kernels(task.result)
+    assert "| wrong | esm2_t33_650M_UR50D | float32 | PassManager::run failed |  |  |" in text
 
 
 def test_steps_of_a_layer_are_told_apart_by_the_names_of_kernels():

@@ -6,6 +6,7 @@ from benchmarks import gpu_estimate as estimated
 from benchmarks.gpu_estimate import FUSED, GPUS, H200, PLAIN, Work, estimate
 from benchmarks.table import put_between
 from packedesm.esm2.registry import MODELS
+from tests.fake_cuda.test_ratchet import RATCHET
 
 MODEL = MODELS["esm2_t33_650M_UR50D"]
 ATTENDED = estimated.attended_tokens()
@@ -45,3 +46,8 @@ def test_no_gpu_is_promised_more_than_its_data_sheet():
         assert seconds.products > work.product_flops / gpu.flops
         assert seconds.attention > work.attention_flops / gpu.flops
         assert seconds.element_wise > work.moved / gpu.bandwidth
+
+
+@pytest.mark.parametrize(("steps", "kernels"), [(FUSED, "triton"), (PLAIN, "torch")])
+def test_bytes_and_launches_are_those_counted_on_the_made_up_gpu(steps, kernels):
+    assert (steps.moved, steps.launches) == (RATCHET[kernels].vectors, RATCHET[kernels].layer)

@@ -9,7 +9,7 @@ from benchmarks.compare import MAX_LENGTH, SEED
 from benchmarks.comparison import Comparison
 from benchmarks.contenders import BASE, entries
 from benchmarks.gpu_parts.part import Task
-from benchmarks.gpu_parts.sizes import CONTENDERS, LIMITS, REPEATS, records
+from benchmarks.gpu_parts.sizes import LIMITS, REPEATS, records
 from benchmarks.sample import EXAMPLE, draw
 from packedesm.esm2.registry import MODELS
 
@@ -17,9 +17,10 @@ from packedesm.esm2.registry import MODELS
 def measure(task: Task) -> None:
     """Compare, round by round, until the time is up."""
     assert task.model
+    size = records(task.model, task.device)
     comparison = Comparison(
         MODELS[task.model],
-        draw(EXAMPLE, records(task.model, task.device).compared, MAX_LENGTH, SEED),
+        draw(EXAMPLE, size.compared, MAX_LENGTH, SEED),
         device=task.device,
         threads=os.cpu_count() or 1,
         scratch=task.scratch,
@@ -28,7 +29,8 @@ def measure(task: Task) -> None:
         say=partial(print, flush=True),
         limit_sizes=LIMITS[task.device],
     )
-    chosen = list(entries(task.device)[: CONTENDERS[task.device]])
-    base = [BASE] if all(entry.key != BASE.key for entry in chosen) else []
-    comparison.run(chosen + base, REPEATS[task.device])
+    known = entries(task.device)
+    chosen = known[: size.contenders]
+    base = [entry for entry in known if entry.key == BASE.key and entry not in chosen]
+    comparison.run([*chosen, *base], REPEATS[task.device])
     task.in_time()

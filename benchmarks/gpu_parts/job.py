@@ -54,7 +54,14 @@ def embed(task: Task, checkpoint: Path, number: int, dtype: str) -> dict[str, An
         fasta.write_text("".join(f">{row}\n{text}\n" for row, text in enumerate(drawn)))
         command = [sys.executable, "-m", "packedesm.cli", "embed", str(fasta)]
         command += ["-o", f"{folder}/out", "--model", str(checkpoint), "--dtype", dtype]
-        command += ["--deduplicate", "false", "--verify-sequences", str(VERIFIED)]
+        command += [
+            "--device",
+            task.device,
+            "--deduplicate",
+            "false",
+            "--verify-sequences",
+            str(VERIFIED),
+        ]
         start = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True)
         seconds = time.perf_counter() - start

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.compare import MAX_LENGTH, SEED
-from benchmarks.gpu_parts.part import Task
+from benchmarks.gpu_parts.part import Task, told
 from benchmarks.gpu_parts.sizes import LIMITS, PACK, REPEATS
 from benchmarks.limits import Limits
 from benchmarks.preparation import load
@@ -57,11 +57,11 @@ def measure(task: Task) -> None:
         for attention, kernels in ways(geometry, dtype, device):
             if not task.in_time():
                 return
-            model.fused = kernels != "torch"
+            model.use_kernels(kernels)
             forward = partial(model.forward_packed, **inputs, attention=attention)
             row = {"dtype": str(dtype).removeprefix("torch."), "attention": attention}
             row |= {"kernels": kernels, "product_ceiling_seconds": ceiling}
-            result["rows"].append(row | timed(forward, device, REPEATS[task.device]))
+            result["rows"].append(row | told(partial(timed, forward, device, REPEATS[task.device])))
             task.save(result)
 
 

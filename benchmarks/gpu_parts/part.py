@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,14 @@ def run(module: str, task: Task) -> str | None:
     except Exception as error:
         return f"failed: {type(error).__name__}: {first_line(error)}"
     return "not run to its end: the time was up" if task.cut else None
+
+
+def told(measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what was measured, or why it could not be: a row that fails costs no other."""
+    try:
+        return measured()
+    except Exception as error:  # memory that does not suffice, a kernel that does not compile
+        return {"reason": first_line(error)}
 
 
 def end_with_parent(parent: int) -> None:

@@ -58,35 +58,36 @@ def of_tests(result: Result) -> str:
 def of_kernels(result: Result) -> str:
     """Return each kernel beside its twin, and as a share of the rate of a copy."""
     copy = 2 * result["copy_bytes_per_second"]  # read and written
-    rows = [
-        [
-            *(row["kernel"], row["model"], row["dtype"]),
-            *(f"{1e6 * row['seconds']:.0f}", f"{1e6 * row['twin_seconds']:.0f}"),
-            f"{row['bytes_per_second'] / 1e9:,.0f} ({row['bytes_per_second'] / copy:.0%})",
-        ]
-        for row in result["rows"]
-    ]
+    rows = []
+    for row in result["rows"]:
+        cells = [row["kernel"], row["model"], row["dtype"]]
+        if "reason" in row:
+            rows.append([*cells, row["reason"]])
+            continue
+        rate = row["bytes_per_second"]
+        times = [f"{1e6 * row[what]:.0f}" for what in ("seconds", "twin_seconds")]
+        rows.append([*cells, *times, f"{rate / 1e9:,.0f} ({share(rate / copy)})"])
     head = ["kernel", "model", "dtype", "µs", "torch, µs", "GB/s (of a copy)"]
     return f"{result['tokens']:,} tokens.\n\n{table(head, rows)}"
 
 
 def of_layers(result: Result) -> str:
     """Return of each way the time of a pass, what each step takes of it, and launches a layer."""
-    steps = [*result["rows"][0]["steps"]]
+    steps: list[str] = []
     rows = []
     for row in result["rows"]:
+        cells = [row["dtype"], row["attention"], row["kernels"]]
+        if "reason" in row:
+            rows.append([*cells, row["reason"]])
+            continue
+        steps = [*row["steps"]]
         seconds = statistics.median(row["seconds"])
         launches = sum(step["launches"] for step in row["steps"].values()) / result["layers"]
-        rows.append(
-            [
-                *(row["dtype"], row["attention"], row["kernels"]),
-                f"{1e3 * seconds:.1f} ({spread(row['seconds'], 1e3, 1)})",
-                f"{result['tokens'] / seconds:,.0f}",
-                f"{row['product_ceiling_seconds'] / seconds:.0%}",
-                *(f"{1e3 * step['seconds']:.1f}" for step in row["steps"].values()),
-                f"{launches:.1f}",
-            ]
-        )
+        cells += [f"{1e3 * seconds:.1f} ({spread(row['seconds'], 1e3, 1)})"]
+        cells += [f"{result['tokens'] / seconds:,.0f}"]
+        cells += [share(row["product_ceiling_seconds"] / seconds)]
+        cells += [f"{1e3 * step['seconds']:.1f}" for step in row["steps"].values()]
+        rows.append([*cells, f"{launches:.1f}"])
     head = ["dtype", "attention", "kernels", "pass, ms", "tokens/s", "of the product ceiling"]
     head += [f"{step}, ms" for step in steps]
     return f"One pack of {result['tokens']:,} tokens, {result['layers']} layers.\n\n" + table(
@@ -101,13 +102,13 @@ def of_comparison(result: Result) -> str:
     for row in result["rows"]:
         cells = [row["name"], row["dtype"]]
         if not row["seconds"]:
-            rows.append([*cells, row["reason"], "", "", "", ""])
+            rows.append([*cells, row["reason"] or ""])
             continue
         times, tokens = ratio(row, base), result["input"]["tokens"]
         rates = [tokens / seconds for seconds in row["seconds"]]
         cells += [f"{row['tokens_per_second']:,.0f} ({spread(rates, 1, 0)})"]
         cells += ["" if times is None else f"{times:.1f} x"]
-        cells += ["" if row["mfu"] is None else f"{row['mfu']:.0%}"]
+        cells += [share(row["mfu"])]
         rows.append(
             [*cells, f"{row['peak_bytes'] / 1e9:.1f}", f"{row['relative_l2']['worst']:.0e}"]
         )
@@ -127,7 +128,7 @@ def of_job(result: Result) -> str:
             *(f"{row['records']:,}", row["dtype"], row["attention"], row["kernels"]),
             *(f"{row['token_budget']:,}", f"{row['seconds']:.1f}", f"{row['setup_seconds']:.1f}"),
             *(f"{row['embedding_seconds']:.1f}", f"{row['forward_seconds']:.1f}"),
-            *(f"{row['tokens_per_second']:,.0f}", f"{row['mfu']:.0%}", f"{row['relative_l2']:.0e}"),
+            *(f"{row['tokens_per_second']:,.0f}", share(row["mfu"]), f"{row['relative_l2']:.0e}"),
         ]
         for row in result["rows"]
     ]
@@ -145,13 +146,18 @@ TABLES: dict[str, Callable[[Result], str]] = {
 }
 
 
+def share(value: float | None) -> str:
+    """Return a share in per cent, nothing where it is not known."""
+    return "" if value is None else f"{value:.0%}"
+
+
 def spread(values: Sequence[float], scale: float, digits: int) -> str:
     """Return the least and the greatest of some values."""
     return f"{scale * min(values):,.{digits}f} to {scale * max(values):,.{digits}f}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
+    """Return a Markdown table; short rows are filled up."""
+    lines = [head, ["---"] * len(head), *([*row, *[""] * (len(head) - len(row))] for row in rows)]
     texts = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in texts)
