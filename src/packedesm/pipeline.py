@@ -34,8 +34,9 @@ def embed_fasta(
     """Do for one FASTA file what the workflow's rules do, one shard after another.
 
     Goes on where an earlier attempt of the same request was stopped. `config` is a resolved
-    configuration whose ``fasta`` is one path; `force` starts over. Raises what its steps raise, and
-    UserError if the folder holds an attempt of another request.
+    configuration whose ``fasta`` is one path; `force` starts over. Raises what its steps raise,
+    UserError if the folder holds an attempt of another request, and Fault if another kind of device
+    has finished a part of it.
     """
     # Only one device is used here, so more shards than asked for would gain nothing.
     shards = 1 if config["shards"] == "auto" else config["shards"]
@@ -66,9 +67,12 @@ def embed_fasta(
 
 def _expect_one_kind(paths: Paths, kept: list[ShardRun | None]) -> None:
     """Raise Fault if the shards that are missing would be computed on another kind of device."""
+    runs = [run for run in kept if run is not None]
+    if not runs or len(runs) == len(kept):
+        return
     kind = device_kind()
-    for run in kept if None in kept else ():
-        if run is not None and run.device["kind"] != kind:
+    for run in runs:
+        if run.device["kind"] != kind:
             raise Fault(
                 f"{paths.root}: its finished shards were computed on {run.device['name']}, and "
                 f"this job would run on another kind of device ({kind}): run again on such a "
