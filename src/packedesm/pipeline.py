@@ -32,8 +32,9 @@ def embed_fasta(
     """Do for one FASTA file what the workflow's rules do, one shard after another.
 
     Goes on where an earlier attempt of the same request was stopped. `config` is a resolved
-    configuration whose ``fasta`` is one path; `force` starts over. Raises what its steps raise, and
-    UserError if the folder holds an attempt of another request.
+    configuration whose ``fasta`` is one path; `force` starts over. Raises what its steps raise,
+    UserError if the folder holds an attempt of another request, and Fault if another kind of device
+    has finished a part of it.
     """
     # Only one device is used here, so more shards than asked for would gain nothing.
     shards = 1 if config["shards"] == "auto" else config["shards"]
