@@ -231,6 +231,14 @@ def test_all_but_a_pack_that_does_not_fit_are_handed_over(on_gpu, packs):
     assert lane.on_device == []
 
 
+def test_a_fault_while_writing_is_not_hidden_by_want_of_memory(on_gpu, packs):
+    def sink(pack):
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        on_gpu(Lane([2, 4])).run(packs[:3], sink)
+
+
 class FailAt(TorchDispatchMode):
     """Let memory be short at the n-th operator that gives a new tensor, once."""
 

@@ -219,7 +219,18 @@ class Fallback:
         name = self._means.name(int(pack.rows[0]))
         logger.warning("%s: does not fit into the GPU's memory; it goes to the CPU", name)
         statistics = PackStatistics(
-            pack.number, 0, 0, 0, self.packs.budget(pack.number), 0.0, 0.0, 0.0, 0.0, 2, 1, 0
+            pack=pack.number,
+            records=0,
+            residues=0,
+            tokens=0,
+            token_budget=self.packs.budget(pack.number),
+            fill=0.0,
+            wait_seconds=0.0,
+            forward_seconds=0.0,
+            finished_seconds=0.0,
+            passes=2,
+            deferred_records=1,
+            float32_records=0,
         )
         none = np.empty(0, np.int64)
         shape, dtype = (0, runner.model.geometry.width), runner.plan.output_dtype
