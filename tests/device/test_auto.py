@@ -80,6 +80,13 @@ def test_weights_that_do_not_fit_are_told_with_their_size(small, monkeypatch):
             *("cuda", CUDA, (7, 5)),
             "attention torch_varlen: it does not run on a GPU of compute capability 7.5",
         ),
+        (
+            {"dtype": "bfloat16"},
+            "cuda",
+            CUDA,
+            (7, 5),
+            "dtype bfloat16: Tesla T4 does not compute in",
+        ),
         ({"attention": "flash_attn_9"}, "cpu", CPU, None, "attention flash_attn_9: it is unknown"),
         ({"kernels": "triton"}, "cpu", CPU, None, "kernels triton: Triton's kernels are for a GPU"),
     ],
@@ -88,6 +95,7 @@ def test_a_device_that_cannot_go_on_with_a_plan_says_why(
     plan, kind, device, capability, reason, monkeypatch
 ):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "Tesla T4")
     found = unfit_reason(embed_plan(**plan), kind, Geometry(1, 64, 2), device)
     assert found == reason or found.startswith(reason)
 
