@@ -139,7 +139,7 @@ class AsyncInferenceRunner:
     def _embed(self, batch: PackedBatch) -> dict[str, torch.Tensor]:
         hidden = self.model.forward_packed(**batch.inputs, attention=self.plan.attention)
         outputs, dtype = self.plan.outputs, self.plan.output_dtype
-        return pool(hidden, batch, outputs, dtype, fused=self.model.fused)
+        return pool(hidden, batch, outputs, dtype, fused=self.plan.kernels != "torch")
 
     def _finish(
         self,
