@@ -37,6 +37,13 @@ def test_overlapping_windows_are_averaged_per_residue_before_pooling():
     assert pooled["cls"].item() == 15
 
 
+def test_windows_are_pooled_by_torch_where_kernels_pool_the_rest():
+    batch = batch_of((b"MKV", [(0, 2), (1, 3)]), (b"A", None))
+    hidden = torch.randn(11, 3)
+    pooled = [pool(hidden, batch, OUTPUTS, "float32", fused=fused) for fused in (False, True)]
+    assert all(torch.equal(pooled[0][output], pooled[1][output]) for output in OUTPUTS)
+
+
 def test_half_precision_is_summed_in_float32():
     # 2,000 ones after 4,096 ones: float16 sums would stall at 2,048, bfloat16's at 256.
     batch = batch_of((b"A" * 6096, None))
