@@ -293,6 +293,31 @@ def test_nan_in_half_precision_is_computed_in_float32_and_told_everywhere(sample
     assert told in " ".join(sample.paths.report.read_text().split())
 
 
+def test_a_job_that_is_stopped_among_all_this_goes_on_to_the_same_bits(sample, tmp_path, fasta):
+    """With packs planned anew and records in float32, before and after each stop."""
+    lengths = np.minimum(pd.read_parquet(sample.paths.shard_index)["length"], 1022)
+    nan = int(lengths.value_counts().index[0])  # that of the proteins that are cut
+    config = {"dtype": "bfloat16", "faults": {"memory": 1100, "nan": nan + 2}}
+    config |= {"token_budget": 2048, "commit_packs": 2}
+    calm = make_sample(tmp_path / "calm", fasta)
+    calm.run(**config)
+    packs = pd.read_csv(calm.paths.shard_packs(0), sep="\t")
+    assert packs["float32_records"].sum() == (lengths == nan).sum() > 5  # and as many packs
+    slow = config | {"faults": config["faults"] | {"slow": 0.05}}
+    for stop in (4, 20):
+        sample.stop_after(stop, **slow)
+    sample.stop_after(len(packs) - len(sample.committed()) - 4, **slow)
+    sample.run(**config)
+    assert np.array_equal(mean(sample), mean(calm))
+    found = pd.read_csv(sample.paths.shard_packs(0), sep="\t")
+    names = ["pack", "records", "residues", "tokens", "token_budget", "fill", "deferred_records"]
+    pd.testing.assert_frame_equal(found[names], packs[names])
+    runs = [read_json(paths.shard_run(0)) for paths in (sample.paths, calm.paths)]
+    for name in ("float32_rows", "replanned_packs", "packs", "fill"):
+        assert runs[0][name] == runs[1][name]
+    assert runs[0]["restarts"] == 3
+
+
 def test_the_report_of_a_disturbed_run_tells_of_it_and_that_of_a_quiet_one_does_not(sample):
     sample.stop_after(3, **SMALL_MEMORY)
     flip_a_bit(sample.commits()[0])

@@ -69,7 +69,7 @@ def test_a_lesser_gpu_is_refused_before_the_model_is_loaded(begun, monkeypatch):
     torch.backends.cuda.matmul.allow_tf32 = True
 
     @contextmanager
-    def leased():
+    def leased(_device):
         # From here on CUDA may be used.
         assert not torch.backends.cuda.matmul.allow_tf32
         yield Device(torch.device("cuda", 0), None, "Tesla T4", 16 << 30)
@@ -124,7 +124,7 @@ def stop_before(tmp_path, fasta, monkeypatch):
 
 def test_shards_that_a_gpu_has_finished_are_not_computed_again_on_a_cpu(stop_before):
     paths, config, files = stop_before("embed_shard", 2)
-    with pytest.raises(Fault, match=f"{paths.root}: its finished shards .* on NVIDIA H100"):
+    with pytest.raises(Fault, match=f"{paths.root}: shard 0 was embedded .* on NVIDIA H100"):
         pipeline.embed_fasta(paths, config, threads=1)
     assert state_of(paths.shard_run(0).parent) == files
 

@@ -167,3 +167,9 @@ def test_no_memory_stays_with_the_stream_that_was_measured_on(fake_cuda, monkeyp
         assert tuning.fastest_budget(empty_model(device=fake_cuda), "sdpa", 8192, SHARD) == 8192
     assert gpu.streams == {"another"}
     assert gpu.emptied == [{DEFAULT}]  # where the weights are
+
+
+def test_where_no_pack_keeps_to_a_budget_nothing_is_measured(model, forwards):
+    work = tuning.Workload(100_000, 2, lambda _budget: [])
+    assert tuning.fastest_budget(model, "sdpa", 8192, work) == 8192
+    assert not forwards

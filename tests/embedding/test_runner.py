@@ -110,23 +110,24 @@ def test_writing_goes_on_beside_the_next_forward_pass(runner, packs):
 def test_what_waits_for_the_disk_is_bounded_by_its_bytes(runner, packs, monkeypatch):
     limit = 3000
     monkeypatch.setattr("packedesm.embedding.writer.WAITING_BYTES", limit)
-    sizes, written, most = [], [], []
-    size = {tuple(batch.rows): 2 * 32 * 4 * len(batch.rows) for batch in packs}
+    read, written, at_first_write, all_read = [], [], [], threading.Event()
 
     def source():
         for batch in packs:
-            most.append(sum(sizes) - sum(written))
-            sizes.append(size[tuple(batch.rows)])
+            read.append(2 * 32 * 4 * len(batch.rows))
             yield batch
+        all_read.set()
 
     def sink(pack):
-        time.sleep(0.002)
+        if not written:
+            assert not all_read.wait(timeout=0.5)
+            at_first_write.append(sum(read))
         written.append(sum(array.nbytes for array in pack.vectors.values()))
 
     runner.run(source(), sink)
-    assert written == sizes
-    # Beside what waits there is one pack in the sink, and a new one that waits for room.
-    assert limit / 2 < max(most) <= limit + max(sizes)
+    assert written == read
+    # What is in the sink counts as waiting; one more pack waits for room.
+    assert limit / 2 < at_first_write[0] <= limit + max(read) < sum(read)
 
 
 class Lane:
@@ -233,9 +234,10 @@ def test_all_but_a_pack_that_does_not_fit_are_handed_over(on_gpu, packs):
 class FailAt(TorchDispatchMode):
     """Let memory be short at the n-th operator that gives a new tensor, once."""
 
-    def __init__(self, number):
+    def __init__(self, number, text=""):
         super().__init__()
         self.number = number
+        self.text = text
         self.count = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -243,12 +245,22 @@ class FailAt(TorchDispatchMode):
         if isinstance(result, torch.Tensor) and not function.is_view:
             self.count += 1
             if self.count == self.number:
-                raise RuntimeError("CUDA error: out of memory")
+                raise RuntimeError(self.text)
         return result
 
 
-@pytest.mark.parametrize("place", ["launch", "collect"])
-def test_memory_that_is_short_at_any_allocation_changes_nothing(runner, on_gpu, packs, place):
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        (
+            "launch",
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory",
+        ),
+        ("collect", "CUDA error: out of memory"),
+    ],
+    ids=["launch", "collect"],
+)
+def test_memory_that_is_short_at_any_allocation_changes_nothing(runner, on_gpu, packs, place, text):
     two = packs[-2:]
     quiet, counter = collected(runner, two), FailAt(0)
     with counter:
@@ -256,7 +268,7 @@ def test_memory_that_is_short_at_any_allocation_changes_nothing(runner, on_gpu, 
     assert counter.count > 30
     for number in range(1, counter.count + 1):
         other = runner if place == "launch" else on_gpu(Lane())
-        with FailAt(number):
+        with FailAt(number, text):
             seen = collected(other, two)
         assert_same(seen, quiet)
         assert [pack.statistics.passes for pack in seen] == [2, 1]

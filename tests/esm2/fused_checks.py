@@ -1,5 +1,10 @@
 """The fused kernels beside their twins, with float64 as the judge; interpreted, and on a GPU."""
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -14,7 +19,7 @@ from packedesm.esm2.steps import FURTHEST, TRAINED_KEPT, embed, phases, rotate
 SHAPES = [(20, 16, 7), (20, 24, 5), (20, 32, 5), (20, 64, 9), (40, 64, 3), (40, 128, 2)]
 LONGEST = 35_000  # residues: the longest protein known has 34,350
 
-# No number, and one that ends every sum.
+# What no sum and no maximum may hide.
 NO_NUMBERS = (float("nan"), float("inf"))
 
 
@@ -31,9 +36,30 @@ def nasty(*shape: int, dtype: torch.dtype, device: str) -> torch.Tensor:
     return torch.where(where, odd[torch.randint(len(odd), shape, device=device)], x).to(dtype)
 
 
+@contextmanager
+def nothing_written_beyond() -> Iterator[None]:
+    """Let numbers follow whatever kernels allocate meanwhile, and see that they stay."""
+    allocated, new_empty = [], torch.Tensor.new_empty
+
+    def allocate(like: torch.Tensor, *shape: int, dtype: torch.dtype | None = None, **named):
+        if named:  # the interpreter's own
+            return new_empty(like, *shape, dtype=dtype, **named)
+        count = math.prod(shape)
+        memory = torch.full((count + 8192,), 7, dtype=dtype or like.dtype, device=like.device)
+        allocated.append(memory[count:])
+        return memory[:count].view(shape)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "new_empty", allocate)
+        patch.setattr(torch, "empty_like", lambda like: allocate(like, *like.shape))
+        yield
+    assert allocated and all((beyond == 7).all() for beyond in allocated)
+
+
 def check_rotate(heads: int, head_dim: int, tokens: int, dtype: torch.dtype, device: str) -> None:
     """Rotated as exactly as by torch, to the furthest position; v and other tokens untouched."""
-    qkv = nasty(tokens, 3, heads, head_dim, dtype=dtype, device=device)
+    more = nasty(tokens + 3, 3, heads, head_dim, dtype=dtype, device=device)
+    qkv, beyond = more[:tokens], more[tokens:].clone()
     positions = torch.randint(LONGEST, (tokens,), device=device)
     positions[0], positions[-1] = 0, FURTHEST - 1
     frequencies = 10_000.0 ** (-torch.arange(0, head_dim, 2, device=device) / head_dim)
@@ -45,7 +71,7 @@ def check_rotate(heads: int, head_dim: int, tokens: int, dtype: torch.dtype, dev
     before = qkv[:, 2].clone()
     triton_kernels.rotate_(qkv, positions, frequencies)
     assert relative(qkv[:, :2], exact) <= 1.5 * twin
-    assert torch.equal(qkv[:, 2], before)
+    assert torch.equal(qkv[:, 2], before) and torch.equal(more[tokens:], beyond)
 
 
 def check_add_norm(width: int, tokens: int, dtype: torch.dtype, device: str) -> None:
@@ -61,7 +87,8 @@ def check_add_norm(width: int, tokens: int, dtype: torch.dtype, device: str) -> 
         total = x + change
         weights = (norm.weight.double(), norm.bias.double())
         exact = F.layer_norm(total.double(), (width,), *weights, norm.eps)
-        found = triton_kernels.add_norm(x, change, norm)
+        with nothing_written_beyond():
+            found = triton_kernels.add_norm(x, change, norm)
         assert torch.equal(x, total)
         # float32 rounds by half a bit: of the result, and of a mean beside which the spread is 3.
         rounding = (1 + offset / 3) * 2**-24
@@ -78,7 +105,8 @@ def check_linear_gelu(
     layer.bias[:2] = torch.tensor([-40.0, 40.0])
     exact = F.gelu(F.linear(x.double(), layer.weight.double(), layer.bias.double()))
     twin = linear_gelu(x, layer)
-    found = triton_kernels.linear_gelu(x, layer)
+    with nothing_written_beyond():
+        found = triton_kernels.linear_gelu(x, layer)
     assert found.dtype == dtype and found.isfinite().all()
     assert relative(found, exact) <= 1.5 * relative(twin, exact)
 
@@ -92,7 +120,8 @@ def check_embed(width: int, dtype: torch.dtype, device: str) -> None:
     input_ids[-5:] = MASK
     input_ids[1300] = MASK  # in the second thousand of the longest: they are counted by thousands
     weight = nasty(VOCABULARY, width, dtype=dtype, device=device)
-    found = triton_kernels.embed(input_ids, cu_seqlens, 1500, weight, TRAINED_KEPT)
+    with nothing_written_beyond():
+        found = triton_kernels.embed(input_ids, cu_seqlens, 1500, weight, TRAINED_KEPT)
     assert not found[input_ids == MASK].any()
     sequences = zip(input_ids.split(lengths.tolist()), lengths.tolist(), strict=True)
     kept = [torch.full((n,), 1 - float((ids == MASK).sum()) / n) for ids, n in sequences]
@@ -111,7 +140,8 @@ def check_pool(width: int, dtype: torch.dtype, output: torch.dtype, device: str)
     hidden[cu_seqlens[1:] - 1] = 3000  # an <eos> that would be the largest
     for column, value in enumerate(NO_NUMBERS):
         hidden[-3, column] = value
-    mean, largest, cls = triton_kernels.pool(hidden, cu_seqlens, output)
+    with nothing_written_beyond():
+        mean, largest, cls = triton_kernels.pool(hidden, cu_seqlens, output)
     residues = [sequence[1:-1] for sequence in hidden.split(lengths)]
     exact = torch.stack([vectors.double().mean(0) for vectors in residues])
     twin = torch.stack([vectors.float().mean(0) for vectors in residues]).to(output)

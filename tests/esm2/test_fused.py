@@ -11,9 +11,9 @@ import torch
 from packedesm.esm2 import fused
 from packedesm.esm2.fused import select_kernels
 from packedesm.esm2.geometry import Geometry
-from packedesm.esm2.model import KERNELS, PackedESM2
+from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import MODELS
-from packedesm.esm2.steps import FURTHEST, phases, rotate
+from packedesm.esm2.steps import FURTHEST, KERNELS, phases, rotate
 
 CUDA = torch.device("cuda")
 GEOMETRY = Geometry(layers=2, width=320, heads=20)
@@ -141,6 +141,20 @@ def test_all_jobs_on_one_kind_of_gpu_choose_alike(gpu):
     gpu.milliseconds = {"one": 2.0, "two": 1.0}
     assert gpu.select() == first and gpu.timed == 1
     assert gpu.select(torch.bfloat16).name == "triton" and gpu.timed == 2
+
+
+def test_a_kernel_that_was_faster_elsewhere_is_tried_here_too(gpu):
+    gpu.select()
+    gpu.wrong = {"linear_gelu": None}
+    chosen = gpu.select()
+    assert chosen.name == "triton" and "linear_gelu computes something else" in chosen.reason
+
+
+def test_a_kernel_that_was_slower_is_not_compiled_again(gpu):
+    gpu.milliseconds = {"one": 2.0, "two": 1.0}
+    gpu.select()
+    gpu.tried.clear()
+    assert gpu.select().name == "triton" and "linear_gelu" not in gpu.tried
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from packedesm.errors import UserError
 from packedesm.esm2.checkpoints import load_state
 from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.geometry import Geometry
-from packedesm.esm2.model import KERNELS, PackedESM2
+from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import MODELS
-from packedesm.esm2.steps import embed
+from packedesm.esm2.steps import KERNELS, embed
 from packedesm.esm2.weights import tensor_shapes
 
 SMALL = Geometry(layers=2, width=32, heads=4)

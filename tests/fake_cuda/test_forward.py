@@ -76,8 +76,8 @@ def run(geometry, windows, device) -> None:
     """
     with FakeTensorMode(), kernels_stood_in():
         batches = [fake_pack(spans, device) for spans in windows]
-        for dtype, kernels in product(DTYPES, KERNELS):
-            model = fake_model(replace(geometry, layers=2), dtype, device)
+        models = [fake_model(replace(geometry, layers=2), dtype, device) for dtype in DTYPES]
+        for (dtype, model), kernels in product(zip(DTYPES, models, strict=True), KERNELS):
             model.use_kernels(kernels)
             backends = fitting(geometry, dtype, device)
             for batch in batches:

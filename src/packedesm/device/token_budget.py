@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,7 +16,9 @@ from packedesm.device.memory import out_of_memory
 from packedesm.device.timing import own_stream, release_memory, time_repeats
 from packedesm.esm2.geometry import VOCABULARY
 from packedesm.esm2.measured import read_measured, write_measured
-from packedesm.esm2.model import PackedESM2
+
+if TYPE_CHECKING:
+    from packedesm.esm2.model import PackedESM2
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +39,7 @@ class Workload:
         Of the whole shard.
     packs
         Returns the lengths, in tokens, of the sequences of each of some packs, which are typical of
-        all that the shard would be cut into with a given token budget.
+        all that the shard would be cut into with a given token budget, and none above it.
     """
 
     tokens: int
@@ -98,7 +101,12 @@ def _budgets(most: int) -> list[int]:
 
 
 def _rate(model: PackedESM2, attention: str, packs: Sequence[Sequence[int]]) -> float:
-    """Return tokens per second of forward passes over packs of sequences of these lengths."""
+    """Return tokens per second of forward passes over packs of sequences of these lengths.
+
+    Without packs 0: one budget is as good as another.
+    """
+    if not packs:
+        return 0.0
     seconds = sum(_forward_seconds(model, attention, lengths) for lengths in packs)
     return sum(map(sum, packs)) / seconds
 

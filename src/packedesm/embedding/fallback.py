@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -84,31 +84,73 @@ class Fallback:
             memory of the CPU; names the record.
         """
         while todo := self.packs.todo(self.done, float32=False):
-            part = todo[: self.packs.patience]
-            if self._all_fit(runner, part, float32=False) and len(part) < len(todo):
-                budget = self.packs.larger()
-                logger.info("memory was not short of late: at most %d tokens go at once", budget)
-                self._replan(self.packs.todo(self.done, float32=False), budget)
+            patience = self.packs.patience
+            part = todo[:patience]
+            too_large = self._embed(runner, part, float32=False)
+            if too_large is not None:
+                self._defer(too_large, runner)
+            elif patience is not None and self.done.issuperset(part):
+                self._grow()
         new = self._deferred - self.packs.float32_records
         if new:
             # Numbers take twice the room.
             self._replan([], max(1, self.packs.token_budget // 2), float32=True, records=new)
-        if self.packs.todo(self.done, float32=True):
+        if todo := self.packs.todo(self.done, float32=True):
+            logger.warning("%s left for float32", plural(len(todo), "pack"))
             runner.release()
             self._in_float32(runner)
+
+    def _grow(self) -> None:
+        if left := self.packs.todo(self.done, float32=False):
+            budget = self.packs.larger()
+            logger.info("memory was not short of late: at most %d tokens go at once", budget)
+            self._replan(left, budget)
+
+    def _in_float32(self, before: AsyncInferenceRunner) -> None:
+        """Embed the packs in float32; `before` has let go of its model."""
+        if before.device != CPU:
+            if before.plan.dtype != "float32":
+                self._in_float32_on_gpu(before)
+            if not self.packs.todo(self.done, float32=True):
+                return
+            logger.warning("float32 does not fit into the GPU's memory; the CPU does the rest")
+        runner = self._float32_runner(before.plan, CPU)
+        while todo := self.packs.todo(self.done, float32=True):
+            too_large = self._embed(runner, todo, float32=True)
+            if too_large is not None:
+                self._fail(too_large)
+
+    def _in_float32_on_gpu(self, before: AsyncInferenceRunner) -> None:
+        """Embed what the GPU holds in float32."""
+        runner = if_it_fits(lambda: self._float32_runner(before.plan, before.device))
+        if runner is None:
+            return
+        alone: set[int] = set()  # packs of one record that it does not hold
+        while todo := self.packs.todo(self.done | alone, float32=True):
+            too_large = self._embed(runner, todo, float32=True)
+            if too_large is not None:
+                alone.add(too_large.number)
+        runner.release()
+
+    def _float32_runner(self, plan: EmbedPlan, device: torch.device) -> AsyncInferenceRunner:
+        plan = replace(plan, dtype="float32", attention="sdpa", kernels="torch")
+        return AsyncInferenceRunner(self._means.load_float32(device), plan, device)
 
     def _replan(self, packs: list[int], token_budget: int, **further: Any) -> None:
         self.packs.replan(packs, token_budget, **further)
         self._means.remember(self.packs.replans)
 
-    def _all_fit(self, runner: AsyncInferenceRunner, todo: list[int], *, float32: bool) -> bool:
-        """Embed packs; from one that memory does not hold on, plan others and return False."""
+    def _embed(
+        self, runner: AsyncInferenceRunner, todo: list[int], *, float32: bool
+    ) -> PackTooLarge | None:
+        """Embed packs, up to one that memory does not hold.
+
+        If it has several records, all that are left are planned anew; one of a single record is
+        returned.
+        """
         too_large = self._first_too_large(runner, todo, float32=float32)
-        if too_large is None:
-            return True
-        if len(too_large.rows) == 1:
-            self._defer(too_large, runner)
-            return False
+        if too_large is None or len(too_large.rows) == 1:
+            return too_large
         left = self.packs.todo(self.done, float32=float32)
         budget = self.packs.budget(left[-1])
         while budget >= too_large.tokens:
@@ -118,25 +160,7 @@ class Fallback:
             *(too_large.tokens, plural(len(left), "pack"), budget),
         )
         self._replan(left, budget, float32=float32)
-        return False
-
-    def _in_float32(self, before: AsyncInferenceRunner) -> None:
-        """Embed the packs in float32; `before` has let go of its model."""
-        if before.device != CPU:
-            runner = if_it_fits(lambda: self._float32_runner(before.plan, before.device))
-            todo = self.packs.todo(self.done, float32=True)
-            if runner is not None:
-                if self._first_too_large(runner, todo, float32=True) is None:
-                    return
-                runner.release()
-            logger.warning("float32 does not fit into the GPU's memory; it goes to the CPU")
-        runner = self._float32_runner(before.plan, CPU)
-        while todo := self.packs.todo(self.done, float32=True):
-            self._all_fit(runner, todo, float32=True)
-
-    def _float32_runner(self, plan: EmbedPlan, device: torch.device) -> AsyncInferenceRunner:
-        plan = replace(plan, dtype="float32", attention="sdpa", kernels="torch")
-        return AsyncInferenceRunner(self._means.load_float32(device), plan, device)
+        return None
 
     def _first_too_large(
         self, runner: AsyncInferenceRunner, todo: list[int], *, float32: bool
@@ -163,7 +187,7 @@ class Fallback:
         again
             These are the records that were deferred.
         """
-        if len(pack.deferred):
+        if len(pack.deferred) and (last or not self._deferred):  # once, not for every pack
             self._say_not_finite(pack.deferred, last=last)
         statistics = pack.statistics
         if again:
@@ -184,18 +208,15 @@ class Fallback:
                 "output_dtype=float32, and check the model"
             )
         logger.warning(
-            "NaN or infinity in vectors of %s, first %s: computed in float32 at the end",
-            *(plural(len(rows), "record"), name),
+            "NaN or infinity in vectors of %s: such records are computed in float32 at the end",
+            name,
         )
 
     def _defer(self, pack: PackTooLarge, runner: AsyncInferenceRunner) -> None:
         """Take note of a record that does not fit into the device's memory, alone."""
-        name = self._means.name(int(pack.rows[0]))
         if runner.device == CPU:
-            raise Fault(
-                f"{name}: {pack.tokens} tokens do not fit into memory, even alone; use a machine "
-                "with more, or long_sequences truncate or window"
-            )
+            self._fail(pack)
+        name = self._means.name(int(pack.rows[0]))
         logger.warning("%s: does not fit into the GPU's memory; it goes to the CPU", name)
         statistics = PackStatistics(
             pack.number, 0, 0, 0, self.packs.budget(pack.number), 0.0, 0.0, 0.0, 0.0, 2, 1, 0
@@ -206,3 +227,9 @@ class Fallback:
         self._sink(FinishedPack(statistics, none, none, vectors, pack.rows))
         self._deferred.update(pack.rows.tolist())
         self.done.add(pack.number)
+
+    def _fail(self, pack: PackTooLarge) -> NoReturn:
+        raise Fault(
+            f"{self._means.name(int(pack.rows[0]))}: {pack.tokens} tokens do not fit into memory, "
+            "even alone; use a machine with more, or long_sequences truncate or window"
+        )

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from packedesm.device.auto import load_model
+from packedesm.device.auto import load, load_fitting, load_model, unfit_reason
 from packedesm.device.ceiling import measure_matmul_peak
 from packedesm.device.gpu_monitor import GPUMonitor
-from packedesm.device.hardware import leased_device
+from packedesm.device.hardware import Device, leased_device
 from packedesm.device.memory import keep_freed_memory
 from packedesm.device.precision import fix_precision
 from packedesm.embedding.fallback import Fallback, Means
@@ -24,11 +24,11 @@ from packedesm.embedding.output import write_shard
 from packedesm.embedding.pack import FinishedPack, total_fill
 from packedesm.embedding.record import JobFacts, ShardRun
 from packedesm.embedding.replan import PackPlan
-from packedesm.embedding.resume import ShardState
+from packedesm.embedding.resume import Settled, ShardState
 from packedesm.embedding.runner import AsyncInferenceRunner, Sink
-from packedesm.embedding.settle import begin
 from packedesm.embedding.signals import stopping_on_signals
-from packedesm.errors import plural, quote
+from packedesm.embedding.workload import workload
+from packedesm.errors import Fault, plural, quote
 from packedesm.esm2.checkpoints import unchanged_weights
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
@@ -73,7 +73,8 @@ def embed_shard(
         If the options do not fit the device, or the checkpoint does not load or is not the one
         that was recorded.
     Fault
-        If the disk is full, or another process has taken the shard over.
+        If the disk is full, or another process has taken the shard over, or the device cannot go on
+        with what an earlier attempt has finished.
     """
     torch.set_num_threads(threads)
     keep_freed_memory()
@@ -90,7 +91,7 @@ def embed_shard(
             unchanged_weights(checkpoint),
         ):
             place = device.torch_device
-            plan, model = begin(state, fasta_sha256, checkpoint, options, device, dataset)
+            plan, model = _begin(state, fasta_sha256, checkpoint, options, device, dataset)
             planned = plan_packs(dataset.tokens, plan.token_budget)
             packs = PackPlan(dataset.tokens, planned, state.replans())
             peak = measure_matmul_peak(model, plan.token_budget)
@@ -196,6 +197,50 @@ class _FromFeed:
         before = time.perf_counter() - self._start
         with self._feed.batches(numbers, in_process=self._in_process) as batches:
             runner.run(batches, sink, numbers=numbers, token_budget=budget, seconds_before=before)
+
+
+def _begin(
+    state: ShardState,
+    fasta_sha256: str,
+    checkpoint: Checkpoint,
+    options: EmbedOptions,
+    device: Device,
+    dataset: SequenceDataset,
+) -> tuple[EmbedPlan, PackedESM2]:
+    """Return the plan and the model, as earlier attempts have settled it or by asking the device.
+
+    Raises Fault if the device cannot go on with what is settled; nothing is touched then.
+    """
+    place = device.torch_device
+    asked = _asked(fasta_sha256, checkpoint, options)
+    settled = state.settled(asked)
+    if settled is None:
+        plan, model = load(checkpoint, options, place, workload(dataset))
+        settled = Settled(plan, place.type, device.name)
+    else:
+        plan = settled.plan
+        reason = unfit_reason(plan, settled.kind, checkpoint.geometry, place)
+        if reason is not None:
+            raise Fault(
+                f"{state.folder}: what is finished was computed on {settled.name}, in {plan.dtype} "
+                f"with attention {plan.attention}; {device.name} cannot go on with it ({reason}): "
+                "run again on such a device, or start over with --force or without that folder"
+            )
+        logger.info("going on as it was begun on %s", settled.name)
+        model = load_fitting(checkpoint, plan.dtype, plan.kernels, place)
+    state.adopt(asked, settled)
+    return plan, model
+
+
+def _asked(fasta_sha256: str, checkpoint: Checkpoint, options: EmbedOptions) -> dict[str, Any]:
+    """Return what a shard's vectors are asked for as and made from, the device apart."""
+    installed = versions()
+    return {
+        "fasta_sha256": fasta_sha256,  # each record is checked when read
+        "checkpoint_sha256": checkpoint.sha256,
+        **options.as_config(),
+        **{name: installed[name] for name in ("packedesm", "torch")},
+    }
 
 
 def record_name(paths: Paths, dataset: SequenceDataset, place: int) -> str:

@@ -15,8 +15,9 @@ from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.kernel_trials import TRIALS, agrees, first_product
 from packedesm.esm2.linear import linear_gelu
 from packedesm.esm2.measured import read_measured, write_measured
+from packedesm.esm2.steps import KERNELS
 
-TORCH, TRITON, TRITON_GELU = "torch", "triton", "triton+gelu"
+TORCH, TRITON, TRITON_GELU = KERNELS
 
 _GELU = "linear_gelu"  # the kernel that is used only where it is faster
 _MEASURED = "gelu.json"
@@ -28,7 +29,7 @@ _ROUNDS = 3
 def select_kernels(
     geometry: Geometry, dtype: torch.dtype, device: torch.device, demanded: str | None = None
 ) -> Selection:
-    """Return which kernels are used on the device, and why: a key of `model.KERNELS`.
+    """Return which kernels are used on the device, and why: a key of `steps.KERNELS`.
 
     ``triton`` where they work, ``triton+gelu`` where besides the feed-forward part's first product
     and its GELU are faster as one kernel, else ``torch``. The latter is measured, and kept for this
@@ -80,9 +81,10 @@ def _gelu_pays(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> 
     name, number_format = torch.cuda.get_device_name(device), str(dtype).removeprefix("torch.")
     key = f"{name}, {geometry.width}, {number_format}, torch {torch.__version__}"
     known = read_measured(_MEASURED)
+    slower = key in known and not _pays(known[key])
+    if not slower and (reason := _failure([_GELU], geometry, dtype, device)):
+        return False, reason
     if key not in known:
-        if reason := _failure([_GELU], geometry, dtype, device):
-            return False, reason
         try:
             known[key] = _milliseconds(geometry, dtype, device)
         except Exception as error:  # out of memory: the next job may have more of it
@@ -90,8 +92,12 @@ def _gelu_pays(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> 
         finally:
             torch.cuda.empty_cache()  # torch keeps it for this stream, and packs have their own
         write_measured(_MEASURED, known)
-    one, two = known[key]["one"], known[key]["two"]
-    return one < two, f"measured: {one:.3g} ms for product and GELU as one kernel, {two:.3g} as two"
+    took = "measured: {one:.3g} ms for product and GELU as one kernel, {two:.3g} as two"
+    return _pays(known[key]), took.format(**known[key])
+
+
+def _pays(milliseconds: dict[str, float]) -> bool:
+    return milliseconds["one"] < milliseconds["two"]
 
 
 @torch.inference_mode()

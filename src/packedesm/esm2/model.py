@@ -20,7 +20,7 @@ from torch import nn
 from packedesm.esm2.attention import WITH_ROTARY, Sequences, attend
 from packedesm.esm2.geometry import VOCABULARY, Geometry
 from packedesm.esm2.linear import linear, linear_add, linear_gelu
-from packedesm.esm2.steps import FURTHEST, TRAINED_KEPT, embed, phases, rotate
+from packedesm.esm2.steps import FURTHEST, KERNELS, TRAINED_KEPT, embed, phases, rotate
 from packedesm.esm2.weights import (
     check_tensors,
     frequency_names,
@@ -28,9 +28,6 @@ from packedesm.esm2.weights import (
     stacked,
     unstacked,
 )
-
-# By their names in log and report: what `PackedESM2.fused` and `fused_gelu` are.
-KERNELS = {"torch": (False, False), "triton": (True, False), "triton+gelu": (True, True)}
 
 
 class PackedESM2(nn.Module):
@@ -88,9 +85,12 @@ class PackedESM2(nn.Module):
             If a tensor is missing, unexpected or has another shape than `geometry` gives.
         """
         check_tensors({name: tuple(tensor.shape) for name, tensor in state.items()}, geometry)
-        weights = {
-            name: weight.to(device, dtype, copy=True) for name, weight in stacked(state, geometry)
-        }
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            moved = tensor.to(device)
+            return moved.to(dtype, copy=moved is tensor)
+
+        weights = dict(stacked(state, geometry, move))
         frequencies = rotary_frequencies(state, geometry)
         weights["frequency_bits"] = frequencies.view(torch.int32).to(device, copy=True)
         model = cls(geometry)

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 
 from packedesm.alphabet import MASK
 
+# By their names in log and report: what `PackedESM2.fused` and `fused_gelu` are.
+KERNELS = {"torch": (False, False), "triton": (True, False), "triton+gelu": (True, True)}
 FURTHEST = 400_000  # position up to which the kernel's sines are right; torch's are beyond, too
 TRAINED_KEPT = 1 - 0.15 * 0.8  # share of embeddings that training's masking left in place
 

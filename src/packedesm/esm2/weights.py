@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 
@@ -118,16 +118,25 @@ def check_tensors(
 
 
 def stacked(
-    state: Mapping[str, torch.Tensor], geometry: Geometry
+    state: Mapping[str, torch.Tensor],
+    geometry: Geometry,
+    move: Callable[[torch.Tensor], torch.Tensor],
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield name and tensor of each weight of `PackedESM2`, from fair-esm's by their names.
 
     Those that rotary embedding rotates are interleaved, so that the two numbers of a pair adjoin.
+
+    Parameters
+    ----------
+    move
+        Brings one of fair-esm's weights to where it is needed, before anything is made of it: so
+        what is mapped from a file goes to a GPU without a copy on the host.
     """
     for ours, sources in _weight_sources(geometry).items():
+        moved = {name: move(state[name]) for name in sources}
         parts = [
-            _interleave(state[name], geometry.heads) if _is_rotated(name) else state[name]
-            for name in sources
+            _interleave(part, geometry.heads) if _is_rotated(name) else part
+            for name, part in moved.items()
         ]
         yield ours, parts[0] if len(parts) == 1 else torch.cat(parts)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from packedesm.embedding.settle import TRIALS, trial_packs
+from packedesm.embedding.workload import TRIALS, trial_packs
 from packedesm.packing.dataset import SequenceDataset
 from tests.typed import policy
 
@@ -27,3 +27,11 @@ def test_a_budget_above_the_shard_is_tried_on_all_of_it_once(shard):
     windows = policy(long_sequences="window", max_length=60, window_overlap=20)
     dataset = SequenceDataset(paths.shard_fasta(0), windows)
     assert trial_packs(dataset, 1000) == [[62, 62, 32]]
+
+
+def test_records_above_a_budget_are_not_tried(shard):
+    """They would take more memory than the budget is to be chosen for."""
+    paths = shard("M" * 500, "A" * 400, "C" * 40)
+    dataset = SequenceDataset(paths.shard_fasta(0), policy())
+    assert trial_packs(dataset, 100) == [[42]]
+    assert trial_packs(dataset, 30) == []

@@ -1,0 +1,55 @@
+"""What a job holds while it runs."""
+
+import gc
+
+import pytest
+import torch
+
+from packedesm.embedding import job
+from packedesm.embedding.record import ShardRun
+from packedesm.esm2.model import PackedESM2
+from packedesm.options import EmbedOptions, JobOptions
+from tests.jobs import Sample
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def sample(tmp_path):
+    fasta = tmp_path / "in.fasta"
+    fasta.write_text("".join(f">p{n}\n{'ACDEFGHIKL'[: 1 + n % 10]}\n" for n in range(20)))
+    return Sample(tmp_path / "sample", fasta, dtype="bfloat16", token_budget=32)
+
+
+def models() -> int:
+    """Return how many models there are in this process."""
+    gc.collect()
+    return sum(type(thing) is PackedESM2 for thing in gc.get_objects())
+
+
+def test_the_model_in_half_precision_is_gone_before_that_in_float32_is_loaded(sample, monkeypatch):
+    """Else the two would stand on the GPU together, where the first has taken what there is."""
+    forward, load, there = PackedESM2.forward_packed, job.load_model, []
+
+    def faulty(self, input_ids, *arguments, **options):
+        hidden = forward(self, input_ids, *arguments, **options)
+        return hidden * torch.nan if hidden.dtype == torch.bfloat16 else hidden
+
+    def watch(*arguments):
+        there.append(models())
+        return load(*arguments)
+
+    monkeypatch.setattr(PackedESM2, "forward_packed", faulty)
+    monkeypatch.setattr(job, "load_model", watch)
+    before = models()
+    run = job.embed_shard(
+        sample.paths,
+        0,
+        sample.checkpoint,
+        EmbedOptions.of(sample.config),
+        JobOptions.of(sample.config),
+        threads=1,
+    )
+    assert there == [before]
+    assert run.float32_rows == tuple(range(run.records))
+    assert ShardRun.read(sample.paths.shard_run(0)) == run
