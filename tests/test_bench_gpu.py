@@ -78,7 +78,7 @@ def test_a_finished_part_is_not_run_again_and_the_others_are(bench, tmp_path):
     assert second["good"] == first["good"]
     assert second["killed"]["finished"] and second["killed"]["result"] == {"rows": [2]}
     assert not second["faulty"]["finished"]
-    assert not [*tmp_path.glob("tmp*")], "temporary folders are left"
+    assert not [*tmp_path.glob("part-*")], "temporary folders are left"
 
 
 def test_what_the_time_does_not_suffice_for_is_said_to_be_not_run(bench):
@@ -275,11 +275,13 @@ def test_pytest_tells_the_part_of_every_test_also_if_it_is_stopped(tmp_path):
 def rehearsal(tmp_path_factory):
     """What the whole command writes on a CPU, and how often each part ran."""
     folder = tmp_path_factory.mktemp("rehearsal")
+    (folder / "scratch" / "part-killed").mkdir(parents=True)
     command = [sys.executable, "benchmarks/gpu.py", "--device", "cpu"]
     command += ["--models", "esm2_tiny_random"]
     command += ["--results", str(folder / "results"), "--scratch", str(folder / "scratch")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+    assert not [*(folder / "scratch").glob("part-*")], "parts of this or a killed run are left"
     (path,) = (folder / "results").glob("*.json")
     return done.stdout, read_json(path), path.with_suffix(".md").read_text()
 

@@ -48,7 +48,7 @@ def promised(result: dict[str, Any], number: int, task: Task) -> bool:
 
 def embed(task: Task, checkpoint: Path, number: int, dtype: str) -> dict[str, Any]:
     """Embed so many records and return what the command took and what it reports itself."""
-    with tempfile.TemporaryDirectory(dir=task.scratch) as folder:
+    with tempfile.TemporaryDirectory(dir=task.found.parent) as folder:
         fasta = Path(folder) / "input.fasta"
         drawn = draw(EXAMPLE, number, MAX_LENGTH, SEED)
         fasta.write_text("".join(f">{row}\n{text}\n" for row, text in enumerate(drawn)))

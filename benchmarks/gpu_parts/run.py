@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from packedesm.files import read_json, write_json, write_text
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "benchmarks" / ".scratch"  # of `benchmarks.preparation`
 GRACE = 5.0  # seconds that a part has to stop by itself
+PREFIX = "part-"  # of the folders of parts, in the scratch folder
 LEAST = 2 * GRACE  # seconds in which a part can find anything
 
 # Seconds of layers, comparison and job of each model on an H200 (estimated).
@@ -76,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end = time.monotonic() + 60 * options.minutes
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options.scratch.mkdir(parents=True, exist_ok=True)
+    for left in options.scratch.glob(f"{PREFIX}*"):  # by a run that was killed
+        shutil.rmtree(left)
     known = measure(CONDITIONS, options, CONDITIONS.seconds)
     if not known["finished"]:
         print(f"bench-gpu: {known['reason']}", file=sys.stderr)
@@ -141,7 +145,7 @@ class Bench:
 def measure(part: Part, options: argparse.Namespace, seconds: float) -> dict[str, Any]:
     """Run a part in a process of its own, which ends with its time; return what it found."""
     start = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=options.scratch) as folder:
         path = Path(folder) / "found.json"
         command = [sys.executable, "-m", "benchmarks.gpu_parts.part", part.module]
         command += ["--device", options.device, "--scratch", str(options.scratch)]
