@@ -37,7 +37,9 @@ class _Trial(NamedTuple):
         return drawn.to(self.dtype)
 
     def below(self, end: int, *shape: int) -> torch.Tensor:
-        return torch.randint(end, shape, generator=self.generator, device=self.device)
+        return torch.randint(
+            end, shape, generator=self.generator, device=self.device, dtype=torch.int32
+        )  # as packs have them: Triton compiles anew for other integers
 
 
 @torch.inference_mode()
