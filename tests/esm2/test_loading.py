@@ -53,7 +53,7 @@ def test_weights_are_not_held_twice_on_either_side(fake_cuda, tmp_path, layout, 
     assert found["host"] < SMALL.width * SMALL.width
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_the_3b_model_takes_little_memory_besides_its_file(made_once, fake_cuda, tmp_path, tell):
     """A file of the published layout whose weights take no room on the disk: zeros, all read."""
     geometry = MODELS["esm2_t36_3B_UR50D"]
