@@ -133,7 +133,13 @@ def test_a_commit_is_made_when_it_is_time(tmp_path):
         assert len(commits(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143), ValueError("bug")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(KeyboardInterrupt(), SystemExit(143), ValueError("bug")),
+        *(Fault("a record does not fit into memory"), Damaged("the FASTA file is damaged")),
+    ],
+)
 def test_what_has_finished_is_committed_whatever_ends_the_attempt(tmp_path, error):
     state = ShardState(tmp_path)
     adopt(state)
@@ -144,6 +150,28 @@ def test_what_has_finished_is_committed_whatever_ends_the_attempt(tmp_path, erro
         commit(pack(0))
         raise error
     assert list(attempt(tmp_path, []).statistics()) == [0]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_what_could_not_be_written_is_not_committed(tmp_path, number, monkeypatch):
+    def fail(_file, data):
+        raise OSError(number, "cannot write")
+
+    state = ShardState(tmp_path)
+    adopt(state)
+    with (
+        pytest.raises((Fault, OSError)),
+        state.committing(OUTPUTS, seconds=60, packs=2) as commit,
+    ):
+        for done in range(3):
+            commit(pack(done))
+        monkeypatch.setattr("packedesm.embedding.commits._HashedFile.write", fail)
+        commit(pack(3))
+    monkeypatch.undo()
+    assert [Commit.read(path).statistics for path in commits(tmp_path)] == [
+        [pack(0).statistics, pack(1).statistics]
+    ]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".packedesm-")]
 
 
 def cut_short(path):

@@ -16,7 +16,7 @@ from packedesm.embedding.commits import Commit, CommitWriter
 from packedesm.embedding.journal import PATTERN, Journal
 from packedesm.embedding.pack import FinishedPack, PackStatistics
 from packedesm.embedding.replan import Replan
-from packedesm.errors import Damaged, Fault, plural
+from packedesm.errors import Damaged, plural
 from packedesm.files import RECORD_DIGEST, read_record, remove_folder, write_record
 from packedesm.options import EmbedPlan
 from packedesm.paths import COMMIT_SUFFIX
@@ -224,13 +224,8 @@ class ShardState:
 
         try:
             yield add
-        except Fault:
-            writer.abandon()  # superseded, or no space: a commit would fail again
-            raise
-        except BaseException:
+        finally:
             writer.commit()
-            raise
-        writer.commit()
         self._commits += writer.committed
 
     def finished(self) -> Iterator[FinishedPack]:
