@@ -3,6 +3,8 @@
 import dataclasses
 import errno
 import re
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -149,6 +151,29 @@ def test_what_has_finished_is_committed_whatever_ends_the_attempt(tmp_path, erro
     ):
         commit(pack(0))
         raise error
+    assert list(attempt(tmp_path, []).statistics()) == [0]
+
+
+def test_a_signal_does_not_interrupt_the_last_commit(tmp_path, monkeypatch):
+    def stop(_number, _frame):
+        raise SystemExit(143)
+
+    def interrupted():
+        signal.raise_signal(signal.SIGALRM)
+        time.sleep(0.1)  # Python tells the main thread meanwhile
+
+    state = ShardState(tmp_path)
+    adopt(state)
+    monkeypatch.setattr(state.claim, "check", interrupted)
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        with (
+            pytest.raises(SystemExit),
+            state.committing(OUTPUTS, seconds=60, packs=100) as commit,
+        ):
+            commit(pack(0))
+    finally:
+        signal.signal(signal.SIGALRM, before)
     assert list(attempt(tmp_path, []).statistics()) == [0]
 
 

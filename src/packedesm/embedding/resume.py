@@ -16,6 +16,7 @@ from packedesm.embedding.commits import Commit, CommitWriter
 from packedesm.embedding.journal import PATTERN, Journal
 from packedesm.embedding.pack import FinishedPack, PackStatistics
 from packedesm.embedding.replan import Replan
+from packedesm.embedding.writer import Writer
 from packedesm.errors import Damaged, plural
 from packedesm.files import RECORD_DIGEST, read_record, remove_folder, write_record
 from packedesm.options import EmbedPlan
@@ -225,7 +226,8 @@ class ShardState:
         try:
             yield add
         finally:
-            writer.commit()
+            with Writer() as thread:  # a signal would interrupt it in this one
+                thread.put(writer.commit, 0)
         self._commits += writer.committed
 
     def finished(self) -> Iterator[FinishedPack]:
