@@ -377,6 +377,12 @@ def test_what_was_planned_anew_is_kept_for_the_next_attempt(tmp_path):
     assert attempt(tmp_path, [], token_budget=1).replans() == []
 
 
+def test_packs_that_were_planned_anew_belong_to_their_plan(tmp_path):
+    attempt(tmp_path, [0]).remember_replans([Replan(32, packs=((3, 9),))])
+    (tmp_path / "plan.json").unlink()
+    assert attempt(tmp_path, [], token_budget=65).replans() == []
+
+
 def test_an_attempt_that_was_taken_over_does_not_plan_for_its_successor(tmp_path):
     first, second = ShardState(tmp_path), ShardState(tmp_path)
     adopt(second)
