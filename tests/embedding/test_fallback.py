@@ -1,6 +1,7 @@
 """Packs that do not fit into memory, and values that are not finite."""
 
 import gc
+import threading
 import weakref
 
 import numpy as np
@@ -79,6 +80,8 @@ class Job:
 
         def sink(pack):
             nonlocal left
+            # Signals interrupt the main thread, and would leave half a pack.
+            assert threading.current_thread() is not threading.main_thread()
             if left == 0:
                 raise InterruptedError
             left = None if left is None else left - 1

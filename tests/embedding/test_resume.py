@@ -3,6 +3,8 @@
 import dataclasses
 import errno
 import re
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -133,7 +135,13 @@ def test_a_commit_is_made_when_it_is_time(tmp_path):
         assert len(commits(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143), ValueError("bug")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(KeyboardInterrupt(), SystemExit(143), ValueError("bug")),
+        *(Fault("a record does not fit into memory"), Damaged("the FASTA file is damaged")),
+    ],
+)
 def test_what_has_finished_is_committed_whatever_ends_the_attempt(tmp_path, error):
     state = ShardState(tmp_path)
     adopt(state)
@@ -144,6 +152,51 @@ def test_what_has_finished_is_committed_whatever_ends_the_attempt(tmp_path, erro
         commit(pack(0))
         raise error
     assert list(attempt(tmp_path, []).statistics()) == [0]
+
+
+def test_a_signal_does_not_interrupt_the_last_commit(tmp_path, monkeypatch):
+    def stop(_number, _frame):
+        raise SystemExit(143)
+
+    def interrupted():
+        signal.raise_signal(signal.SIGALRM)
+        time.sleep(0.1)  # Python tells the main thread meanwhile
+
+    state = ShardState(tmp_path)
+    adopt(state)
+    monkeypatch.setattr(state.claim, "check", interrupted)
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        with (
+            pytest.raises(SystemExit),
+            state.committing(OUTPUTS, seconds=60, packs=100) as commit,
+        ):
+            commit(pack(0))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert list(attempt(tmp_path, []).statistics()) == [0]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_what_could_not_be_written_is_not_committed(tmp_path, number, monkeypatch):
+    def fail(_file, data):
+        raise OSError(number, "cannot write")
+
+    state = ShardState(tmp_path)
+    adopt(state)
+    with (
+        pytest.raises((Fault, OSError)),
+        state.committing(OUTPUTS, seconds=60, packs=2) as commit,
+    ):
+        for done in range(3):
+            commit(pack(done))
+        monkeypatch.setattr("packedesm.embedding.commits._HashedFile.write", fail)
+        commit(pack(3))
+    monkeypatch.undo()
+    assert [Commit.read(path).statistics for path in commits(tmp_path)] == [
+        [pack(0).statistics, pack(1).statistics]
+    ]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".packedesm-")]
 
 
 def cut_short(path):
@@ -322,6 +375,12 @@ def test_what_was_planned_anew_is_kept_for_the_next_attempt(tmp_path):
     attempt(tmp_path, [0]).remember_replans(replans)
     assert attempt(tmp_path, []).replans() == replans
     assert attempt(tmp_path, [], token_budget=1).replans() == []
+
+
+def test_packs_that_were_planned_anew_belong_to_their_plan(tmp_path):
+    attempt(tmp_path, [0]).remember_replans([Replan(32, packs=((3, 9),))])
+    (tmp_path / "plan.json").unlink()
+    assert attempt(tmp_path, [], token_budget=65).replans() == []
 
 
 def test_an_attempt_that_was_taken_over_does_not_plan_for_its_successor(tmp_path):

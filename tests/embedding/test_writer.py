@@ -1,6 +1,8 @@
 """The thread that writes: in order, bounded, and nothing after a failure."""
 
+import signal
 import threading
+import time
 
 import pytest
 
@@ -14,6 +16,29 @@ def test_all_that_was_put_is_run_in_order_whatever_ends_the_block():
             writer.put(lambda number=number: done.append(number), 1)
         raise SystemExit
     assert done == list(range(100))
+
+
+@pytest.mark.parametrize("ending", [None, ValueError("a bug")])
+def test_a_signal_at_the_end_does_not_leave_behind_what_was_put(ending):
+    def stop(_number, _frame):
+        raise SystemExit(143)
+
+    def write(number):
+        time.sleep(0.02)
+        done.append(number)
+
+    done = []
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        with pytest.raises(SystemExit), Writer() as writer:
+            for number in range(10):
+                writer.put(lambda number=number: write(number), 1)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            if ending is not None:
+                raise ending
+        assert done == list(range(10))
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_after_a_failure_none_is_run_and_it_is_raised():

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Container, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -70,10 +70,11 @@ class CommitWriter:
         Raises
         ------
         Fault
-            If the disk is full, or another process has taken over.
+            If the disk is full, or another process has taken over; what was added since the last
+            commit is thrown away.
         """
         with self._lock:
-            with explained(self._folder):
+            with self._abandoned_on_failure():
                 self._append(pack)
             old = time.monotonic() - self._begun >= self._seconds
             if old or len(self._statistics) >= self._packs:
@@ -92,7 +93,7 @@ class CommitWriter:
         """Make what was added since the last commit survive; Fault as `add`."""
         with self._lock:
             if self._file is not None:
-                with explained(self._folder):
+                with self._abandoned_on_failure():
                     self._write(self._file)
                 self._file, self._statistics = None, []
 
@@ -109,13 +110,18 @@ class CommitWriter:
         fsync(self._folder)
         self.committed.append(Commit(path, self._description, self._statistics, content, digest))
 
-    def abandon(self) -> None:
-        """Throw away what was not committed."""
-        with self._lock:
+    @contextmanager
+    def _abandoned_on_failure(self) -> Iterator[None]:
+        """Throw away what was not committed if the block fails: it would not be whole."""
+        try:
+            with explained(self._folder):
+                yield
+        except BaseException:
             if self._file is not None:
                 self._file.close()
-                self._temporary.unlink(missing_ok=True)
-                self._file, self._statistics = None, []
+            self._temporary.unlink(missing_ok=True)
+            self._file, self._statistics = None, []
+            raise
 
 
 @dataclass(frozen=True)

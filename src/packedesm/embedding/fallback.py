@@ -14,6 +14,7 @@ from packedesm.device.memory import if_it_fits
 from packedesm.embedding.pack import FinishedPack, PackStatistics
 from packedesm.embedding.replan import PackPlan, Replan
 from packedesm.embedding.runner import AsyncInferenceRunner, PackTooLarge, Sink
+from packedesm.embedding.writer import Writer
 from packedesm.errors import Fault, plural
 from packedesm.esm2.model import PackedESM2
 from packedesm.options import EmbedPlan
@@ -235,7 +236,9 @@ class Fallback:
         none = np.empty(0, np.int64)
         shape, dtype = (0, runner.model.geometry.width), runner.plan.output_dtype
         vectors = {output: np.empty(shape, dtype) for output in runner.plan.outputs}
-        self._sink(FinishedPack(statistics, none, none, vectors, pack.rows))
+        deferred = FinishedPack(statistics, none, none, vectors, pack.rows)
+        with Writer() as writer:  # a signal would interrupt it in this thread
+            writer.put(lambda: self._sink(deferred), 0)
         self._deferred.update(pack.rows.tolist())
         self.done.add(pack.number)
 

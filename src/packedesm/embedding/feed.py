@@ -45,7 +45,7 @@ class Feed:
         try:
             yield self._until_stopped(loader)
         except BaseException:
-            loader.kill()
+            loader.end()
             raise
 
     def _until_stopped(self, batches: Iterable[PackedBatch]) -> Iterator[PackedBatch]:

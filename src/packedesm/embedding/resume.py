@@ -16,7 +16,8 @@ from packedesm.embedding.commits import Commit, CommitWriter
 from packedesm.embedding.journal import PATTERN, Journal
 from packedesm.embedding.pack import FinishedPack, PackStatistics
 from packedesm.embedding.replan import Replan
-from packedesm.errors import Damaged, Fault, plural
+from packedesm.embedding.writer import Writer
+from packedesm.errors import Damaged, plural
 from packedesm.files import RECORD_DIGEST, read_record, remove_folder, write_record
 from packedesm.options import EmbedPlan
 from packedesm.paths import COMMIT_SUFFIX
@@ -134,12 +135,15 @@ class ShardState:
         """Return what earlier attempts planned anew, in order."""
         path = self.folder / "replans.json"
         try:
-            return [Replan.from_json(replan) for replan in read_record(path)["replans"]]
+            content = read_record(path)
         except FileNotFoundError:
             return []
         except Damaged as error:
             logger.warning("%s; packs that were planned anew are computed again", error)
             return []
+        if content.get("fingerprint") != self.fingerprint:  # its plan is lost
+            return []
+        return [Replan.from_json(replan) for replan in content["replans"]]
 
     def remember_replans(self, replans: Sequence[Replan]) -> None:
         """Keep what was planned anew for the attempts to come, before any of it is committed.
@@ -150,7 +154,8 @@ class ShardState:
             If another process has taken over: it has a plan of its own.
         """
         self.claim.check()
-        content = {"replans": [replan.as_json() for replan in replans]}
+        planned = [replan.as_json() for replan in replans]
+        content = {"fingerprint": self.fingerprint, "replans": planned}
         write_record(self.folder / "replans.json", content)
 
     def committed(self, packs: Container[int]) -> dict[int, PackStatistics]:
@@ -224,13 +229,9 @@ class ShardState:
 
         try:
             yield add
-        except Fault:
-            writer.abandon()  # superseded, or no space: a commit would fail again
-            raise
-        except BaseException:
-            writer.commit()
-            raise
-        writer.commit()
+        finally:
+            with Writer() as thread:  # a signal would interrupt it in this one
+                thread.put(writer.commit, 0)
         self._commits += writer.committed
 
     def finished(self) -> Iterator[FinishedPack]:

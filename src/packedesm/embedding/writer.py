@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 # What may wait for the disk: a commit takes up to seconds there. It holds minutes of mean vectors
 # of the fastest GPU; residue vectors come in hundreds of megabytes a second, for which the disk is
@@ -35,7 +35,10 @@ class Writer:
         return self
 
     def __exit__(self, kind: object, _error: object, _traceback: object) -> None:
-        self._thread.shutdown()
+        try:
+            self._until_idle()
+        finally:
+            self._thread.shutdown()
         if kind is None:
             while self._waiting:
                 self._take_oldest()
@@ -52,6 +55,18 @@ class Writer:
             self._take_oldest()
         self._waiting.append((self._thread.submit(self._run, write), size))
         self._bytes += size
+
+    def _until_idle(self) -> None:
+        # Signals raise here too. Of a thread whose `join` they interrupt Python believes that it
+        # has ended, so that is not what is waited for.
+        last, interruption = self._thread.submit(lambda: None), None
+        while not last.done():
+            try:
+                wait([last])
+            except BaseException as error:
+                interruption = error
+        if interruption is not None:
+            raise interruption
 
     def _take_oldest(self) -> None:
         future, size = self._waiting[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -118,6 +118,18 @@ class AsyncDataLoader(DataLoader):
         for worker in self._workers:
             if worker.is_alive():
                 worker.kill()
+
+    def end(self) -> None:
+        """Kill the workers and see them end, which nobody is told then of workers that were lost.
+
+        Of each that ends while it is watched torch says so, in whatever the main thread is doing.
+        """
+        while True:
+            with suppress(RuntimeError):
+                self.kill()
+                for worker in self._workers:
+                    worker.join()
+                return
 
 
 class _Plan:
