@@ -141,7 +141,8 @@ class Operators(TorchDispatchMode):
         self.operators = []
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        self.operators.append(operator)
+        if not operator.is_view:
+            self.operators.append(operator)
         return operator(*args, **(kwargs or {}))
 
 
