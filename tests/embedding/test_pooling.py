@@ -37,6 +37,20 @@ def test_overlapping_windows_are_averaged_per_residue_before_pooling():
     assert pooled["cls"].item() == 15
 
 
+def test_where_three_windows_overlap_every_run_gives_the_same_bits():
+    """Of many threads each adds what it has, so that one order is no matter of course."""
+    spans = [(start, start + 1000) for start in range(0, 1001, 100)]
+    batch = batch_of((b"A" * 2000, spans), (b"M", None))
+    hidden = torch.randn(sum(batch.lengths), 64)
+    expected = torch.zeros(2000, 64)
+    for (start, end), window in zip(spans, hidden.split(batch.lengths), strict=False):
+        expected[start:end] += window[1:-1]
+    times = torch.tensor([sum(start <= n < end for start, end in spans) for n in range(2000)])
+    expected /= times[:, None]
+    for _ in range(5):
+        assert torch.equal(pool(hidden, batch, ["residue"], "float32")["residue"][:2000], expected)
+
+
 def test_windows_are_pooled_by_torch_where_kernels_pool_the_rest():
     batch = batch_of((b"MKV", [(0, 2), (1, 3)]), (b"A", None))
     hidden = torch.randn(11, 3)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from packedesm.options import SPECIAL_TOKENS
 from packedesm.packing.batch import PackedBatch
 
 
@@ -75,10 +76,25 @@ def _residues(hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         return vectors
     total = vectors.new_zeros(int(batch.residues.sum()), vectors.shape[1])
     times = vectors.new_zeros(len(total), 1)
-    # index_put_ adds in a fixed order on every device; index_add_ does not on CUDA.
-    total.index_put_((batch.residue_index,), vectors, accumulate=True)
-    times.index_put_((batch.residue_index,), times.new_ones(len(vectors), 1), accumulate=True)
+    lengths = [length - SPECIAL_TOKENS for length in batch.lengths]
+    _add_windows(total, vectors, batch.residue_index, lengths)
+    _add_windows(times, times.new_ones(len(vectors), 1), batch.residue_index, lengths)
     return total / times
+
+
+def _add_windows(
+    total: torch.Tensor, vectors: torch.Tensor, places: torch.Tensor, lengths: Sequence[int]
+) -> None:
+    """Add what each window has to its residues in `total`, in a fixed order on every device.
+
+    Where three windows overlap, another order gives other bits.
+    """
+    if total.device.type == "cuda":
+        # It sorts there, index_add_ does not; on a CPU its threads add as they come.
+        total.index_put_((places,), vectors, accumulate=True)
+        return
+    for window, place in zip(vectors.split(lengths), places.split(lengths), strict=True):
+        total[place[0] : place[0] + len(window)] += window
 
 
 def _reduce(vectors: torch.Tensor, how: str, lengths: torch.Tensor) -> torch.Tensor:
