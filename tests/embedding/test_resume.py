@@ -330,6 +330,17 @@ def test_the_attempt_that_started_last_is_the_one_that_commits(tmp_path):
     assert not tmp_path.exists()
 
 
+def test_an_attempt_that_was_taken_over_while_it_loaded_discards_nothing(tmp_path):
+    slower, slow = ShardState(tmp_path), ShardState(tmp_path)
+    adopt(slow)
+    attempt(tmp_path, [50])  # of packs that it has planned anew
+    with pytest.raises(Fault, match="superseded"):
+        slow.committed(range(50))
+    with pytest.raises(Fault, match="superseded"):
+        adopt(slower, token_budget=65)
+    assert list(attempt(tmp_path, []).statistics()) == [50]
+
+
 def test_an_attempt_whose_shard_was_finished_by_another_says_so(tmp_path):
     with pytest.raises(Fault, match="another process finished"), ShardState(tmp_path / "s") as late:
         adopt(late)
