@@ -231,6 +231,18 @@ def test_a_damaged_commit_is_discarded_and_its_packs_are_done_again(tmp_path, da
     assert state.attempts()["discarded_commits"] == 1
 
 
+def test_a_commit_of_another_version_is_discarded(tmp_path, monkeypatch):
+    with monkeypatch.context() as earlier:
+        earlier.setattr(
+            "packedesm.embedding.commits.asdict",
+            lambda pack: dataclasses.asdict(pack) | {"chunks": 1},
+        )
+        attempt(tmp_path, range(3))
+    # Otherwise its plan would say that all is of another version.
+    (tmp_path / "plan.json").unlink()
+    assert list(attempt(tmp_path, [7]).statistics()) == [7]
+
+
 def test_every_flipped_bit_of_a_commit_is_noticed(tmp_path):
     attempt(tmp_path, [0])
     (path,) = commits(tmp_path)
