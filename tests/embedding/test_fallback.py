@@ -355,6 +355,18 @@ def test_float32_weights_that_do_not_fit_into_the_gpu_go_to_the_cpu(job):
     assert gpu.loaded == [GPU, CPU]
 
 
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_float32_weights_that_do_not_fit_on_the_cpu_either_are_one_line(job, device):
+    def too_large(_device):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB")
+
+    half = job("float16", device, nan=NAN)
+    half._load = too_large
+    message = rf"record ({'|'.join(map(str, BAD))}): needs the model in float32, which does not fit"
+    with pytest.raises(Fault, match=message):
+        half.run()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_nan_in_float32_too_is_reported_by_name(job, dtype):
     broken = job(dtype, nan=NAN)

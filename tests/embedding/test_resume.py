@@ -231,6 +231,18 @@ def test_a_damaged_commit_is_discarded_and_its_packs_are_done_again(tmp_path, da
     assert state.attempts()["discarded_commits"] == 1
 
 
+def test_a_commit_of_another_version_is_discarded(tmp_path, monkeypatch):
+    with monkeypatch.context() as earlier:
+        earlier.setattr(
+            "packedesm.embedding.commits.asdict",
+            lambda pack: dataclasses.asdict(pack) | {"chunks": 1},
+        )
+        attempt(tmp_path, range(3))
+    # Otherwise its plan would say that all is of another version.
+    (tmp_path / "plan.json").unlink()
+    assert list(attempt(tmp_path, [7]).statistics()) == [7]
+
+
 def test_every_flipped_bit_of_a_commit_is_noticed(tmp_path):
     attempt(tmp_path, [0])
     (path,) = commits(tmp_path)
@@ -328,6 +340,17 @@ def test_the_attempt_that_started_last_is_the_one_that_commits(tmp_path):
         first.remove()
     second.remove()
     assert not tmp_path.exists()
+
+
+def test_an_attempt_that_was_taken_over_while_it_loaded_discards_nothing(tmp_path):
+    slower, slow = ShardState(tmp_path), ShardState(tmp_path)
+    adopt(slow)
+    attempt(tmp_path, [50])  # of packs that it has planned anew
+    with pytest.raises(Fault, match="superseded"):
+        slow.committed(range(50))
+    with pytest.raises(Fault, match="superseded"):
+        adopt(slower, token_budget=65)
+    assert list(attempt(tmp_path, []).statistics()) == [50]
 
 
 def test_an_attempt_whose_shard_was_finished_by_another_says_so(tmp_path):

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from packedesm.embedding.pack import FinishedPack, PackStatistics
-from packedesm.files import TEMPORARY, CheckedFile, expect, explained, fsync
+from packedesm.files import TEMPORARY, CheckedFile, damaged, expect, explained, fsync
 from packedesm.paths import COMMIT_SUFFIX
 
 _DIGEST = hashlib.sha256
@@ -146,7 +146,10 @@ class Commit:
             length = int.from_bytes(handle.read(8), "little")
             handle.seek(size - _TAIL - length)
             description = json.loads(handle.read(length))
-        statistics = [PackStatistics(**pack) for pack in description.pop("packs")]
+        try:
+            statistics = [PackStatistics(**pack) for pack in description.pop("packs")]
+        except TypeError as error:  # whole, but of another version
+            raise damaged(path) from error
         return cls(path, description, statistics, content, digest.hex())
 
     def packs(self, wanted: Container[int]) -> Iterator[FinishedPack]:

@@ -81,8 +81,8 @@ class Fallback:
         Raises
         ------
         Fault
-            If the vectors of a record are not finite in float32, or it does not fit into the
-            memory of the CPU; names the record.
+            If the vectors of a record are not finite in float32, or it or the model in float32
+            does not fit into the memory of the CPU; names the record.
         """
         while todo := self.packs.todo(self.done, float32=False):
             patience = self.packs.patience
@@ -115,7 +115,13 @@ class Fallback:
             if not self.packs.todo(self.done, float32=True):
                 return
             logger.warning("float32 does not fit into the GPU's memory; the CPU does the rest")
-        runner = self._float32_runner(before.plan, CPU)
+        runner = if_it_fits(lambda: self._float32_runner(before.plan, CPU))
+        if runner is None:
+            place = int(self.packs[self.packs.todo(self.done, float32=True)[0]][0])
+            raise Fault(
+                f"{self._means.name(place)}: needs the model in float32, which does not fit into "
+                "the CPU's memory; use a machine with more"
+            )
         while todo := self.packs.todo(self.done, float32=True):
             too_large = self._embed(runner, todo, float32=True)
             if too_large is not None:

@@ -91,7 +91,13 @@ class ShardState:
             What the vectors were asked for and are made from, by name; plain values.
         settled
             What that came to: where `settled` gave something, the same.
+
+        Raises
+        ------
+        Fault
+            If another process has taken over: what is there is its own.
         """
+        self.claim.check()  # to load a model can take minutes
         device = {"kind": settled.kind, "name": settled.name}
         content = {"format": FORMAT, "asked": asked, "plan": settled.plan.as_json()}
         content = json.loads(json.dumps({**content, "device": device}))
@@ -165,6 +171,11 @@ class ShardState:
         ----------
         packs
             The numbers of the plan. A commit that holds another is of a plan that is lost.
+
+        Raises
+        ------
+        Fault
+            If something is to be discarded and another process has taken over.
         """
         for path in self._commit_files():
             reason = "it is damaged"
@@ -176,6 +187,7 @@ class ShardState:
                         self._commits.append(commit)
                         continue
                     reason = "it belongs to packs that were planned otherwise"
+            self.claim.check()  # or they are a successor's, of packs that it has planned anew
             logger.warning("discarding %s: %s; its packs are computed again", path, reason)
             self._journal.discarded(path.name)
             path.unlink(missing_ok=True)

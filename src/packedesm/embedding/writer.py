@@ -32,6 +32,8 @@ class Writer:
 
     def __enter__(self) -> Writer:
         self._thread = ThreadPoolExecutor(1, "writer")
+        # It runs before there is anything to lose: a signal while it starts has it forgotten.
+        self._thread.submit(lambda: None).result()
         return self
 
     def __exit__(self, kind: object, _error: object, _traceback: object) -> None:
