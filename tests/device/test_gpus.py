@@ -130,6 +130,20 @@ def test_without_nvml_an_entry_stands_for_itself(monkeypatch):
     NO_DRIVER.install(monkeypatch)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-12")
     assert visible_gpus().gpus == (Gpu("0", "0"), Gpu("GPU-12", "GPU-12"))
+    assert str(Gpu("0", "0")) == "entry 0 of CUDA_VISIBLE_DEVICES"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [("0,-1,1", ["0"]), ("1,,0", ["1"]), ("0,garbage", ["0"]), ("garbage", []), ("0x1", [])],
+)
+def test_without_nvml_what_can_be_no_entry_is_none(monkeypatch, wanted, expected):
+    """Else `shards: auto` counts it, and a job tries it for minutes."""
+    NO_DRIVER.install(monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", wanted)
+    visible = visible_gpus()
+    assert [gpu.uuid for gpu in visible.gpus] == expected
+    assert visible.expected and visible.reason.startswith(f"CUDA_VISIBLE_DEVICES={wanted} gives")
 
 
 @pytest.mark.parametrize(

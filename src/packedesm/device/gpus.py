@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from packedesm.device.driver import uuids_in_cuda_order
 from packedesm.device.nvml import Gpu, Inventory, inventory
@@ -79,8 +80,9 @@ def shard_count(shards: int | str, device: str) -> int:
 
 
 def _named(found: Inventory, entries: Sequence[str]) -> list[Gpu]:
-    if not found.gpus:  # of NVML there is nothing to learn: CUDA may know every entry
-        return [Gpu(entry, entry) for entry in dict.fromkeys(entries)]
+    if not found.gpus:  # of NVML there is nothing to learn: CUDA may know what can be an entry
+        known = takewhile(lambda x: x.isdecimal() or x.startswith(_PREFIXES), entries)
+        return [Gpu(entry, entry) for entry in dict.fromkeys(known)]
     if any(entry.isdecimal() for entry in entries) and not _numbers_are_plain(found):
         uuids = uuids_in_cuda_order()
         if uuids is not None:
