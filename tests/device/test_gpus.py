@@ -89,13 +89,14 @@ def test_numbers_count_by_bus_where_cuda_is_told_so(monkeypatch, cuda_driver):
     assert [gpu.uuid for gpu in visible_gpus().gpus] == entries(SLOW)
 
 
-def test_where_the_driver_does_not_answer_numbers_count_as_nvml_does(monkeypatch, tmp_path):
-    """The job's own start of CUDA then says what is wrong with the driver."""
-    Machine([SLOW, FAST]).install(monkeypatch)
+@pytest.mark.parametrize("gpus", [[SLOW, FAST], [LOST, A, C], [A, SLICED]])
+def test_where_the_driver_does_not_answer_numbers_stand_for_themselves(monkeypatch, tmp_path, gpus):
+    """CUDA may start all the same, an old one for instance, and has another order than NVML."""
+    Machine(gpus).install(monkeypatch)
     (tmp_path / "libcuda.so.1").write_text("is no library")
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert [gpu.uuid for gpu in visible_gpus().gpus] == entries(FAST)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    assert [gpu.uuid for gpu in visible_gpus().gpus] == ["1", "0"]
 
 
 @pytest.mark.parametrize(
