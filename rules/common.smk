@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 from snakemake.settings.types import RerunTrigger
 
 from packedesm.config import resolve, samples
@@ -13,7 +14,7 @@ from packedesm.esm2.registry import Checkpoint, locate, model_files
 from packedesm.options import EmbedOptions, ShardOptions, VerifyOptions
 from packedesm.results.folder import refuse_foreign_sample
 from packedesm.results.inputs import describe
-from packedesm.results.outdated import outdated_checkpoint, outdated_steps
+from packedesm.results.outdated import kept_number, outdated_checkpoint, outdated_steps
 from packedesm.cluster import (
     embed_minutes,
     model_megabytes,
@@ -32,13 +33,6 @@ try:
                 refuse_foreign_sample(Paths(f"{RESULTS}/{name}"))
 except UserError as error:
     raise WorkflowError(str(error)) from None
-
-SHARDS = shard_count(config["shards"], config["device"])
-if workflow.is_main_process and config["shards"] == "auto":
-    # A job on another node reads this file again and may see other GPUs there, but must plan the
-    # same shards: it is told the number as if the user had.
-    settings = workflow.config_settings
-    settings.config_args = [*settings.config_args, f"shards={SHARDS}"]
 
 RUN = Paths(RESULTS)
 SAMPLE = Paths(f"{RESULTS}/{{sample}}")
@@ -83,6 +77,40 @@ def described(paths):
     Snakemake itself looks at times, and misses a file that was replaced by an older one.
     """
     return describe([*map(Path, paths)], Path(".snakemake/packedesm-inputs.json"))
+
+
+def number_of_shards():
+    """Return the number of shards; what ``auto`` was stands, as long as the shards do.
+
+    Another number would make them all anew, and how many GPUs are seen changes: one is lost, the
+    device is another, or finished results are looked at where there is none.
+    """
+    found = shard_count(config["shards"], config["device"])
+    if config["shards"] != "auto":
+        return found
+    kept = set()
+    for name, fasta in SAMPLES.items():
+        there = Paths(f"{RESULTS}/{name}")
+        if there.sharding.exists():
+            kept.add(kept_number(there, config, described(fasta)))
+    before = kept.pop() if len(kept) == 1 else None
+    if before not in (None, found):
+        logger.info(
+            f"shards: auto stays {before}, as these results were begun; for as many as there are "
+            f"GPUs now, which makes them all anew, say shards={found}"
+        )
+    return before or found
+
+
+if workflow.is_main_process:
+    SHARDS = number_of_shards()
+    if config["shards"] == "auto":
+        # A job on another node reads this file again and may see other GPUs there, but must plan
+        # the same shards: it is told the number as if the user had.
+        settings = workflow.config_settings
+        settings.config_args = [*settings.config_args, f"shards={SHARDS}"]
+else:
+    SHARDS = shard_count(config["shards"], config["device"])
 
 
 def fasta_files(wildcards):

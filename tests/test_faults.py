@@ -19,7 +19,7 @@ import pytest
 from packedesm.embedding.output import finished
 from packedesm.embedding.record import ShardRun
 from packedesm.errors import Fault
-from packedesm.files import read_json, read_record
+from packedesm.files import RECORD_DIGEST, read_json, read_record, write_record
 from packedesm.options import EmbedOptions, VerifyOptions
 from packedesm.report.metrics import write_metrics
 from packedesm.report.page import write_report
@@ -63,11 +63,13 @@ def mean(sample: Sample) -> np.ndarray:
     return np.load(sample.paths.shard_vectors(0, "mean"))
 
 
-def test_a_finished_shard_stands_for_the_same_job_alone(sample):
+def test_a_finished_shard_stands_for_the_same_job_alone(sample, caplog):
     paths, weights, options = sample.paths, sample.checkpoint, EmbedOptions.of(sample.config)
     assert not finished(paths, 0, weights, options)
     sample.run()
+    caplog.clear()
     assert finished(paths, 0, weights, options)
+    assert not caplog.messages
     assert not finished(paths, 0, weights, replace(options, dtype="bfloat16"))
     assert not finished(paths, 0, replace(weights, sha256="0" * 64), options)
     run = ShardRun.read(paths.shard_run(0))
@@ -77,6 +79,13 @@ def test_a_finished_shard_stands_for_the_same_job_alone(sample):
     assert not finished(paths, 0, weights, options)
     paths.shard_vectors(0, "mean").unlink()
     assert not finished(paths, 0, weights, options)
+    earlier = read_record(paths.shard_run(0))
+    del earlier["plan"]["kernels"], earlier[RECORD_DIGEST]
+    write_record(paths.shard_run(0), earlier)
+    assert not finished(paths, 0, weights, options)
+    again = "shard 0 was finished and is embedded again: "
+    assert len(caplog.messages) == 5 and all(said.startswith(again) for said in caplog.messages)
+    assert caplog.messages[-1].endswith("run.json: is not the record of an embedding job")
 
 
 def finish(sample: Sample) -> None:

@@ -120,6 +120,18 @@ def test_a_dry_run_tells_what_another_number_of_shards_would_run(runs):
     assert {"shard", "embed", "merge"} <= jobs_run(run.stdout)
 
 
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_other_gpus_make_no_shard_anew_where_their_number_was_chosen(runs, monkeypatch, device):
+    """A GPU is lost, or one looks at finished results where there is none."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    now = {"cpu": 1, "auto": 3}[device]
+    again = ["--dry-run", "--config", "shards=auto", f"device={device}"]
+    run = snakemake(runs[2], *again)
+    assert "Nothing to be done" in run.stdout
+    assert "shards: auto stays 2" in run.stdout and f"say shards={now}" in run.stdout
+    assert "shard" in jobs_run(snakemake(runs[2], *again, "max_length=500").stdout)
+
+
 @pytest.mark.parametrize("name", ["thesis.txt", "manifest.json"])
 def test_foreign_files_in_the_folder_of_results_are_refused_and_stay(tmp_path, fasta, name):
     write_config(tmp_path, fasta=str(fasta))

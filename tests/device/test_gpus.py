@@ -89,13 +89,14 @@ def test_numbers_count_by_bus_where_cuda_is_told_so(monkeypatch, cuda_driver):
     assert [gpu.uuid for gpu in visible_gpus().gpus] == entries(SLOW)
 
 
-def test_where_the_driver_does_not_answer_numbers_count_as_nvml_does(monkeypatch, tmp_path):
-    """The job's own start of CUDA then says what is wrong with the driver."""
-    Machine([SLOW, FAST]).install(monkeypatch)
+@pytest.mark.parametrize("gpus", [[SLOW, FAST], [LOST, A, C], [A, SLICED]])
+def test_where_the_driver_does_not_answer_numbers_stand_for_themselves(monkeypatch, tmp_path, gpus):
+    """CUDA may start all the same, an old one for instance, and has another order than NVML."""
+    Machine(gpus).install(monkeypatch)
     (tmp_path / "libcuda.so.1").write_text("is no library")
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert [gpu.uuid for gpu in visible_gpus().gpus] == entries(FAST)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    assert [gpu.uuid for gpu in visible_gpus().gpus] == ["1", "0"]
 
 
 @pytest.mark.parametrize(
@@ -130,6 +131,20 @@ def test_without_nvml_an_entry_stands_for_itself(monkeypatch):
     NO_DRIVER.install(monkeypatch)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-12")
     assert visible_gpus().gpus == (Gpu("0", "0"), Gpu("GPU-12", "GPU-12"))
+    assert str(Gpu("0", "0")) == "entry 0 of CUDA_VISIBLE_DEVICES"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [("0,-1,1", ["0"]), ("1,,0", ["1"]), ("0,garbage", ["0"]), ("garbage", []), ("0x1", [])],
+)
+def test_without_nvml_what_can_be_no_entry_is_none(monkeypatch, wanted, expected):
+    """Else `shards: auto` counts it, and a job tries it for minutes."""
+    NO_DRIVER.install(monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", wanted)
+    visible = visible_gpus()
+    assert [gpu.uuid for gpu in visible.gpus] == expected
+    assert visible.expected and visible.reason.startswith(f"CUDA_VISIBLE_DEVICES={wanted} gives")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Leases are tried with made-up GPUs and real processes: the locks are what is tested."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -174,3 +175,52 @@ def test_what_a_stranger_put_there_is_refused_and_not_followed(temporary, tmp_pa
     with pytest.raises(Fault, match=str(temporary)), lease(GPUS[:1]):
         pass
     assert not list(aim.iterdir())
+
+
+@pytest.mark.parametrize("runtime", ["", "runtime"])
+def test_a_runtime_folder_that_depends_on_where_one_stands_is_none(
+    temporary, tmp_path, monkeypatch, runtime
+):
+    """Or jobs that were started in two folders would share a GPU."""
+    (tmp_path / "stand" / runtime).mkdir(mode=0o700, parents=True)
+    monkeypatch.chdir(tmp_path / "stand")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+    if runtime:  # where none is named, the system's counts, if there is one
+        assert lease_folder() == temporary
+    assert lease_folder().is_absolute()
+
+
+@pytest.mark.parametrize("refusal", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOENT])
+def test_a_folder_of_leases_that_cannot_be_made_is_one_line(temporary, monkeypatch, refusal):
+    def mkdir(_path, *_arguments, **_more):
+        raise OSError(refusal, os.strerror(refusal))
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with pytest.raises(Fault, match=f"{temporary}: .*{os.strerror(refusal)}.*; set TMPDIR"):
+        lease_folder()
+
+
+def test_without_any_temporary_folder_one_line_says_so(temporary, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/dev/null"])
+    with pytest.raises(Fault, match=r"the temporary folder: .*; set TMPDIR"):
+        lease_folder()
+
+
+@pytest.mark.parametrize("refusal", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSPC])
+def test_a_lock_that_the_system_refuses_is_one_line(tmp_path, monkeypatch, refusal):
+    def acquire(_self, **_options):
+        raise OSError(refusal, os.strerror(refusal))
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    with (
+        pytest.raises(Fault, match=rf"{GPUS[0].uuid}\.lock: .*; set TMPDIR"),
+        lease(GPUS, tmp_path),
+    ):
+        pass
+
+
+def test_a_folder_in_the_place_of_a_lock_is_one_line(tmp_path):
+    (tmp_path / f"{GPUS[0].uuid}.lock").mkdir()
+    with pytest.raises(Fault, match=f"{GPUS[0].uuid}.lock: "), lease(GPUS, tmp_path):
+        pass

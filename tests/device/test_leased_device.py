@@ -155,7 +155,11 @@ def test_a_process_that_has_used_another_gpu_before_is_told(machine):
             ["driver 470.57 supports CUDA 11.4", OLD, "install"],
         ),
         ({"torch_cuda": None}, {}, ["this torch cannot use", "550.54.15", "for CPUs", "fit"]),
-        (NO_DRIVER, {"CUDA_VISIBLE_DEVICES": "0"}, ["0: No CUDA GPUs are available"]),
+        (
+            NO_DRIVER,
+            {"CUDA_VISIBLE_DEVICES": "0"},
+            ["entry 0 of CUDA_VISIBLE_DEVICES: No CUDA GPUs are available"],
+        ),
         (NO_DRIVER, {"SLURM_JOB_GPUS": "0"}, ["SLURM_JOB_GPUS=0", "no NVIDIA driver answers"]),
         ({"absent": pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH}, {}, ["mismatch"]),
         (

@@ -1,5 +1,8 @@
 """Token budgets: where larger packs stop being faster."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -121,6 +124,59 @@ def test_damaged_notes_are_measured_again(model, forwards, tmp_path, content):
     path.write_text(content)
     assert tuning.fastest_budget(model, "sdpa", 4096, SHARD) == 4096
     assert forwards
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        '"x"',
+        "{}",
+        '{"tried": 4096}',
+        '{"budget": "x", "tried": 4096}',
+        '{"budget": 0, "tried": 4096}',
+        '{"budget": -5, "tried": 4096}',
+        '{"budget": true, "tried": 4096}',
+        '{"budget": 0.5, "tried": 4096}',
+        '{"budget": 2, "tried": 4096}',
+        '{"budget": NaN, "tried": 4096}',
+        '{"budget": 4096, "tried": null}',
+    ],
+)
+def test_a_damaged_entry_is_measured_again_and_others_stay(model, forwards, tmp_path, entry):
+    path = tmp_path / "cache" / "packedesm" / "token-budgets.json"
+    tuning.fastest_budget(model, "sdpa", 4096, SHARD)
+    (key,) = (content := json.loads(path.read_text()))
+    other = {"budget": 8192, "tried": 8192}
+    path.write_text(f'{{{json.dumps(key)}: {entry}, "other": {json.dumps(other)}}}')
+    forwards.clear()
+    assert tuning.fastest_budget(model, "sdpa", 4096, SHARD) == 4096
+    assert forwards
+    assert json.loads(path.read_text()) == content | {"other": other}
+
+
+def test_what_another_job_measures_meanwhile_is_kept(model, forwards, tmp_path):
+    path = tmp_path / "cache" / "packedesm" / "token-budgets.json"
+    other = {"other": {"budget": 8192, "tried": 8192}}
+
+    def packs(budget):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(other))
+        return [[budget]]
+
+    tuning.fastest_budget(model, "sdpa", 4096, tuning.Workload(1 << 20, 1 << 12, packs))
+    assert len(found := json.loads(path.read_text())) == 2
+    assert found.items() >= other.items()
+
+
+def test_without_a_home_nothing_is_remembered(model, forwards, monkeypatch):
+    """As for a user whom the container does not know."""
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    assert tuning.fastest_budget(model, "sdpa", 4096, SHARD) == 4096
 
 
 def test_a_cache_that_cannot_be_written_is_no_obstacle(model, forwards, tmp_path):

@@ -4,6 +4,7 @@ What they compute is tested without one in test_fused_interpreted.py and test_fu
 """
 
 import importlib.util
+import json
 
 import pytest
 import torch
@@ -141,6 +142,18 @@ def test_all_jobs_on_one_kind_of_gpu_choose_alike(gpu):
     gpu.milliseconds = {"one": 2.0, "two": 1.0}
     assert gpu.select() == first and gpu.timed == 1
     assert gpu.select(torch.bfloat16).name == "triton" and gpu.timed == 2
+
+
+@pytest.mark.parametrize(
+    "entry", ['"x"', "{}", '{"one": "x"}', '{"one": 1}', '{"one": "x", "two": 1}', '{"one": -1}']
+)
+def test_a_damaged_time_is_measured_again(gpu, tmp_path, entry):
+    path = tmp_path / "cache" / "packedesm" / "gelu.json"
+    first = gpu.select()
+    (key,) = (kept := json.loads(path.read_text()))
+    path.write_text(f"{{{json.dumps(key)}: {entry}}}")
+    assert gpu.select() == first and gpu.timed == 2
+    assert json.loads(path.read_text()) == kept
 
 
 def test_a_kernel_that_was_faster_elsewhere_is_tried_here_too(gpu):

@@ -8,7 +8,7 @@ from packedesm.config import resolve
 from packedesm.files import combined, write_record
 from packedesm.options import EmbedOptions, ShardOptions, VerifyOptions
 from packedesm.paths import Paths
-from packedesm.results.outdated import outdated_checkpoint, outdated_steps
+from packedesm.results.outdated import kept_number, outdated_checkpoint, outdated_steps
 from tests.typed import checkpoint, shard_run
 
 CONFIG = resolve({"fasta": "a.fasta"})
@@ -84,3 +84,11 @@ def test_records_that_are_damaged_or_gone_are_left_to_their_readers(run):
     paths.shard_run(1).unlink()
     assert outdated(run) == set()
     assert outdated_checkpoint(run, "another", []) == []
+
+
+def test_the_number_of_shards_stands_as_long_as_they_do(run):
+    paths = Paths(run.root / "sample")
+    assert kept_number(paths, CONFIG, INPUTS) == 2
+    assert kept_number(paths, CONFIG, ["12 other"]) is None
+    assert kept_number(paths, resolve({"fasta": "a.fasta", "max_length": 5}), INPUTS) is None
+    assert kept_number(Paths(run.root / "none"), CONFIG, INPUTS) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from packedesm.device.driver import uuids_in_cuda_order
 from packedesm.device.nvml import Gpu, Inventory, inventory
@@ -79,13 +80,17 @@ def shard_count(shards: int | str, device: str) -> int:
 
 
 def _named(found: Inventory, entries: Sequence[str]) -> list[Gpu]:
-    if not found.gpus:  # of NVML there is nothing to learn: CUDA may know every entry
-        return [Gpu(entry, entry) for entry in dict.fromkeys(entries)]
+    # Where of NVML there is nothing to learn CUDA may know what can be an entry.
+    possible = takewhile(lambda x: x.isdecimal() or x.startswith(_PREFIXES), entries)
+    themselves = [Gpu(entry, entry) for entry in dict.fromkeys(possible)]
+    if not found.gpus:
+        return themselves
     if any(entry.isdecimal() for entry in entries) and not _numbers_are_plain(found):
         uuids = uuids_in_cuda_order()
-        if uuids is not None:
-            known = {gpu.uuid.partition("-")[2]: gpu for gpu in found.gpus}
-            return [known.get(uuid) or Gpu(f"GPU-{uuid}", f"GPU-{uuid}") for uuid in uuids]
+        if uuids is None:  # CUDA has an order, and NVML's would give a job what is another's
+            return themselves
+        known = {gpu.uuid.partition("-")[2]: gpu for gpu in found.gpus}
+        return [known.get(uuid) or Gpu(f"GPU-{uuid}", f"GPU-{uuid}") for uuid in uuids]
     return select(found.gpus, entries)
 
 

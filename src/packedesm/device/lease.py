@@ -9,7 +9,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -33,20 +33,35 @@ def lease_folder() -> Path:
     Raises
     ------
     Fault
-        If what is there is a link, or another user's, or others may write to it.
+        If what is there is a link, or another user's, or others may write to it; or if it cannot
+        be made.
     """
     user = os.getuid()
-    runtime = Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{user}"))
-    base = runtime if _is_private(runtime) else Path(tempfile.gettempdir())
-    folder = base / f"packedesm-gpus-{user}"
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{user}")
+    given = runtime.is_absolute() and _is_private(runtime)  # else it is another in each folder
+    try:
+        folder = (runtime if given else Path(tempfile.gettempdir())) / f"packedesm-gpus-{user}"
+    except FileNotFoundError as error:
+        raise _no_place("the temporary folder", error) from None
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except FileExistsError:
+        pass  # what it is, is seen below
+    except OSError as error:
+        raise _no_place(folder, error) from None
     if not _is_private(folder):
         raise Fault(
             f"{folder}: is a link, or not a folder that you alone may write to; remove it, or set "
             "TMPDIR to a folder of your own"
         )
     return folder
+
+
+def _no_place(where: object, error: OSError) -> Fault:
+    return Fault(
+        f"{where}: cannot hold the lease of a GPU ({error.strerror}); set TMPDIR to a folder of "
+        "your own, and unset XDG_RUNTIME_DIR if the lease lies there"
+    )
 
 
 def _is_private(folder: Path) -> bool:
@@ -98,6 +113,8 @@ def lease(
     ------
     Unusable
         If none of them can be used.
+    Fault
+        If there is no place for leases.
     """
     folder = folder or lease_folder()
     refused: dict[Gpu, str] = {}
@@ -111,6 +128,8 @@ def lease(
                 lock.acquire(blocking=False)
             except Timeout:
                 continue
+            except OSError as error:  # a full disk, or one without locks
+                raise _no_place(lock.lock_file, error) from None
             try:
                 reason = trial(gpu)
                 if reason is None:

@@ -27,6 +27,8 @@ class Gpu:
     processes: int | None = None  # that computed on it then
 
     def __str__(self) -> str:
+        if self.uuid.isdecimal():  # which no UUID is
+            return f"entry {self.uuid} of CUDA_VISIBLE_DEVICES"
         return self.uuid if self.name == self.uuid else f"{self.name} ({self.uuid})"
 
 

@@ -62,8 +62,10 @@ def fastest_budget(model: PackedESM2, attention: str, most: int, workload: Workl
     tried = _budgets(min(most, workload.tokens))
     device = model.embed_tokens.weight.device
     key = _key(model, attention, device, workload)
-    known = read_measured(_MEASURED)
-    if tried[-1] > known.get(key, {}).get("tried", 0):
+    known = read_measured(_MEASURED, ("budget", "tried"))
+    kept = known.get(key, {"budget": 0, "tried": 0})
+    damaged = kept["budget"] < min(_SMALLEST, kept["tried"])  # no search ends below
+    if damaged or tried[-1] > kept["tried"]:
         with own_stream(device):
             budget = rising_until(
                 lambda tokens: _rate(model, attention, workload.packs(tokens)), tried
@@ -72,8 +74,8 @@ def fastest_budget(model: PackedESM2, attention: str, most: int, workload: Workl
         logger.info("measured: throughput hardly rises above %d tokens per pack", budget)
         # More room would change nothing, unless its end was the end of the search.
         known[key] = {"budget": budget, "tried": budget if budget == tried[-1] else _LARGEST}
-        write_measured(_MEASURED, known)
-    return min(known[key]["budget"], most)
+        write_measured(_MEASURED, key, known[key])
+    return min(int(known[key]["budget"]), most)
 
 
 def rising_until(rate: Callable[[int], float], budgets: Iterable[int]) -> int:

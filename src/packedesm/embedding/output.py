@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -19,6 +20,8 @@ from packedesm.packing.dataset import SequenceDataset
 from packedesm.paths import Paths
 from packedesm.sequences.summary import read_summary, written_digest
 from packedesm.versions import versions
+
+logger = logging.getLogger(__name__)
 
 
 def write_shard(
@@ -64,12 +67,15 @@ def finished(
 ) -> ShardRun | None:
     """Return the record of a shard that `embed_shard` need not embed again.
 
-    None unless its files are whole, and of this very job; on whatever device that ran. Parameters
-    as those of `embed_shard`.
+    None unless its files are whole, and of this very job; on whatever device that ran. Why not is
+    logged. Parameters as those of `embed_shard`.
     """
     try:
         run = ShardRun.read(paths.shard_run(shard))
-    except (FileNotFoundError, Fault):
+    except FileNotFoundError:
+        return None
+    except Fault as error:  # its text ends in what to do, which is done here
+        _say_again(shard, str(error).rpartition("; ")[0] or str(error))
         return None
     files = {name: paths.shard_vectors(shard, name) for name in run.arrays}
     packs = paths.shard_packs(shard)
@@ -81,7 +87,14 @@ def finished(
         and file_digest(packs) == run.packs_sha256
         and {name: file_digest(path) for name, path in files.items()} == run.arrays
     )
-    return run if same else None
+    if not same:
+        _say_again(shard, "a file of it is damaged, or of another request or version")
+        return None
+    return run
+
+
+def _say_again(shard: int, why: str) -> None:
+    logger.warning("shard %d was finished and is embedded again: %s", shard, why)
 
 
 def expect_same_numbers(

@@ -80,7 +80,7 @@ def _gelu_pays(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> 
     """Tell whether product and GELU are faster as one kernel, and why."""
     name, number_format = torch.cuda.get_device_name(device), str(dtype).removeprefix("torch.")
     key = f"{name}, {geometry.width}, {number_format}, torch {torch.__version__}"
-    known = read_measured(_MEASURED)
+    known = read_measured(_MEASURED, ("one", "two"))
     slower = key in known and not _pays(known[key])
     if not slower and (reason := _failure([_GELU], geometry, dtype, device)):
         return False, reason
@@ -91,7 +91,7 @@ def _gelu_pays(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> 
             return False, f"product and GELU as one kernel could not be timed ({first_line(error)})"
         finally:
             torch.cuda.empty_cache()  # torch keeps it for this stream, and packs have their own
-        write_measured(_MEASURED, known)
+        write_measured(_MEASURED, key, known[key])
     took = "measured: {one:.3g} ms for product and GELU as one kernel, {two:.3g} as two"
     return _pays(known[key]), took.format(**known[key])
 

@@ -51,13 +51,8 @@ def outdated_steps(
         What `packedesm.results.inputs.describe` says of the sample's FASTA files.
     """
     found = []
-    sharding = _record(paths.sharding)
-    if sharding:
-        options = ShardOptions.part(config)
-        read = [source["sha256"] for source in sharding["inputs"]]
-        was = {key: sharding.get(key, value) for key, value in options.items()}
-        if (read, was, len(sharding["shards"])) != (digests_of(inputs), options, shards):
-            found.append(paths.sharding)
+    if _record(paths.sharding) and kept_number(paths, config, inputs) != shards:
+        found.append(paths.sharding)
     checkpoint, embed = _record(run.checkpoint), EmbedOptions.of(config)
     for shard in range(shards):
         try:
@@ -72,6 +67,20 @@ def outdated_steps(
     if verification and verification.get("options", verify) != verify:
         found.append(paths.verification)
     return found
+
+
+def kept_number(paths: Paths, config: Mapping[str, Any], inputs: Sequence[str]) -> int | None:
+    """Return the number of shards that a sample has, or None if they are to be made anew.
+
+    Parameters as those of `outdated_steps`, whatever number is asked for now.
+    """
+    sharding = _record(paths.sharding)
+    if not sharding:
+        return None
+    options = ShardOptions.part(config)
+    read = [source["sha256"] for source in sharding["inputs"]]
+    was = {key: sharding.get(key, value) for key, value in options.items()}
+    return len(sharding["shards"]) if (read, was) == (digests_of(inputs), options) else None
 
 
 def _record(path: Path) -> dict[str, Any] | None:
