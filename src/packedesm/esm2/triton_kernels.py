@@ -91,8 +91,12 @@ def _add_norm(  # type: ignore[no-untyped-def]
     tl.store(x + start + place, new, mask=inside)
     value = new.to(tl.float32)
     centred = tl.where(inside, value - tl.sum(value, 0) / WIDTH, 0.0)
-    scale = tl.rsqrt(tl.sum(centred * centred, 0) / WIDTH + epsilon)
-    scaled = centred * scale * tl.load(weight + place, mask=inside, other=0.0).to(tl.float32)
+    # What the rounding of the mean has left: much, where numbers are far from zero.
+    left = tl.sum(centred, 0) / WIDTH
+    scale = tl.rsqrt(tl.sum(centred * centred, 0) / WIDTH - left * left + epsilon)
+    scaled = (
+        (centred - left) * scale * tl.load(weight + place, mask=inside, other=0.0).to(tl.float32)
+    )
     shifted = scaled + tl.load(bias + place, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + start + place, shifted.to(old.dtype), mask=inside)
 
