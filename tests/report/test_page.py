@@ -265,6 +265,7 @@ def test_a_share_above_the_peak_is_explained(tmp_path):
     html = report(tmp_path / "r", run={"matmul_peak_flops": 1e9})  # the packs reach twice that
     assert "200.0%" in Page(html).text
     assert "A share above 100% says" in Page(html).text
+    assert "measured in the job, when it was slower than later" in Page(html).text
 
 
 def test_what_a_gpu_computes_in_lower_precision_is_said(tmp_path, html):
