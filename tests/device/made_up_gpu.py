@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -16,6 +15,7 @@ from packedesm.device import timing
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.weights import tensor_shapes
+from tests.fake_cuda.memory import LiveMemory
 
 GB = 10**9
 SMALL = Geometry(layers=1, width=64, heads=2)
@@ -76,9 +76,8 @@ class MadeUpGpu(TorchDispatchMode):
         self.now = 0.0
         self.products: list[tuple[int, int, int]] = []
         self.streams: set[str] = set()
-        self.peak_bytes = 0
         self.emptied: list[set[str]] = []
-        self._tensors: dict[int, tuple[StorageWeakRef, int, str]] = {}
+        self._memory = LiveMemory()
         self._stream = DEFAULT
         self._fake = FakeTensorMode()
         for name, stand_in in {
@@ -86,7 +85,7 @@ class MadeUpGpu(TorchDispatchMode):
             "current_stream": lambda _device: SimpleNamespace(name=self._stream),
             "stream": self._on,
             "synchronize": lambda _device: None,
-            "empty_cache": lambda: self.emptied.append({stream for *_, stream in self._alive()}),
+            "empty_cache": lambda: self.emptied.append(self._memory.places()),
             "mem_get_info": lambda _device: (free, 2 * free),
             "get_device_name": lambda _device: "a made-up GPU",
         }.items():
@@ -109,17 +108,13 @@ class MadeUpGpu(TorchDispatchMode):
             self.streams.add(self._stream)
             self.now += self.seconds(shape)
         result = operator(*arguments, **options or {})
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and tensor.device.type == "cuda":
-                storage = tensor.untyped_storage()
-                known = (StorageWeakRef(storage), storage.nbytes(), self._stream)
-                self._tensors.setdefault(storage._cdata, known)
-        self.peak_bytes = max(self.peak_bytes, sum(size for _, size, _ in self._alive()))
+        tensors = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
+        self._memory.note((x for x in tensors if x.device.type == "cuda"), place=self._stream)
         return result
 
-    def _alive(self) -> list[tuple[StorageWeakRef, int, str]]:
-        self._tensors = {at: x for at, x in self._tensors.items() if not x[0].expired()}
-        return list(self._tensors.values())
+    @property
+    def peak_bytes(self) -> int:
+        return self._memory.most
 
     @contextmanager
     def _on(self, stream):

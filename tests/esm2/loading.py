@@ -12,7 +12,6 @@ from unittest.mock import patch
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
@@ -20,24 +19,10 @@ from packedesm.device import auto
 from packedesm.esm2 import checkpoints
 from packedesm.esm2.registry import Checkpoint
 from tests.fake_cuda.guard import register_guard
+from tests.fake_cuda.memory import LiveMemory
 
 CUDA = torch.device("cuda", 0)
 COPY = torch.ops.aten._to_copy.default
-
-
-class Memory:
-    """The bytes that tensors of one device take, now and at most."""
-
-    def __init__(self) -> None:
-        self.most = 0
-        self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def note(self, tensor: torch.Tensor) -> None:
-        """Take note of a tensor that an operator has given."""
-        storage = tensor.untyped_storage()
-        self._storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self._storages = {at: x for at, x in self._storages.items() if not x[0].expired()}
-        self.most = max(self.most, sum(size for _, size in self._storages.values()))
 
 
 class CopyingGpu(TorchDispatchMode):
@@ -48,7 +33,7 @@ class CopyingGpu(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.host, self.device = Memory(), Memory()
+        self.host, self.device = LiveMemory(), LiveMemory()
         self._fake = FakeTensorMode()
 
     def __enter__(self):
@@ -70,7 +55,7 @@ class CopyingGpu(TorchDispatchMode):
                     source.max()  # reads it, and makes nothing
                 else:
                     source = operator(*arguments, **options | {"device": None})
-                    self.host.note(source)
+                    self.host.note([source])
             result = torch.empty(source.shape, dtype=source.dtype, device=CUDA)
         elif on_device:
             result = operator(*arguments, **options)
@@ -80,7 +65,7 @@ class CopyingGpu(TorchDispatchMode):
         if not operator.is_view:  # of the file, for one
             for tensor in tree_leaves(result):
                 if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta":
-                    (self.device if isinstance(tensor, FakeTensor) else self.host).note(tensor)
+                    (self.device if isinstance(tensor, FakeTensor) else self.host).note([tensor])
         return result
 
 

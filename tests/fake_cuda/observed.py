@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.fake_cuda.attention import check_operator
+from tests.fake_cuda.memory import LiveMemory
 
 # Neither view nor kernel: they reserve memory, or are views that do not say so.
 _NO_KERNELS = {"empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view"}
@@ -67,8 +67,7 @@ class Counted(Watched):
         self.tokens = tokens
         self.counts: Counter[str] = Counter()
         self.moved: Counter[int] = Counter()
-        self.peak = 0
-        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._memory = LiveMemory()
 
     def see(self, func, given: list[torch.Tensor], made: list[torch.Tensor]) -> None:
         self._see_memory(given, made)
@@ -78,13 +77,13 @@ class Counted(Watched):
             if name not in _PRODUCTS and "attention" not in name:
                 self._see_bytes(given, made)
 
+    @property
+    def peak(self) -> int:
+        return self._memory.most
+
     def _see_memory(self, given: list[torch.Tensor], made: list[torch.Tensor]) -> None:
         before = {tensor.untyped_storage()._cdata for tensor in given}
-        for storage in (tensor.untyped_storage() for tensor in made):
-            if storage._cdata not in before:
-                self._alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self._alive = {key: x for key, x in self._alive.items() if not x[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+        self._memory.note(x for x in made if x.untyped_storage()._cdata not in before)
 
     def _see_bytes(self, given: list[torch.Tensor], made: list[torch.Tensor]) -> None:
         for tensor in (*_distinct(given), *_distinct(made)):

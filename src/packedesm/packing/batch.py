@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from packedesm.options import SPECIAL_TOKENS
+
 # Each tensor of a pack begins at a multiple of 16 bytes: kernels read such addresses faster, and
 # Triton compiles one for each kind of address that it meets.
 _ALIGNMENT = 4
@@ -103,7 +105,7 @@ class PackedBatch:
     def _sizes(self) -> dict[str, int]:
         """Return how many numbers each tensor has, in the order in which they stand."""
         tokens, sequences, records = sum(self.lengths), len(self.lengths), len(self.rows)
-        residue_tokens = tokens - 2 * sequences
+        residue_tokens = tokens - SPECIAL_TOKENS * sequences
         return {
             "input_ids": tokens,
             "positions": tokens,

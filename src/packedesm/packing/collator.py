@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from packedesm import alphabet
+from packedesm.options import SPECIAL_TOKENS
 from packedesm.packing.batch import PackedBatch
 from packedesm.packing.dataset import Protein
 
@@ -20,7 +21,9 @@ class VarlenCollator:
 
     def __call__(self, proteins: Sequence[Protein]) -> PackedBatch:
         """Collate `proteins` (at least one) in their order."""
-        lengths = [end - start + 2 for protein in proteins for start, end in protein.windows]
+        lengths = [
+            end - start + SPECIAL_TOKENS for protein in proteins for start, end in protein.windows
+        ]
         batch = PackedBatch.zeros(
             rows=np.array([protein.row for protein in proteins], np.int64),
             residues=np.array([len(protein.sequence) for protein in proteins], np.int64),
