@@ -11,7 +11,13 @@ from packedesm.errors import UserError, permissions_told
 from packedesm.files import read_json
 from packedesm.paths import Paths
 from packedesm.esm2.registry import Checkpoint, locate, model_files
-from packedesm.options import EmbedOptions, ShardOptions, VerifyOptions
+from packedesm.options import (
+    EmbedOptions,
+    ReferenceOptions,
+    ShardOptions,
+    VerifyOptions,
+)
+from packedesm.reference.vectors import FIRST, PARTS
 from packedesm.results.folder import refuse_foreign_sample
 from packedesm.results.inputs import describe
 from packedesm.results.outdated import kept_number, outdated_checkpoint, outdated_steps
@@ -19,7 +25,7 @@ from packedesm.cluster import (
     embed_minutes,
     model_megabytes,
     transfer_minutes,
-    verify_minutes,
+    reference_minutes,
 )
 
 try:
@@ -164,10 +170,10 @@ def minutes_to_embed(wildcards, input, attempt):
     )
 
 
-def minutes_to_verify(_wildcards, input, attempt):
-    """Return the time limit of the verification, from its records and the size of the model."""
+def minutes_for_reference(_wildcards, input, attempt):
+    """Return the time limit of the reference, from its records and the size of the model."""
     tokens = config["verify"]["sequences"] * (config["max_length"] + 2)
-    return verify_minutes(
+    return reference_minutes(
         Checkpoint.read(input.checkpoint), tokens, attempt, max_minutes=MAX_MINUTES
     )
 

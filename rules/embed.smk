@@ -5,6 +5,8 @@ rule embed:
         digests=SAMPLE.shard_digests("{shard}"),
         sharding=SAMPLE.sharding,
         checkpoint=RUN.checkpoint,
+        # Of whatever age: another sample is a reason to verify again, not to embed again.
+        reference=[ancient(path) for path in SAMPLE.reference_files(FIRST)],
     output:
         vectors=[SAMPLE.shard_vectors("{shard}", output) for output in OUTPUTS],
         packs=SAMPLE.shard_packs("{shard}"),
@@ -15,9 +17,10 @@ rule embed:
         benchmark_of("embed.{shard}", "sample")
     conda:
         "../envs/packedesm.yaml"
-    # One job per GPU at a time on this machine, and the whole machine for one job on a CPU. On a
-    # cluster the profile's set-threads decides, and its set-resources the type of the GPU.
-    threads: max(1, CORES // max(1, GPUS))
+    # One job per GPU at a time on this machine, beside which there is work for CPUs; and the whole
+    # machine for one job on a CPU. On a cluster the profile's set-threads decides, and its
+    # set-resources the type of the GPU.
+    threads: max(1, min(4, CORES // GPUS)) if GPUS else CORES
     resources:
         gpu=0 if config["device"] == "cpu" else 1,
         mem_mb=megabytes_with_model,

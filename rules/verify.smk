@@ -4,10 +4,8 @@ rule verify:
         index=SAMPLE.index,
         merging=SAMPLE.merging,
         sharding=SAMPLE.sharding,
-        fasta=every_shard(SAMPLE.shard_fasta),
-        fai=every_shard(SAMPLE.shard_fai),
+        reference=[path for part in PARTS for path in SAMPLE.reference_files(part)],
         runs=every_shard(SAMPLE.shard_run),
-        checkpoint=RUN.checkpoint,
     output:
         verification=SAMPLE.verification,
     log:
@@ -16,15 +14,15 @@ rule verify:
         benchmark_of("verify", "sample")
     conda:
         "../envs/packedesm.yaml"
-    threads: 4
+    threads: 1
     resources:
-        mem_mb=megabytes_with_model,
-        runtime=minutes_to_verify,
+        mem_mb=megabytes(4000),
+        runtime=60,
     params:
         root=sample_root,
         shards=SHARDS,
         options=VerifyOptions.part(config),
     message:
-        "Compare sampled records of {wildcards.sample} with fair-esm in float32"
+        "Compare sampled vectors of {wildcards.sample} with those of fair-esm"
     script:
         "../scripts/verify.py"

@@ -1,6 +1,5 @@
-"""Compare sampled records with fair-esm in float32, one protein at a time."""
+"""Compare sampled vectors of the results with their reference."""
 
-from packedesm.esm2.registry import Checkpoint
 from packedesm.log import job_log
 from packedesm.options import VerifyOptions
 from packedesm.paths import Paths
@@ -12,7 +11,6 @@ if __name__ == "__main__":
     with job_log(snakemake.log[0]), one_at_a_time(paths, "verify"):
         verify(
             paths,
-            Checkpoint.read(snakemake.input.checkpoint),
             VerifyOptions.of(snakemake.params.options),
             shards=snakemake.params.shards,
         )

@@ -16,10 +16,18 @@ ROOMS = {
     "packing": ("sequences",),
     "esm2": (),
     "device": ("esm2",),
-    "embedding": ("sequences", "packing", "esm2", "device"),
+    "reference": ("sequences", "esm2"),
+    # Of the reference only what tells of it: it loads no fair-esm.
+    "embedding": (
+        *("sequences", "packing", "esm2", "device"),
+        *("reference.vectors", "reference.comparison"),
+    ),
     # Of embedding only what tells of finished packs and jobs: it loads no torch.
-    "results": ("sequences", "embedding.record"),
-    "report": ("sequences", "packing", "esm2", "embedding.pack", "embedding.record"),
+    "results": ("sequences", "embedding.record", "reference.vectors"),
+    "report": (
+        *("sequences", "packing", "esm2", "embedding.pack", "embedding.record"),
+        *("reference.vectors", "reference.comparison"),
+    ),
 }
 # Modules at the root that lead into rooms. All others there are shared: they import no room.
 DOORS = ("__init__", "cli", "pipeline", "cluster")

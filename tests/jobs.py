@@ -12,8 +12,10 @@ from packedesm.embedding.commits import Commit
 from packedesm.esm2.checkpoints import prepare
 from packedesm.esm2.registry import TINY
 from packedesm.files import write_json
-from packedesm.options import EmbedOptions, JobOptions, ShardOptions
+from packedesm.options import EmbedOptions, JobOptions, ReferenceOptions, ShardOptions
 from packedesm.paths import COMMIT_SUFFIX, Paths
+from packedesm.reference.step import write_reference
+from packedesm.reference.vectors import FIRST
 from packedesm.sequences.shards import write_shards
 from tests import embed_job
 from tests.forks import Forked
@@ -41,6 +43,8 @@ class Sample:
         self.checkpoint.write(self.paths.checkpoint)
         width = self.checkpoint.geometry.width
         write_shards([fasta], self.paths, ShardOptions.of(self.config), shards=1, width=width)
+        reference = ReferenceOptions.of(self.config)
+        write_reference(self.paths, self.checkpoint, reference, FIRST, shards=1)
         self.state = self.paths.shard_state(0)
 
     def start(

@@ -76,8 +76,11 @@ def test_a_second_run_does_nothing(runs):
 @pytest.mark.parametrize(
     ("changed", "rules"),
     [
-        ("verify={'sequences': 5}", {"verify", "report", "manifest"}),
-        ("max_length=500", {"shard", "embed", "merge", "metrics", "verify", "report", "manifest"}),
+        ("verify={'sequences': 5}", {"reference", "verify", "report", "manifest"}),
+        (
+            "max_length=500",
+            {"shard", "reference", "embed", "merge", "metrics", "verify", "report", "manifest"},
+        ),
         ("dtype=bfloat16", {"embed", "merge", "metrics", "verify", "report", "manifest"}),
         ("workers=1", set()),
     ],
@@ -212,7 +215,7 @@ def test_a_missed_threshold_fails_the_run_and_keeps_the_evidence(runs):
     # Float32 is as exact as the reference, so that only an absurd threshold is missed.
     run = snakemake(runs[1], "--config", "verify={'sequences': 4, 'max_relative_l2': 1.0e-12}")
     assert run.returncode != 0
-    assert jobs_run(run.stdout) == {"metrics", "verify", "report", "manifest"}
+    assert jobs_run(run.stdout) == {"reference", "metrics", "verify", "report", "manifest"}
     assert "verification failed: 4 of 4 comparisons" in run.stdout
     assert read_json(sample(runs[1]).verification)["passed"] is False
     assert sample(runs[1]).report.exists()

@@ -63,6 +63,7 @@ def shard_run(**changes: Any) -> ShardRun:
         checkpoint=checkpoint(),
         options=options(EmbedOptions),
         plan=embed_plan(),
+        first_check=None,
         fasta_sha256="0" * 64,
         packs=1,
         fill=0.5,

@@ -142,8 +142,17 @@ class EmbedOptions(_Options):
     output_dtype: str  # of the files: float32, float16 or auto
 
 
+class _OfVerify(_Options):
+    """Base of options that stand under ``verify`` in the configuration, or beside it."""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """Return the options of a configuration, or of the `part` of one."""
+        return super().of({**config, **config.get("verify", {})})
+
+
 @dataclass(frozen=True)
-class JobOptions(_Options):
+class JobOptions(_OfVerify):
     """How an embedding job works; what is finished stays, whatever they are changed to."""
 
     device: str  # cpu, cuda, or auto: a GPU where there is one
@@ -151,21 +160,29 @@ class JobOptions(_Options):
     seed: int
     commit_seconds: float  # most time between two commits
     commit_packs: int  # most packs between two commits
+    sequences: int  # records that are verified; with 0 the job does not check itself either
+    min_cosine: float  # what passes its first check, see `VerifyOptions`
+    max_relative_l2: float | str
 
 
 @dataclass(frozen=True)
-class VerifyOptions(_Options):
+class ReferenceOptions(_OfVerify):
+    """Which reference vectors are computed; a change computes them again."""
+
+    length: LengthPolicy
+    outputs: tuple[str, ...]
+    sequences: int  # records; 0 turns verification off
+    seed: int  # of the sample
+
+
+@dataclass(frozen=True)
+class VerifyOptions(_OfVerify):
     """How the results are compared with the reference."""
 
     sequences: int  # records to compare; 0 turns verification off
     min_cosine: float  # smallest cosine similarity that passes; each residue's for "residue"
     max_relative_l2: float | str  # largest |x - reference| / |reference| that passes, or auto
     seed: int  # of the sample
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Self:
-        """Return the options of a configuration, which has most of them under ``verify``."""
-        return super().of({**config, **config.get("verify", {})})
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class Paths:
         self.request = self.work / "request.json"
         self.checkpoint = self.work / "checkpoint.json"
         self.sharding = self.work / "sharding.json"
+        self.choices = self.work / "choices"
         self.merging = self.work / "merging.json"
         self.reporting = self.work / "reporting.json"
         self.shard_index = self.work / "index.parquet"
@@ -62,7 +63,9 @@ class Paths:
         """Return the names that files and folders in the folder of work may have."""
         records = [self.lock, self.request, self.checkpoint, self.sharding, self.merging]
         files = [*records, self.reporting, self.shard_index]
-        return {path.name for path in files} | {"shards", "staging", "state", "embeddings", "locks"}
+        return {path.name for path in files} | {
+            *("shards", "staging", "reference", "choices", "state", "embeddings", "locks")
+        }
 
     def kept(self) -> bool:
         """Tell whether there is anything that a run has finished: packs, shards or results."""
@@ -87,6 +90,18 @@ class Paths:
     def shard_state(self, shard: int | str) -> Path:
         """Return the folder of what an unfinished job has done; it outlives a failed job."""
         return self.work / "state" / str(shard)
+
+    def reference(self, part: str) -> Path:
+        """Return the facts of one part of the reference, see `packedesm.reference.vectors`."""
+        return self.work / "reference" / f"{part}.json"
+
+    def reference_numbers(self, part: str) -> Path:
+        """Return the vectors of one part of the reference."""
+        return self.work / "reference" / f"{part}.npy"
+
+    def reference_files(self, part: str) -> list[Path]:
+        """Return both files of one part of the reference."""
+        return [self.reference(part), self.reference_numbers(part)]
 
     def finished_work(self) -> list[Path]:
         """Return the committed packs and the finished shards of a run that was not merged."""

@@ -12,8 +12,16 @@ from packedesm.embedding.job import embed_shard
 from packedesm.embedding.output import expect_same_numbers, finished
 from packedesm.esm2.checkpoints import prepare
 from packedesm.esm2.registry import model_files
-from packedesm.options import EmbedOptions, JobOptions, ShardOptions, VerifyOptions
+from packedesm.options import (
+    EmbedOptions,
+    JobOptions,
+    ReferenceOptions,
+    ShardOptions,
+    VerifyOptions,
+)
 from packedesm.paths import Paths
+from packedesm.reference.step import write_reference
+from packedesm.reference.vectors import FIRST, REST
 from packedesm.report.metrics import write_metrics
 from packedesm.report.page import write_report
 from packedesm.report.verify import verify
@@ -52,13 +60,16 @@ def embed_fasta(
     kept = [finished(paths, shard, checkpoint, options) for shard in range(shards)]
     if None in kept and any(kept):
         expect_same_numbers(paths, kept, options, device_kind(job.device))
+    reference = ReferenceOptions.of(config)
+    write_reference(paths, checkpoint, reference, FIRST, shards=shards)
     for shard, run in enumerate(kept):
         if run is not None:
             logger.info("shard %d is finished and kept", shard)
         else:
             embed_shard(paths, shard, checkpoint, options, job, threads=threads)
     merge_shards(paths, shards, options.outputs)
-    verify(paths, checkpoint, VerifyOptions.of(config), shards=shards)
+    write_reference(paths, checkpoint, reference, REST, shards=shards)
+    verify(paths, VerifyOptions.of(config), shards=shards)
     write_metrics(paths, shards)
     write_report(paths)
     write_manifest(paths, config, request)

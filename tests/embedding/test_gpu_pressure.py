@@ -11,7 +11,7 @@ import torch
 from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.registry import MODELS
 from packedesm.files import read_json
-from packedesm.report.reference import Reference
+from packedesm.reference.model import Reference
 from packedesm.sequences.fasta import read_records
 from tests.jobs import Sample
 

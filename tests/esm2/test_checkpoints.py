@@ -17,7 +17,7 @@ from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import DIGESTS, MODELS, TINY, Checkpoint, locate
 from packedesm.files import RECORD_DIGEST, file_digest
-from packedesm.report.reference import Reference
+from packedesm.reference.model import Reference
 from tests.esm2.checkpoint_files import SMALL
 
 

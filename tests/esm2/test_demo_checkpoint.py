@@ -15,7 +15,7 @@ from packedesm.esm2.registry import DEMO, MODELS, locate
 from packedesm.packing.collator import VarlenCollator
 from packedesm.packing.dataset import Protein
 from packedesm.packing.packer import plan_packs
-from packedesm.report.reference import Reference
+from packedesm.reference.model import Reference
 from packedesm.sequences.fasta import read_records
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -20,7 +20,7 @@ from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import MODELS
 from packedesm.esm2.steps import KERNELS
-from packedesm.report.reference import Reference
+from packedesm.reference.model import Reference
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.cpu]
 

@@ -7,7 +7,7 @@ import torch
 from packedesm.errors import UserError
 from packedesm.esm2.checkpoints import load_state, prepare
 from packedesm.files import combined, file_digest
-from packedesm.report.reference import Reference
+from packedesm.reference.model import Reference
 from tests.esm2.checkpoint_files import write_huggingface_folder
 
 

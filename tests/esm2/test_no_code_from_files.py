@@ -16,7 +16,7 @@ from packedesm.errors import UserError
 from packedesm.esm2.checkpoints import load_state, prepare, read_geometry
 from packedesm.esm2.fair_esm import load_archive
 from packedesm.files import write_record
-from packedesm.report.reference import Reference
+from packedesm.reference.model import Reference
 from tests.esm2.checkpoint_files import write_huggingface_folder
 
 

@@ -13,11 +13,14 @@ from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.registry import Checkpoint
 from packedesm.files import RECORD_DIGEST, file_digest, read_record, write_record
-from packedesm.options import VerifyOptions
+from packedesm.options import ReferenceOptions, VerifyOptions
 from packedesm.paths import Paths
-from packedesm.report.reference import DoesNotFitError, Reference
-from packedesm.report.sample import choose
-from packedesm.report.verify import compare, verify
+from packedesm.reference.comparison import Distance, Limits, compare
+from packedesm.reference.model import DoesNotFitError, Reference
+from packedesm.reference.sample import choose
+from packedesm.reference.step import write_reference
+from packedesm.reference.vectors import PARTS
+from packedesm.report.verify import verify
 from tests import typed
 from tests.report.finished_run import write_run, written_anew
 
@@ -85,8 +88,12 @@ def recorded(path) -> Checkpoint:
 
 
 def run(paths: Paths, sequences: int = 100, shards: int = 2, **changes) -> dict:
-    asked = typed.options(VerifyOptions, verify={"sequences": sequences, **changes})
-    return verify(paths, Checkpoint.read(paths.checkpoint), asked, shards=shards)
+    config = {"verify": {"sequences": sequences, **changes}, "outputs": OUTPUTS}
+    length = ShardRun.read(paths.shard_run(0)).options.length
+    reference = replace(typed.options(ReferenceOptions, **config), length=length)
+    for part in PARTS:
+        write_reference(paths, Checkpoint.read(paths.checkpoint), reference, part, shards=shards)
+    return verify(paths, typed.options(VerifyOptions, **config), shards=shards)
 
 
 def edit(paths: Paths, output: str, change) -> None:
@@ -240,7 +247,7 @@ def test_windows_are_averaged_per_residue(paths, checkpoint, fasta, tmp_path):
         tmp_path / "windowed",
         f">a\n{sequence}\n",
         1,
-        run={"outputs": tuple(OUTPUTS)},
+        run={"checkpoint": recorded(checkpoint), "outputs": tuple(OUTPUTS)},
         max_length=60,
         window_overlap=20,
         long_sequences="window",
@@ -311,17 +318,16 @@ def test_one_record_is_the_longest():
 
 def test_vectors_of_zeros_or_another_width_miss():
     expected = np.ones(4)
-    zeros = compare(np.zeros(4), expected, 0.99, 2.0)
-    assert zeros == {"cosine": 0.0, "relative_l2": 1.0, "passed": False}
-    assert compare(np.ones(5), expected, 0.0, 9.0)["passed"] is False
+    assert compare(np.zeros(4), expected, Limits(0.99, 2.0)) == Distance(0.0, 1.0, passed=False)
+    assert not compare(np.ones(5), expected, Limits(0.0, 9.0)).passed
 
 
 def test_a_vector_exactly_at_the_limit_passes():
     found, expected = np.array([1.0, 0.5]), np.array([1.0, 0.0])
-    limits = compare(found, expected, 0.0, 1.0)
-    assert limits["relative_l2"] == 0.5
-    assert compare(found, expected, limits["cosine"], 0.5)["passed"] is True
-    assert compare(found, expected, limits["cosine"], 0.49)["passed"] is False
+    limits = compare(found, expected, Limits(0.0, 1.0))
+    assert limits.relative_l2 == 0.5
+    assert compare(found, expected, Limits(limits.cosine, 0.5)).passed
+    assert not compare(found, expected, Limits(limits.cosine, 0.49)).passed
 
 
 def test_a_record_that_does_not_fit_is_replaced_by_the_longest_that_does(paths, monkeypatch):

@@ -1,6 +1,6 @@
 import pytest
 
-from packedesm.cluster import embed_minutes, model_megabytes, transfer_minutes, verify_minutes
+from packedesm.cluster import embed_minutes, model_megabytes, reference_minutes, transfer_minutes
 from packedesm.sequences.partition import token_cost
 from tests.typed import checkpoint
 
@@ -27,7 +27,7 @@ def test_each_attempt_is_given_twice_the_time_up_to_the_limit():
 
 def test_verification_is_counted_on_a_cpu():
     gpu = embed_minutes(LARGE, 16_384, 1, tflops=20, max_minutes=DAY)
-    assert verify_minutes(LARGE, 16_384, 1, max_minutes=DAY) > 4 * gpu
+    assert reference_minutes(LARGE, 16_384, 1, max_minutes=DAY) > 4 * gpu
 
 
 def test_memory_holds_the_weights_twice_and_grows_with_each_attempt():

@@ -12,32 +12,34 @@ from typing import Any
 import numpy as np
 import torch
 
-from packedesm.device.auto import load, load_fitting, load_model, unfit_reason
+from packedesm.device.auto import load_model
 from packedesm.device.ceiling import measure_matmul_peak
 from packedesm.device.gpu_monitor import GPUMonitor
-from packedesm.device.hardware import Device, leased_device
+from packedesm.device.hardware import leased_device
 from packedesm.device.memory import keep_freed_memory
 from packedesm.device.precision import fix_precision
+from packedesm.embedding.begin import Beginning
 from packedesm.embedding.fallback import Fallback, Means
 from packedesm.embedding.feed import Feed
 from packedesm.embedding.output import write_shard
 from packedesm.embedding.pack import FinishedPack, total_fill
 from packedesm.embedding.record import JobFacts, ShardRun
 from packedesm.embedding.replan import PackPlan
-from packedesm.embedding.resume import Settled, ShardState
+from packedesm.embedding.resume import ShardState
 from packedesm.embedding.runner import AsyncInferenceRunner, Sink
 from packedesm.embedding.signals import stopping_on_signals
 from packedesm.embedding.workload import workload
-from packedesm.errors import Fault, plural, quote
+from packedesm.errors import plural, quote
 from packedesm.esm2.checkpoints import unchanged_weights
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
-from packedesm.options import EmbedOptions, EmbedPlan, JobOptions
+from packedesm.options import EmbedOptions, EmbedPlan, JobOptions, ReferenceOptions
 from packedesm.packing.dataloader import worker_lost
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.packing.packer import Packs, plan_packs
 from packedesm.paths import Paths
 from packedesm.progress import Progress
+from packedesm.reference.vectors import FIRST, ReferenceVectors
 from packedesm.sequences.index import read_rows
 from packedesm.sequences.summary import read_summary, reading_sharded, written_digest
 from packedesm.versions import versions
@@ -67,14 +69,17 @@ def embed_shard(
     threads
         CPU threads that torch may use.
 
+    Before the first pack, a few sampled proteins are embedded as one pack and compared with their
+    reference, which must be there (`packedesm.reference.step`).
+
     Raises
     ------
     UserError
         If the options do not fit the device, or the checkpoint does not load or is not the one
-        that was recorded.
+        that was recorded, or a number format does not carry its weights.
     Fault
         If the disk is full, or another process has taken the shard over, or the device cannot go on
-        with what an earlier attempt has finished.
+        with what an earlier attempt has finished, or computes wrong.
     """
     torch.set_num_threads(threads)
     keep_freed_memory()
@@ -84,6 +89,8 @@ def embed_shard(
     with reading_sharded(paths, *files, summary=summary):
         dataset = SequenceDataset(paths.shard_fasta(shard), options.length)
     fasta_sha256 = written_digest(summary, paths, dataset.fasta)
+    sample = ReferenceOptions(options.length, options.outputs, job.sequences, job.seed)
+    proteins = ReferenceVectors.read(paths, FIRST, sample, checkpoint.sha256).proteins
     with stopping_on_signals() as check_stop, ShardState(paths.shard_state(shard)) as state:
         with (
             leased_device(job.device) as device,
@@ -91,13 +98,12 @@ def embed_shard(
             unchanged_weights(checkpoint),
         ):
             place = device.torch_device
-            plan, model = _begin(state, fasta_sha256, checkpoint, options, device, dataset)
+            beginning = Beginning(checkpoint, options, job, device, proteins, workload(dataset))
+            plan, runner, check = beginning.begin(state, paths.choices, fasta_sha256)
             planned = plan_packs(dataset.tokens, plan.token_budget)
             packs = PackPlan(dataset.tokens, planned, state.replans())
-            peak = measure_matmul_peak(model, plan.token_budget)
+            peak = measure_matmul_peak(runner.model, plan.token_budget)
             _say(dataset, planned, plan, place, precision)
-            runner = AsyncInferenceRunner(model, plan, place)
-            del model  # the runner lets go of it before another is loaded
             feed = Feed(dataset, packs, job, check_stop)
             load_float32 = partial(load_model, checkpoint, torch.float32)
             name = partial(record_name, paths, dataset)
@@ -111,6 +117,7 @@ def embed_shard(
             checkpoint=checkpoint,
             options=options,
             plan=plan,
+            first_check=check.as_json() if check else None,
             fasta_sha256=fasta_sha256,
             packs=len(statistics),
             fill=total_fill(statistics),
@@ -197,50 +204,6 @@ class _FromFeed:
         before = time.perf_counter() - self._start
         with self._feed.batches(numbers, in_process=self._in_process) as batches:
             runner.run(batches, sink, numbers=numbers, token_budget=budget, seconds_before=before)
-
-
-def _begin(
-    state: ShardState,
-    fasta_sha256: str,
-    checkpoint: Checkpoint,
-    options: EmbedOptions,
-    device: Device,
-    dataset: SequenceDataset,
-) -> tuple[EmbedPlan, PackedESM2]:
-    """Return the plan and the model, as earlier attempts have settled it or by asking the device.
-
-    Raises Fault if the device cannot go on with what is settled; nothing is touched then.
-    """
-    place = device.torch_device
-    asked = _asked(fasta_sha256, checkpoint, options)
-    settled = state.settled(asked)
-    if settled is None:
-        plan, model = load(checkpoint, options, place, workload(dataset))
-        settled = Settled(plan, place.type, device.name)
-    else:
-        plan = settled.plan
-        reason = unfit_reason(plan, settled.kind, checkpoint.geometry, place)
-        if reason is not None:
-            raise Fault(
-                f"{state.folder}: what is finished was computed on {settled.name}, in {plan.dtype} "
-                f"with attention {plan.attention}; {device.name} cannot go on with it ({reason}): "
-                "run again on such a device, or start over with --force or without that folder"
-            )
-        logger.info("going on as it was begun on %s", settled.name)
-        model = load_fitting(checkpoint, plan.dtype, plan.kernels, place)
-    state.adopt(asked, settled)
-    return plan, model
-
-
-def _asked(fasta_sha256: str, checkpoint: Checkpoint, options: EmbedOptions) -> dict[str, Any]:
-    """Return what a shard's vectors are asked for as and made from, the device apart."""
-    installed = versions()
-    return {
-        "fasta_sha256": fasta_sha256,  # each record is checked when read
-        "checkpoint_sha256": checkpoint.sha256,
-        **options.as_config(),
-        **{name: installed[name] for name in ("packedesm", "torch")},
-    }
 
 
 def record_name(paths: Paths, dataset: SequenceDataset, place: int) -> str:

@@ -35,6 +35,7 @@ class JobFacts:
     checkpoint: Checkpoint
     options: EmbedOptions  # as asked for
     plan: EmbedPlan  # as resolved
+    first_check: dict[str, Any] | None  # see `packedesm.embedding.first_check`; None if none asked
     fasta_sha256: str  # of the shard
     packs: int
     fill: float  # tokens over token budgets, at most 1

@@ -13,8 +13,9 @@ from typing import Any
 from packedesm.embedding.record import ShardRun
 from packedesm.errors import Fault
 from packedesm.files import combined, read_record
-from packedesm.options import EmbedOptions, ShardOptions, VerifyOptions
+from packedesm.options import EmbedOptions, ReferenceOptions, ShardOptions, VerifyOptions
 from packedesm.paths import Paths
+from packedesm.reference.vectors import PARTS
 from packedesm.results.inputs import digests_of
 
 
@@ -62,6 +63,13 @@ def outdated_steps(
         others = checkpoint is not None and job.checkpoint.sha256 != checkpoint["sha256"]
         if others or job.options != embed:
             found.append(paths.shard_run(shard))
+    reference = ReferenceOptions.part(config)
+    if checkpoint is not None:
+        reference["checkpoint_sha256"] = checkpoint["sha256"]
+    for part in PARTS:
+        facts = _record(paths.reference(part))
+        if facts and not reference.items() <= facts["asked"].items():
+            found.append(paths.reference(part))
     verify = VerifyOptions.part(config)
     verification = _record(paths.verification)
     if verification and verification.get("options", verify) != verify:

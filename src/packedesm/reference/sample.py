@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from pyfaidx import Fasta
 
 from packedesm.errors import quote
 from packedesm.files import expect
+from packedesm.options import LengthPolicy
 from packedesm.paths import Paths
 from packedesm.sequences.arrow import read_columns, to_numpy
 from packedesm.sequences.index import read_rows
@@ -51,11 +52,13 @@ def choose(lengths: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.sort(order[np.concatenate(([0], drawn, [len(order) - 1]))])
 
 
-class Sample:
-    """The records to verify, each with its sequence; some may be replaced on the way.
+# A check before a job takes seconds, with any model.
+_FIRST_TOKENS = 2048
+_FIRST = 4
 
-    Iterating yields the facts of a record from the index (row, id, length, embedded_length) and its
-    sequence, and raises Damaged if that is not the index's.
+
+class Sample:
+    """The records to verify, with their sequences; some may be replaced on the way.
 
     Parameters
     ----------
@@ -72,14 +75,23 @@ class Sample:
             self._lengths = to_numpy(read_columns(paths.shard_index, ["length"])["length"])
         self._rows = choose(self._lengths, count, seed).tolist()
 
-    def __len__(self) -> int:
-        return len(self._rows)
+    def first(self, policy: LengthPolicy) -> list[int]:
+        """Return the rows of the shortest, the longest and two between, of what is quickly done."""
+        rows = np.array(self._rows)
+        rows = rows[np.argsort(self._lengths[rows], kind="stable")]
+        quick = rows[policy.tokens(self._lengths[rows]) <= _FIRST_TOKENS]
+        if not len(quick):
+            return []
+        return sorted(
+            {
+                int(quick[place])
+                for place in np.linspace(0, len(quick) - 1, _FIRST).round().astype(int)
+            }
+        )
 
-    def __iter__(self) -> Iterator[tuple[dict[str, Any], str]]:
-        done = 0
-        while todo := self._rows[done:]:
-            done += len(todo)
-            yield from self._read(np.sort(todo))
+    def without(self, done: Sequence[int]) -> list[int]:
+        """Return the rows that are not among those `done`."""
+        return sorted({*self._rows} - {*done})
 
     def replace(self, record: dict[str, Any]) -> dict[str, Any]:
         """Take the longest record shorter than `record` instead; return what is to be told.
@@ -99,10 +111,17 @@ class Sample:
         )
         return {"row": row, "id": record["id"], "length": length, "by": taken}
 
-    def _read(self, rows: np.ndarray) -> Iterator[tuple[dict[str, Any], str]]:
+    def read(self, rows: Sequence[int]) -> Iterator[tuple[dict[str, Any], str]]:
+        """Yield the facts of records from the index (row, id, lengths), each with its sequence.
+
+        Raises
+        ------
+        Damaged
+            If a sequence is not that of the index.
+        """
         index = self._paths.shard_index
         with reading_sharded(self._paths, index, summary=self._summary):
-            facts = list(read_rows(index, rows))
+            facts = list(read_rows(index, np.sort(rows)))
         sources = [
             fact["row"] if fact["duplicate_of"] is None else fact["duplicate_of"] for fact in facts
         ]

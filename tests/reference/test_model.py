@@ -11,8 +11,8 @@ from packedesm.alphabet import RESIDUES
 from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.registry import MODELS
-from packedesm.report import blocked_attention, reference
-from packedesm.report.reference import DoesNotFitError, Reference, available_bytes
+from packedesm.reference import blocked_attention
+from packedesm.reference.model import DoesNotFitError, Reference, available_bytes
 
 GEOMETRIES = {
     "tiny": Geometry(layers=3, width=32, heads=4),
@@ -60,8 +60,8 @@ def test_a_protein_whose_attention_has_gigabytes_takes_a_tenth_of_them(tmp_path,
     write_random_checkpoint(tmp_path / "model.pt", Geometry(layers=1, width=40, heads=20), seed=1)
     code = f"""
 import resource
-from packedesm.report import blocked_attention
-from packedesm.report.reference import DoesNotFitError, Reference
+from packedesm.reference import blocked_attention
+from packedesm.reference.model import DoesNotFitError, Reference
 blocked_attention.WHOLE_BYTES = {whole_bytes}
 model = Reference({str(tmp_path / "model.pt")!r})
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
@@ -76,6 +76,6 @@ except DoesNotFitError:
 
 def test_what_the_system_would_kill_is_not_begun(model, monkeypatch):
     assert 1e8 < available_bytes() < 1e14
-    monkeypatch.setattr(reference, "available_bytes", lambda: 1e4)
+    monkeypatch.setattr("packedesm.reference.model.available_bytes", lambda: 1e4)
     with pytest.raises(DoesNotFitError):
         model.representation("MKV" * 100)

@@ -13,7 +13,7 @@ import torch
 
 from packedesm.esm2.checkpoints import load_state
 from packedesm.esm2.fair_esm import load_archive
-from packedesm.report.blocked_attention import blocked
+from packedesm.reference.blocked_attention import blocked
 
 # Peak memory over the numbers of all tokens' vectors: fair-esm's GELU holds four times four of
 # them, the residual stream, q, k, v and the result six more, and they are pooled in float64.
@@ -27,7 +27,7 @@ class DoesNotFitError(Exception):
 class Reference:
     """fair-esm's ESM2 with the weights of one checkpoint, on the CPU.
 
-    The attention of long proteins works in blocks, see `packedesm.report.blocked_attention`.
+    The attention of long proteins works in blocks, see `packedesm.reference.blocked_attention`.
 
     Parameters
     ----------

@@ -1,0 +1,41 @@
+# What fair-esm says of the sampled records. Each embedding job compares itself with the first few
+# before it begins; the rest may be computed beside the jobs, and the results are compared with all.
+wildcard_constraints:
+    part="|".join(PARTS),
+
+
+def first_part(wildcards):
+    """Return the files of the first part as input of the rest."""
+    there = Paths(f"{RESULTS}/{wildcards.sample}")
+    return [] if wildcards.part == FIRST else there.reference_files(FIRST)
+
+
+rule reference:
+    input:
+        index=SAMPLE.shard_index,
+        sharding=SAMPLE.sharding,
+        fasta=every_shard(SAMPLE.shard_fasta),
+        fai=every_shard(SAMPLE.shard_fai),
+        checkpoint=RUN.checkpoint,
+        first=first_part,
+    output:
+        facts=SAMPLE.reference("{part}"),
+        numbers=SAMPLE.reference_numbers("{part}"),
+    log:
+        log_of("reference.{part}", "sample"),
+    benchmark:
+        benchmark_of("reference.{part}", "sample")
+    conda:
+        "../envs/packedesm.yaml"
+    threads: min(4, CORES)
+    resources:
+        mem_mb=megabytes_with_model,
+        runtime=minutes_for_reference,
+    params:
+        root=sample_root,
+        shards=SHARDS,
+        options=ReferenceOptions.part(config),
+    message:
+        "Embed sampled records of {wildcards.sample} with fair-esm in float32: {wildcards.part}"
+    script:
+        "../scripts/reference.py"

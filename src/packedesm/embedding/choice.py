@@ -1,0 +1,73 @@
+"""What number format ``dtype: auto`` came to: a run's first job says it, the others adopt it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from packedesm.errors import Damaged
+from packedesm.files import TEMPORARY, read_record, write_record
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A number format of the computation, who chose it, and why."""
+
+    dtype: str
+    reason: str
+    device: str  # its name
+    host: str = platform.node()
+
+    def in_words(self) -> str:
+        """Return format and origin."""
+        return f"{self.dtype}, chosen on {self.device} of {self.host}"
+
+
+class RunChoice:
+    """The choice of all jobs of one sample that are asked for the same.
+
+    It is a file in `folder`, which appears whole and once. Where jobs do not share the folder each
+    chooses for itself, and the merge refuses shards of two formats.
+
+    Parameters
+    ----------
+    folder
+        Of the choices of one sample.
+    asked
+        What the jobs are asked for, as plain values: all that decides vectors, the shard apart.
+    """
+
+    def __init__(self, folder: Path, asked: Mapping[str, Any]) -> None:
+        text = json.dumps(asked, sort_keys=True)
+        self.path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+    def read(self) -> Choice | None:
+        """Return what a job has chosen, None if none has, or if the file is damaged."""
+        try:
+            content = read_record(self.path)
+            return Choice(**{name: content[name] for name in ("dtype", "reason", "device", "host")})
+        except (FileNotFoundError, Damaged, KeyError):
+            return None
+
+    def say(self, choice: Choice) -> Choice:
+        """Write a choice if no other job has; return the one that holds."""
+        if (before := self.read()) is not None:
+            return before
+        own = self.path.with_name(f"{TEMPORARY}{os.getpid()}.{self.path.name}")
+        write_record(own, asdict(choice))
+        try:
+            # A link fails where the name is taken. A file system without them leaves a race.
+            with suppress(FileExistsError):
+                os.link(own, self.path)
+        except OSError:
+            own.replace(self.path)
+        finally:
+            own.unlink(missing_ok=True)
+        return self.read() or choice

@@ -1,0 +1,122 @@
+"""The reference vectors of sampled records, kept in two files: facts, and numbers; without torch.
+
+The first part is there before a job starts, and each job compares itself with it. The rest may be
+computed beside the jobs. Together they are what the merged results are compared with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from packedesm.errors import Fault
+from packedesm.files import (
+    RECORD_DIGEST,
+    atomic_path,
+    file_digest,
+    read_record,
+    reading,
+    write_record,
+)
+from packedesm.options import ReferenceOptions
+from packedesm.paths import Paths
+
+FIRST, REST = PARTS = ("first", "rest")
+
+
+@dataclass(frozen=True)
+class Protein:
+    """A sampled record, and what its outputs should be."""
+
+    row: int
+    id: str
+    length: int  # residues
+    embedded_length: int
+    sequence: str  # all residues, as the shard holds them
+    vectors: dict[str, np.ndarray]  # per output float64 (D,), for residue (embedded_length, D)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Row, id and lengths, as plain values."""
+        return {key: getattr(self, key) for key in ("row", "id", "length", "embedded_length")}
+
+
+@dataclass(frozen=True)
+class ReferenceVectors:
+    """One part of the sample, computed."""
+
+    proteins: tuple[Protein, ...]
+    replaced: tuple[dict[str, Any], ...]  # see `packedesm.reference.sample.Sample.replace`
+    program: str  # what computed them
+    seconds: float
+
+    def write(
+        self, paths: Paths, part: str, options: ReferenceOptions, checkpoint_sha256: str
+    ) -> None:
+        """Write both files of a part, atomically; the facts, which name the other's digest, last.
+
+        Parameters
+        ----------
+        options, checkpoint_sha256
+            What the vectors are those of.
+        """
+        lines = [
+            np.atleast_2d(protein.vectors[output])
+            for protein in self.proteins
+            for output in options.outputs
+        ]
+        numbers = paths.reference_numbers(part)
+        with atomic_path(numbers) as temporary, temporary.open("wb") as handle:
+            np.save(handle, np.concatenate(lines) if lines else np.zeros((0, 0)))
+        facts = {
+            "asked": options.as_config() | {"checkpoint_sha256": checkpoint_sha256},
+            "program": self.program,
+            "proteins": [
+                protein.facts | {"sequence": protein.sequence} for protein in self.proteins
+            ],
+            "replaced": list(self.replaced),
+            "seconds": self.seconds,
+            "sha256": file_digest(numbers),
+            "made_from": [read_record(paths.sharding)[RECORD_DIGEST]],
+        }
+        write_record(paths.reference(part), facts)
+
+    @classmethod
+    def read(
+        cls, paths: Paths, part: str, options: ReferenceOptions, checkpoint_sha256: str
+    ) -> ReferenceVectors:
+        """Read a part.
+
+        Parameters
+        ----------
+        options, checkpoint_sha256
+            What the vectors are to be those of.
+
+        Raises
+        ------
+        Damaged
+            If a file is not as it was written.
+        Fault
+            If they are of other records, weights or options.
+        """
+        path = paths.reference(part)
+        facts = read_record(path)
+        asked = options.as_config() | {"checkpoint_sha256": checkpoint_sha256}
+        made_from = [read_record(paths.sharding)[RECORD_DIGEST]]
+        if (facts["asked"], facts["made_from"]) != (asked, made_from):
+            raise Fault(f"{path}: was made from other files than are there; delete it, run again")
+        numbers = paths.reference_numbers(part)
+        with reading(numbers, sha256=facts["sha256"]):
+            lines = np.load(numbers)
+        place, proteins = 0, []
+        for protein in facts["proteins"]:
+            vectors = {}
+            for output in options.outputs:
+                count = protein["embedded_length"] if output == "residue" else 1
+                found = lines[place : place + count]
+                vectors[output] = found if output == "residue" else found[0]
+                place += count
+            proteins.append(Protein(**protein, vectors=vectors))
+        return cls(tuple(proteins), tuple(facts["replaced"]), facts["program"], facts["seconds"])
