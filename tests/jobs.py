@@ -43,9 +43,13 @@ class Sample:
         self.checkpoint.write(self.paths.checkpoint)
         width = self.checkpoint.geometry.width
         write_shards([fasta], self.paths, ShardOptions.of(self.config), shards=1, width=width)
-        reference = ReferenceOptions.of(self.config)
-        write_reference(self.paths, self.checkpoint, reference, FIRST, shards=1)
+        self.reference = ReferenceOptions.of(self.config)
+        self.write_reference(FIRST)
         self.state = self.paths.shard_state(0)
+
+    def write_reference(self, part: str) -> None:
+        """Compute one part of the reference."""
+        write_reference(self.paths, self.checkpoint, self.reference, part, shards=1)
 
     def start(
         self, name: str = "job", faults: dict | None = None, *, fork: bool = True, **config
@@ -56,6 +60,9 @@ class Sample:
         workflow starts it, and imports everything itself.
         """
         config = self.config | config
+        if (asked := ReferenceOptions.of(config)) != self.reference:
+            self.reference = asked
+            self.write_reference(FIRST)
         task = {"root": str(self.paths.root), "shard": 0, "threads": 1, "faults": faults or {}}
         task |= {"options": EmbedOptions.part(config), "job": JobOptions.part(config)}
         task["log"] = str(self.paths.root / f"{name}.log")

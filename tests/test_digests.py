@@ -16,8 +16,10 @@ from packedesm import files
 from packedesm.embedding.record import ShardRun
 from packedesm.errors import Fault, UserError
 from packedesm.esm2.registry import Checkpoint
-from packedesm.options import VerifyOptions
+from packedesm.options import ReferenceOptions, VerifyOptions
 from packedesm.paths import Paths
+from packedesm.reference.step import write_reference
+from packedesm.reference.vectors import FIRST, REST
 from packedesm.report.metrics import write_metrics
 from packedesm.report.page import write_report
 from packedesm.report.verify import verify
@@ -25,6 +27,7 @@ from packedesm.results.manifest import write_manifest
 from packedesm.results.merge import merge_shards
 from packedesm.sequences.faidx import read_faidx
 from tests.jobs import Sample, first_records, flip_a_bit
+from tests.typed import options
 
 pytestmark = pytest.mark.slow
 
@@ -33,10 +36,12 @@ PLACES = (0.03, 0.5, 0.97)
 SAID = ("is not as it was written", "changed since it was checked")
 RECORDS = 20
 VERIFY = VerifyOptions(sequences=RECORDS, min_cosine=0.99, max_relative_l2=0.05, seed=1)
+REFERENCE = {"verify": {"sequences": RECORDS}, "outputs": OUTPUTS, "max_length": 60}
 
 
-def _verify(paths: Paths) -> None:
-    verify(paths, Checkpoint.read(paths.checkpoint), VERIFY, shards=1)
+def _reference(paths: Paths, part: str) -> None:
+    checkpoint, asked = Checkpoint.read(paths.checkpoint), options(ReferenceOptions, **REFERENCE)
+    write_reference(paths, checkpoint, asked, part, shards=1)
 
 
 class Step(NamedTuple):
@@ -51,7 +56,11 @@ STEPS = {
         lambda paths: merge_shards(paths, 1, OUTPUTS),
         lambda paths: [*paths.arrays(OUTPUTS), paths.index, paths.merging],
     ),
-    "verify": Step(_verify, lambda paths: [paths.verification]),
+    "first": Step(lambda p: _reference(p, FIRST), lambda p: p.reference_files(FIRST)),
+    "rest": Step(lambda p: _reference(p, REST), lambda p: p.reference_files(REST)),
+    "verify": Step(
+        lambda paths: verify(paths, VERIFY, shards=1), lambda paths: [paths.verification]
+    ),
     "metrics": Step(lambda paths: write_metrics(paths, 1), lambda paths: [paths.metrics]),
     "report": Step(write_report, lambda paths: [paths.report, paths.reporting]),
     "manifest": Step(lambda paths: write_manifest(paths, {}), lambda paths: [paths.manifest]),
@@ -59,16 +68,20 @@ STEPS = {
 }
 # Which steps read a file, by the name that `file_of` knows.
 READERS = {
-    "sharding": ["merge", "verify", "metrics", "report"],
-    "shard_index": ["merge", "verify", "metrics", "report"],
-    "shard_fai": ["verify", "metrics"],
-    "shard_fasta": ["verify"],
+    "sharding": ["first", "rest", "merge", "verify", "metrics", "report"],
+    "shard_index": ["first", "rest", "merge", "metrics", "report"],
+    "shard_fai": ["first", "rest", "metrics"],
+    "shard_fasta": ["first", "rest"],
+    "facts first": ["rest", "verify"],
+    "numbers first": ["rest", "verify"],
+    "facts rest": ["verify"],
+    "numbers rest": ["verify"],
     "shard_run": ["merge", "verify", "metrics", "report", "manifest"],
     "shard_packs": ["metrics", "report"],
     "shard mean": ["merge"],
     "shard residue": ["merge"],
-    "checkpoint": ["verify"],
-    "weights": ["verify"],
+    "checkpoint": ["first", "rest"],
+    "weights": ["first", "rest"],
     "merging": ["verify", "manifest"],
     "mean": ["manifest"],
     "residue": ["manifest"],
@@ -85,14 +98,18 @@ READERS = {
 PAIRS = [(name, reader) for name, readers in READERS.items() for reader in readers]
 READ_BY_JOBS = (
     *("sharding", "shard_fasta", "shard_fai", "shard_digests", "checkpoint", "weights"),
+    *("facts first", "numbers first"),
 )
 
 
 def file_of(paths: Paths, name: str) -> Path:
     if name == "weights":
         return Path(Checkpoint.read(paths.checkpoint).path)
-    if name.startswith("shard "):
-        return paths.shard_vectors(0, name.removeprefix("shard "))
+    kind, _, part = name.partition(" ")
+    if kind in ("facts", "numbers"):
+        return paths.reference(part) if kind == "facts" else paths.reference_numbers(part)
+    if kind == "shard":
+        return paths.shard_vectors(0, part)
     if name in OUTPUTS:
         return paths.vectors(name)
     path = getattr(paths, name)
@@ -100,7 +117,7 @@ def file_of(paths: Paths, name: str) -> Path:
 
 
 def make_sample(root: Path, fasta: Path) -> Sample:
-    return Sample(root, fasta, token_budget=64, commit_packs=1, max_length=60, outputs=OUTPUTS)
+    return Sample(root, fasta, token_budget=64, commit_packs=1, **REFERENCE)
 
 
 @pytest.fixture(scope="module")

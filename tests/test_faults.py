@@ -21,6 +21,7 @@ from packedesm.embedding.record import ShardRun
 from packedesm.errors import Fault
 from packedesm.files import RECORD_DIGEST, read_json, read_record, write_record
 from packedesm.options import EmbedOptions, VerifyOptions
+from packedesm.reference.vectors import REST
 from packedesm.report.metrics import write_metrics
 from packedesm.report.page import write_report
 from packedesm.report.verify import verify
@@ -92,8 +93,9 @@ def finish(sample: Sample) -> None:
     """Do what comes after the embedding jobs."""
     paths, config = sample.paths, sample.config
     merge_shards(paths, 1, ["mean"])
-    options = VerifyOptions(sequences=4, min_cosine=0.99, max_relative_l2=0.05, seed=1)
-    verify(paths, sample.checkpoint, options, shards=1)
+    sample.write_reference(REST)
+    options = replace(VerifyOptions.of(config), min_cosine=0.99, max_relative_l2=0.05)
+    verify(paths, options, shards=1)
     write_metrics(paths, 1)
     write_report(paths)
     write_manifest(paths, config)

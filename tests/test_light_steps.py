@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from packedesm.paths import Paths
+from packedesm.reference.vectors import REST
 from packedesm.report.metrics import write_metrics
 from packedesm.report.page import write_report
 from packedesm.results.manifest import write_manifest
@@ -30,6 +31,7 @@ write_shards([fasta], Paths(paths.root / "again"), options, shards=2, width=64)"
 from packedesm.results.merge import merge_shards
 merge_shards(paths, 1, ["mean"])""",
     "metrics": """
+from packedesm.reference.vectors import REST
 from packedesm.report.metrics import write_metrics
 write_metrics(paths, 1)""",
     "report": """
@@ -41,6 +43,11 @@ write_manifest(paths, {})""",
     "open": """
 import packedesm
 packedesm.open(paths.root).array("mean")""",
+    "verify": """
+from packedesm.config import resolve
+from packedesm.options import VerifyOptions
+from packedesm.report.verify import verify
+verify(paths, VerifyOptions.of(resolve({"fasta": "x"})), shards=1)""",
 }
 MAY = {"report": ["matplotlib"]}  # which draws
 
@@ -52,6 +59,7 @@ def embedded(tmp_path_factory, uniprot_500) -> tuple[Path, Paths]:
     fasta = first_records(uniprot_500, 5, folder / "five.fasta")
     sample = Sample(folder / "sample", fasta)
     sample.run()
+    sample.write_reference(REST)
     merge_shards(sample.paths, 1, ["mean"])
     off(sample.paths)
     write_metrics(sample.paths, 1)

@@ -38,13 +38,16 @@ class Run:
 
     def finish(self, seconds: float = 300) -> str:
         """Wait for the end, which must be a success, and return what the run printed."""
+        assert self.end(seconds) == 0, self.printed()
+        return self.printed()
+
+    def end(self, seconds: float = 300) -> int:
+        """Wait for the end, and return the exit status."""
         try:
-            status = self._process.wait(timeout=seconds)
+            return self._process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             self.stop()
             raise AssertionError(f"no end after {seconds:.0f} s:\n{self.printed()}") from None
-        assert status == 0, self.printed()
-        return self.printed()
 
     def stop(self) -> None:
         """Make sure that the process has ended; its jobs on a cluster are not cancelled."""

@@ -147,6 +147,25 @@ def test_a_controller_that_is_away_for_a_minute_costs_nothing(cluster, configure
     assert "Error in rule" not in text
 
 
+def test_devices_that_compute_wrong_end_their_jobs_before_the_first_pack(cluster, configure):
+    wrong = {"PYTHONPATH": str(Path(__file__).parent / "wrong")}
+    options = (*SLURM, *ONE_THREAD, "--retries=0", MERGED)
+    run = start(configure("wrong"), *options, environment=wrong)
+    assert run.end() != 0
+    for shard in range(SHARDS):
+        (line,) = [
+            line
+            for line in (run.folder / "results" / ".logs" / "proteins" / f"embed.{shard}.log")
+            .read_text()
+            .splitlines()
+            if " ERROR " in line
+        ]
+        assert "the first check fails: mean of record" in line
+        assert "computes wrong, or is damaged; run on another device" in line
+    assert not list(run.paths.work.glob("state/*/*.commit"))
+    assert not run.paths.merging.exists()
+
+
 def processes_of(job: str) -> list[str]:
     """Return the processes on this machine, whatever node they play, that belong to a job."""
     mark = f"SLURM_JOB_ID={job}".encode()

@@ -60,6 +60,7 @@ class RunChoice:
         """Write a choice if no other job has; return the one that holds."""
         if (before := self.read()) is not None:
             return before
+        self.path.unlink(missing_ok=True)  # what cannot be read
         own = self.path.with_name(f"{TEMPORARY}{os.getpid()}.{self.path.name}")
         write_record(own, asdict(choice))
         try:
