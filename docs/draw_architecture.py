@@ -19,6 +19,7 @@ START = "FASTA"
 GIVES = {
     "sequences": "shards",
     "packing": "packs",
+    "reference": "what some vectors should be",
     "embedding": "vectors of a shard",
     "results": "results",
     "report": "report",
@@ -30,6 +31,7 @@ DOES = {
     "packing": "plans packs that fill the token budget, collates them",
     "esm2": "the model: geometry, weights, attention",
     "device": "what it runs on, and what auto means there",
+    "reference": "fair-esm on a sample, and how far a vector is from it",
     "embedding": "one job: packs through the model, committed as they are done",
     "results": "merges shards in input order, reads them back",
     "report": "checks against fair-esm, adds up, draws, tells",
@@ -40,6 +42,7 @@ COLOURS = {
     "packing": "#2a9d6e",
     "esm2": "#bf7d1e",
     "device": "#8a6bd1",
+    "reference": "#6f8f3a",
     "embedding": "#d04f5f",
     "results": "#1499a8",
     "report": "#c25fa4",

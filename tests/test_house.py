@@ -21,7 +21,7 @@ from tests.house import (
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "packedesm"
 
 MODULES_AT_ROOT = 13
-FLOORS = 8
+FLOORS = 9
 FILE_LINES = 350
 BODY_LINES = 50
 PARAMETERS = 6

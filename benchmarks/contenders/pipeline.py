@@ -16,8 +16,10 @@ from benchmarks.contenders.base import Contender, Task
 from packedesm.config import resolve
 from packedesm.embedding.job import embed_shard
 from packedesm.esm2.checkpoints import prepare
-from packedesm.options import EmbedOptions, JobOptions, ShardOptions
+from packedesm.options import EmbedOptions, JobOptions, ReferenceOptions, ShardOptions
 from packedesm.paths import Paths
+from packedesm.reference.step import write_reference
+from packedesm.reference.vectors import FIRST
 from packedesm.results.merge import merge_shards
 from packedesm.sequences.shards import write_shards
 
@@ -48,6 +50,7 @@ class Pipeline(Contender):
                 "dtype": self.dtype,
                 "output_dtype": "float32",
                 "token_budget": budget,
+                "verify": {"sequences": 0},
                 "deduplicate": False,  # a sample larger than its file repeats records
             }
         )
@@ -58,6 +61,8 @@ class Pipeline(Contender):
         config, paths = self.config, self.paths
         width = self.checkpoint.geometry.width
         write_shards([Path(config["fasta"])], paths, ShardOptions.of(config), shards=1, width=width)
+        reference = ReferenceOptions.of(config)  # of no record: there is nothing to compare
+        write_reference(paths, self.checkpoint, reference, FIRST, shards=1)
         options, job = EmbedOptions.of(config), JobOptions.of(config)
         run = embed_shard(paths, 0, self.checkpoint, options, job, threads=self.task.threads)
         merge_shards(paths, 1, options.outputs)

@@ -39,7 +39,9 @@ def embed_minutes(
     return limited(_SETUP_MINUTES + _MARGIN * minutes, attempt, max_minutes)
 
 
-def reference_minutes(checkpoint: Checkpoint, tokens: float, attempt: int, *, max_minutes: int) -> int:
+def reference_minutes(
+    checkpoint: Checkpoint, tokens: float, attempt: int, *, max_minutes: int
+) -> int:
     """Return the time limit, in minutes, of passing `tokens` through the reference on a CPU."""
     minutes = _model_minutes(checkpoint, tokens, _CPU_TFLOPS)
     return limited(_SETUP_MINUTES + _MARGIN * minutes, attempt, max_minutes)

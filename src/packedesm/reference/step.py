@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -28,7 +29,7 @@ _PROGRAM = f"fair-esm {metadata.version('fair-esm')} float32, one protein at a t
 def write_reference(
     paths: Paths, checkpoint: Checkpoint, options: ReferenceOptions, part: str, *, shards: int
 ) -> ReferenceVectors:
-    """Compute the reference vectors of one part of the sample, and write them.
+    """Compute the reference vectors of one part of the sample, and write them; once.
 
     The sample is drawn from all rows, repeats of a sequence included, because each has a vector
     that somebody will use. Sequences are read with pyfaidx and checked against the digest in the
@@ -51,6 +52,8 @@ def write_reference(
     Fault
         If the reference of no sampled record fits into memory.
     """
+    with suppress(FileNotFoundError, Fault):  # or it is damaged, or of something else
+        return ReferenceVectors.read(paths, part, options, checkpoint.sha256)
     start = time.perf_counter()
     proteins: list[Protein] = []
     replaced: list[dict[str, Any]] = []
@@ -62,8 +65,7 @@ def write_reference(
             before = ReferenceVectors.read(paths, FIRST, options, checkpoint.sha256)
             todo = sample.without([protein.row for protein in before.proteins])
         if todo:
-            for protein in _embedded(checkpoint, sample, todo, options, replaced, part):
-                proteins.append(protein)
+            proteins += _embedded(checkpoint, sample, todo, options, replaced, part)
         if part != FIRST and not proteins and not before.proteins:
             raise Fault(
                 f"{paths.root}: the reference of no sampled protein fits into memory, so nothing "
