@@ -115,8 +115,22 @@ def test_a_choice_that_a_device_cannot_adopt_stops_its_job(tmp_path, fasta):
     assert read_record(choice)["dtype"] == "bfloat16"
     with made_up_gpu((7, 5)), pytest.raises(Fault, match=r"bfloat16, chosen on a made-up GPU"):
         run(sample)
-    with pytest.raises(Fault, match=r"dtype auto is float32 on .*name a dtype that all have"):
+    # On a CPU too, once something of it is finished; until then it is given up.
+    with (
+        committed_by_another(sample),
+        pytest.raises(Fault, match=r"dtype auto is float32 on .*name a dtype that all have"),
+    ):
         run(sample)
+    assert run(sample).plan.dtype == "float32"
+
+
+@contextmanager
+def committed_by_another(sample: Sample):
+    commit = sample.paths.shard_state(1) / "1.commit"
+    commit.parent.mkdir(parents=True)
+    commit.touch()
+    yield
+    commit.unlink()
 
 
 @contextmanager
@@ -133,7 +147,7 @@ def run(sample: Sample, **config) -> ShardRun:
 
 def test_whoever_says_first_is_adopted_and_a_damaged_choice_is_made_anew(tmp_path):
     choices = [RunChoice(tmp_path / "choices", {"dtype": "auto"}) for _ in range(2)]
-    first, second = Choice("float32", "x", "one"), Choice("float16", "y", "another")
+    first, second = Choice("float32", "x", "cpu", "one"), Choice("float16", "y", "cuda", "another")
     assert choices[0].read() is None
     assert choices[0].say(first) == choices[1].say(second) == choices[1].read() == first
     assert list((tmp_path / "choices").iterdir()) == [choices[0].path]

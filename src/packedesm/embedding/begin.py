@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from packedesm.device.auto import load, load_fitting, resolve_dtype, unfit_reason
@@ -19,6 +18,7 @@ from packedesm.errors import Fault, UserError
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions
+from packedesm.paths import Paths
 from packedesm.reference.comparison import Limits
 from packedesm.reference.vectors import Protein
 from packedesm.versions import versions
@@ -43,7 +43,7 @@ class Beginning:
 
     Parameters
     ----------
-    checkpoint, options, job
+    paths, checkpoint, options, job
         As `packedesm.embedding.job.embed_shard` takes them.
     device
         What it runs on.
@@ -53,6 +53,7 @@ class Beginning:
         What the token budget is to be the fastest for.
     """
 
+    paths: Paths
     checkpoint: Checkpoint
     options: EmbedOptions
     job: JobOptions
@@ -60,7 +61,7 @@ class Beginning:
     proteins: Sequence[Protein]
     workload: Workload
 
-    def begin(self, state: ShardState, choice_folder: Path, fasta_sha256: str) -> Begun:
+    def begin(self, state: ShardState, fasta_sha256: str) -> Begun:
         """Resolve, load and check, and fix in `state` what holds for all attempts.
 
         Raises
@@ -71,7 +72,7 @@ class Beginning:
             If the device cannot go on with what is settled, or computes wrong; nothing is touched.
         """
         asked = self._asked()
-        run_choice = RunChoice(choice_folder, asked)
+        run_choice = RunChoice(self.paths.choices, asked)
         asked_of_shard = {"fasta_sha256": fasta_sha256, **asked}  # each record is checked when read
         settled = state.settled(asked_of_shard)
         begun = self._decided(run_choice) if settled is None else self._resumed(state, settled)
@@ -114,11 +115,15 @@ class Beginning:
         """Resolve what is ``auto``; the number format as the run's first job has chosen it."""
         if self.options.dtype != "auto":
             return self._named()
-        chosen = run_choice.read()
+        chosen, kind = run_choice.read(), self.device.torch_device.type
+        if chosen is not None and chosen.kind != kind and not self.paths.finished_work():
+            # Another kind of machine has begun, and nothing came of it.
+            run_choice.forget()
+            chosen = None
         if chosen is not None:
             return self._adopted(chosen)
         begun = self._first_that_passes()
-        own = Choice(begun.plan.dtype, begun.plan.reasons["dtype"], self.device.name)
+        own = Choice(begun.plan.dtype, begun.plan.reasons["dtype"], kind, self.device.name)
         holds = run_choice.say(own)
         return begun if holds.dtype == own.dtype else self._adopted(holds)
 

@@ -8,7 +8,7 @@ import os
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ class Choice:
 
     dtype: str
     reason: str
+    kind: str  # of the device, cuda or cpu
     device: str  # its name
     host: str = platform.node()
 
@@ -52,15 +53,19 @@ class RunChoice:
         """Return what a job has chosen, None if none has, or if the file is damaged."""
         try:
             content = read_record(self.path)
-            return Choice(**{name: content[name] for name in ("dtype", "reason", "device", "host")})
+            return Choice(**{field.name: content[field.name] for field in fields(Choice)})
         except (FileNotFoundError, Damaged, KeyError):
             return None
+
+    def forget(self) -> None:
+        """Give the choice up: the next job chooses."""
+        self.path.unlink(missing_ok=True)
 
     def say(self, choice: Choice) -> Choice:
         """Write a choice if no other job has; return the one that holds."""
         if (before := self.read()) is not None:
             return before
-        self.path.unlink(missing_ok=True)  # what cannot be read
+        self.forget()  # what cannot be read
         own = self.path.with_name(f"{TEMPORARY}{os.getpid()}.{self.path.name}")
         write_record(own, asdict(choice))
         try:

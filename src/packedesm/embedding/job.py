@@ -84,11 +84,7 @@ def embed_shard(
     torch.set_num_threads(threads)
     keep_freed_memory()
     precision = fix_precision()
-    summary = read_summary(paths)
-    files = (paths.shard_fai(shard), paths.shard_digests(shard))
-    with reading_sharded(paths, *files, summary=summary):
-        dataset = SequenceDataset(paths.shard_fasta(shard), options.length)
-    fasta_sha256 = written_digest(summary, paths, dataset.fasta)
+    dataset, fasta_sha256 = _records(paths, shard, options)
     sample = ReferenceOptions(options.length, options.outputs, job.sequences, job.seed)
     proteins = ReferenceVectors.read(paths, FIRST, sample, checkpoint.sha256).proteins
     with stopping_on_signals() as check_stop, ShardState(paths.shard_state(shard)) as state:
@@ -98,8 +94,10 @@ def embed_shard(
             unchanged_weights(checkpoint),
         ):
             place = device.torch_device
-            beginning = Beginning(checkpoint, options, job, device, proteins, workload(dataset))
-            plan, runner, check = beginning.begin(state, paths.choices, fasta_sha256)
+            beginning = Beginning(
+                paths, checkpoint, options, job, device, proteins, workload(dataset)
+            )
+            plan, runner, check = beginning.begin(state, fasta_sha256)
             planned = plan_packs(dataset.tokens, plan.token_budget)
             packs = PackPlan(dataset.tokens, planned, state.replans())
             peak = measure_matmul_peak(runner.model, plan.token_budget)
@@ -131,6 +129,15 @@ def embed_shard(
             versions=versions(),
         )
         return write_shard(paths, dataset, state, facts)
+
+
+def _records(paths: Paths, shard: int, options: EmbedOptions) -> tuple[SequenceDataset, str]:
+    """Return the records of a shard, and the digest that its FASTA was written with."""
+    summary = read_summary(paths)
+    files = (paths.shard_fai(shard), paths.shard_digests(shard))
+    with reading_sharded(paths, *files, summary=summary):
+        dataset = SequenceDataset(paths.shard_fasta(shard), options.length)
+    return dataset, written_digest(summary, paths, dataset.fasta)
 
 
 def embed_packs(
