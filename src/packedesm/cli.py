@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     embed = commands.add_parser("embed", help="embed the proteins of one FASTA file")
-    embed.add_argument("fasta", type=Path, help="FASTA file: plain, gzip or bgzip")
+    embed.add_argument("fasta", help="FASTA file: plain, gzip or bgzip")
     embed.add_argument(
         "-o",
         "--output",
@@ -163,7 +163,7 @@ def _help(described: dict[str, Any]) -> str:
 
 def _config(options: argparse.Namespace) -> dict[str, Any]:
     """Return the resolved configuration that the command line stands for."""
-    config: dict[str, Any] = {"fasta": str(options.fasta)}
+    config: dict[str, Any] = {"fasta": options.fasta}
     for _flag, key, described in _schema_options():
         text = getattr(options, key)
         if text is None:
@@ -180,6 +180,7 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
 
 def _embed(options: argparse.Namespace) -> None:
     config = _config(options)
+    options.fasta = Path(options.fasta)  # only now: a Path takes an address for a path
     configuration.check_path("-o", str(options.output))
     root = Path(configuration.expanded("-o", str(options.output))).absolute()
     configuration.check_readable(options.fasta)
