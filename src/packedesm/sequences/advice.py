@@ -103,19 +103,20 @@ def explain(header: bytes, body: bytes, line: int) -> str:
     fault = _FAULT.search(body)
     if fault is None:
         return "the sequence is written in three-letter code; write each residue as one letter"
-    at = fault.start()
+    at, after = fault.span()  # a run of blanks, of which one is enough
     start = max(body.rfind(b"\n", 0, at) + 1, at - _CONTEXT)
-    end = body.find(b"\n", at, at + _CONTEXT)
-    rest = body[at : end if end >= 0 else at + _CONTEXT].decode(errors="surrogateescape")
+    end = body.find(b"\n", after, after + _CONTEXT)
+    rest = body[at : at + 1] + body[after : end if end >= 0 else after + _CONTEXT]
+    written = (body[start:at] + rest).decode(errors="surrogateescape")
     residue = at - sum(body.count(byte, 0, at) for byte in (b"\n", b" ", b"\t")) + 1
     number = line + 1 + body.count(b"\n", 0, at)
     if number == line + 1 and _PIR.match(header):
         advice = "the file looks like PIR (NBRF), where this line is a title; remove all of it"
     else:
         others = body[:start].strip() or (end >= 0 and body[end:].strip())
-        advice = advise(body[start:at].decode() + rest, alone=not others)
+        advice = advise(written, alone=not others)
     place = f"at residue {residue:,} (line {number:,})"
-    return f"{_shown(rest[0])} {place} is no amino acid; {advice}"
+    return f"{_shown(written[at - start])} {place} is no amino acid; {advice}"
 
 
 def advise(line: str, *, alone: bool = True) -> str:
@@ -162,11 +163,10 @@ def _advise_on_blanks(text: str, remove: str) -> str:
 
 def _advise_on_character(character: str, text: str) -> str:
     plain = _plain(character)
-    if not character.isascii():
-        if not plain.strip():
-            return f"it cannot be seen; remove it, {_SAME}"
-        if plain.isalpha():
-            return "write the plain letter, A to Z, that is meant"
+    if not plain.strip(" \t"):
+        return f"it cannot be seen; remove it, {_SAME}"
+    if plain.isalpha():
+        return "write the plain letter, A to Z, that is meant"
     if plain[:1] == "." and "..." in text:
         return (
             f"gaps of an alignment can be removed, {_SAME}; where dots stand for residues that are "
@@ -182,7 +182,7 @@ def _advise_on_character(character: str, text: str) -> str:
             f"gaps of an alignment can be removed, {_SAME}; where it stands for a stop or an "
             "unknown residue, write * or X"
         )
-    if character == "\x1a":
+    if character == "\x1a" and text.endswith(character):
         return f"it is an old mark for the end of a file; remove it, {_SAME}"
     if plain.isdigit():
         return f"numbers are no residues; {_ASK}"
