@@ -136,10 +136,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _folder(text: str) -> Path:
+def _folder(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("is empty; name a folder")
-    return Path(text)
+    return text
 
 
 def _schema_options() -> list[tuple[str, str, dict[str, Any]]]:
@@ -180,9 +180,10 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
 
 def _embed(options: argparse.Namespace) -> None:
     config = _config(options)
-    options.fasta = Path(options.fasta)  # only now: a Path takes an address for a path
-    configuration.check_path("-o", str(options.output))
-    root = Path(configuration.expanded("-o", str(options.output))).absolute()
+    configuration.check_path("-o", options.output)
+    root = Path(configuration.expanded("-o", options.output)).absolute()
+    # Only now: a Path takes an address for a path.
+    options.fasta, options.output = Path(options.fasta), Path(options.output)
     configuration.check_readable(options.fasta)
     paths = Paths(root)
     with explained(paths.root), permissions_told():

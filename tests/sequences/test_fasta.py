@@ -1,6 +1,9 @@
 """What a FASTA file says, record by record, and what is refused."""
 
 import gzip
+import os
+import threading
+import time
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -236,6 +239,22 @@ CONTENT = b"".join(b">r%d some protein\nMKVLAC%s\n" % (i, b"ACDW" * (i % 9)) for
 @pytest.mark.parametrize("name", ["in.fasta.gz", "in.fasta"])
 def test_gzip_is_known_by_its_bytes_not_its_name(read, compress, name):
     assert read(compress(CONTENT), name) == textbook(CONTENT.decode())
+
+
+def test_a_pipe_that_brings_byte_after_byte_is_read_as_a_file_is(tmp_path):
+    path, data = tmp_path / "pipe", gzip.compress(b">a\nMK\n")
+    os.mkfifo(path)
+
+    def write():
+        with path.open("wb", buffering=0) as pipe:
+            for byte in data:
+                pipe.write(bytes([byte]))
+                time.sleep(0.005)  # so that each is read alone
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert [tuple(record) for record in read_records(path)] == [("a", "", b"MK", ())]
+    writer.join()
 
 
 def test_truncated_gzip_is_refused(read):

@@ -69,8 +69,12 @@ class _Watched(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        count = self._file.readinto(buffer) or 0
-        found = memoryview(buffer)[:count]
+        free = buffer = memoryview(buffer)
+        # A pipe may bring its first bytes one by one, and they say what the file is.
+        while free and (count := self._file.readinto(free)):
+            free = free[count:]
+        count = len(buffer) - len(free)
+        found = buffer[:count]
         self._on_read(found)
         self.last = (self.last + bytes(found[-len(_BGZF_END) :]))[-len(_BGZF_END) :]
         return count
