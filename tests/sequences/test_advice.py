@@ -22,6 +22,7 @@ TEXT = "is text and no sequence; remove the record"
 TABLE = "write each row as a line '>id'"
 ASK = "look it up at its source, or write X if it is unknown"
 COUNTS = f"numbers that count residues, and the blanks, can be removed: {SAME}"
+ENDS = "write the residues alone; gaps of an alignment can be removed"
 BRACKETS = "may be a modification, a choice or a repeat"
 STOP = "it may be a stop, as gffread writes it"
 THREE = "three-letter code; write each residue as one letter"
@@ -69,6 +70,22 @@ LINES = {
     "1 mktayiakqr qisfvkshfs": COUNTS,
     "MKTAYIAKQR QISFVKSHFS 60": COUNTS,
     "MKTAYIAKQR QISFVKSHFS RQ": f"blocks of ten residues can be removed: {SAME}",
+    "10 Chain 1": TEXT,
+    "chain 15": TEXT,
+    "'unknown',": TEXT,
+    "SQ   SEQUENCE   430 AA;  47000 MW": TEXT,
+    "Fab 3": PARTS,
+    "mild 14": PARTS,
+    "MKTAYIAKQR Q": PARTS,
+    "mktayiakqr qisfvkshfs        60": COUNTS,
+    "121 mk": COUNTS,
+    "122 mk": PARTS,
+    "MKTAYIAKQR 12": PARTS,
+    "M K": PARTS,
+    "H-MKTAY-OH": ENDS,
+    "Ac-MKTAY-NH2": ENDS,
+    "MKTAY-NH2": ENDS,
+    "N-MKTAY": ENDS,
     "M K T A Y": f"remove what is between them, {SAME}",
     "M-K-T-A-Y": f"remove what is between them, {SAME}",
     "M, K, T": f"remove what is between them, {SAME}",
@@ -186,7 +203,7 @@ def test_the_title_of_a_pir_entry_is_told_from_its_sequence(tmp_path):
     assert "PIR (NBRF), where this line is a title; remove all of it" in refusal(path)
     path.write_text(">P1;CRAB_ANAPL\n MDITIHNPLI RRPLFSWLAP\n MDITIHNPLI RR\n*\n")
     assert "PIR" in refusal(path)
-    path.write_text(">P1;CRAB_ANAPL\nMDIT\n MDITIHNPLI RR\n*\n")
+    path.write_text(">P1;CRAB_ANAPL\nMDIT\n MDITIHNPLI RRPLFSWLAP RR\n*\n")
     assert f"blocks of ten residues can be removed: {SAME}" in refusal(path)
 
 
@@ -200,7 +217,7 @@ def test_advice_on_a_very_long_line_comes_soon(tmp_path, mark):
     assert f"at residue {22 * 10_000 + (1 if mark != 'ALA' else 3_000_022 + 1):,} " in refusal(path)
 
 
-proteins = st.text("ACDEFGHIKLMNPQRSTVWY", min_size=12, max_size=40)
+proteins = st.text("ACDEFGHIKLMNPQRSTVWY", min_size=20, max_size=40)
 
 
 def every(letters: str, size: int, by: str) -> str:

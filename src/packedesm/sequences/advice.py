@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 
 from packedesm.sequences.containers import HEADER
 
@@ -28,14 +29,34 @@ _CODES = (
 _THREE_LETTERS = re.compile(rf"(?:{_CODES}){{2,}}".encode())
 _PIR = re.compile(rb"(?:[PF]1|[DR][LC]|N[13]|XX);")
 
-_TEXT = re.compile(
-    r"(?i).*\b(?:available|deleted|domain|error|family|fragment|found|hypothetical|missing|none|null"
-    r"|obsolete|partial|protein|pseudogene|putative|removed|sequences?|subunit|unavailable|unknown"
-    r"|withheld)\b"
+_WORDS = (
+    "amino|available|chain|chromosome|data|deleted|domain|error|family|fragment|found|gene|http|"
+    "hypothetical|isoform|length|locus|missing|name|none|null|obsolete|partial|predicted|"
+    "protein|pseudogene|putative|removed|residues?|sequences?|species|subunit|unavailable|"
+    "uncharacterized|unknown|unnamed|withheld"
 )
-# What a whole line may be, the surest first. It is matched without blanks around it, and with
-# typographic dashes, quotes and blanks made plain.
-_KINDS = [
+_ENDS = "Ac|Acetyl|Biotin|Boc|FITC|Fmoc|H|H2N|Myr|N|NH2|Palm|pE|pGlu", "amide|C|CONH2|COOH|NH2|OH"
+
+
+def _is_counted(text: str) -> bool:
+    """Tell whether the numbers before or after a line's blocks of ten count its residues."""
+    words = text.split()
+    first = int(words.pop(0)) if words and words[0].isdecimal() else None
+    last = int(words.pop()) if words and words[-1].isdecimal() else None
+    letters = "".join(words)
+    plain = (
+        letters.isascii() and letters.isalpha() and letters in (letters.upper(), letters.lower())
+    )
+    if not plain or first is last is None:
+        return False
+    above = None if last is None else last - len(letters)
+    blocks = len(words[0]) >= 10 or first is not None
+    return blocks and (first is None or first % 10 == 1) and (not above or above % 10 == 0 < above)
+
+
+# What a whole line may be, the surest first. It is seen without blanks around it, and with
+# typographic dashes, quotes and blanks made plain. `mark` is its first character that is no letter.
+_KINDS: list[tuple[str | Callable[[str], object], str]] = [
     (r".*\r", MIXED_LINE_ENDS),
     (
         r">",
@@ -55,34 +76,56 @@ _KINDS = [
         "two records may have run together; begin the header at the start of a line of its own",
     ),
     (HEADER, "the line looks like a header without its '>'; write one before it"),
+    (rf"(?i).*\b(?:{_WORDS})\b", "{text} is text and no sequence; {remove}, or give the sequence"),
     (
         rf"(?i)(?:H-|Ac-|NH2-)?(?:(?:{_CODES})[\s,.-]*){{2,}}(?:OH|NH2|COOH)?$",
         "this is three-letter code; write each residue as one letter",
     ),
     (
-        r"[A-Za-z](?:[ ,-]+[A-Za-z*])+[ ,]*$",
+        r"[A-Za-z](?:[ ,-]+[A-Za-z*]){2,}[ ,]*$",
         f"the residues stand apart; remove what is between them, {_SAME}",
     ),
-    (r"(?=.*\d)[\d\s.,+-]+$", "the line holds numbers and no residue; remove all of the line"),
-    (
-        r"(?:\d+\s[A-Za-z*\s]+|[A-Za-z*\s]+\s\d+|\d+\s[A-Za-z*\s]+\s\d+)$",
-        f"numbers that count residues, and the blanks, can be removed: {_SAME}",
-    ),
+    (r"(?=.*\d)[\d\s.,+-]+$", "the line holds numbers and no residue; {remove}"),
+    (_is_counted, f"numbers that count residues, and the blanks, can be removed: {_SAME}"),
     (
         r".*(?:\(.*\)|\[.*\]|\{.*\})",
         "what stands in brackets may be a modification, a choice or a repeat; write out the plain "
         "residues that are meant (ESM-2 knows no modified ones)",
     ),
     (
+        rf"(?:{_ENDS[0]})-[A-Za-z]+(?:-\w+)?$|[A-Za-z]+-(?:{_ENDS[1]})$",
+        "'-' may set off an end group, which is no residue: write the residues alone; "
+        f"gaps of an alignment can be removed, {_SAME}",
+    ),
+    (
         r"[\"'`,;]+[A-Za-z*]+[\"'`,;]*$|[A-Za-z*]+[\"'`,;]+$",
         f"remove the punctuation around the sequence: {_SAME}",
     ),
     (r"(?=.*[\d_|])[^,;\s]+\s*[,;\t].*[A-Za-z*]{5}", f"the line looks like a table's; {_TABLE}"),
+    (
+        r"(?=[A-Z* ]+$|[a-z* ]+$)(?:[A-Za-z*]{10} +)+[A-Za-z*]{10}(?: +[A-Za-z*]{1,9})?$",
+        f"the blanks between blocks of ten residues can be removed: {_SAME}",
+    ),
+    (
+        r".*[ \t]",
+        "of what blanks separate, join what is one protein, and give chains a record each; if it "
+        "is text, {remove}",
+    ),
+    (
+        r"[A-Z-]\.[A-Z]+\.[A-Z-]$",
+        "the line looks like a peptide with its neighbours in the protein; write only what stands "
+        "between the dots, or * where they are stops",
+    ),
+    (
+        r"[A-Za-z*]+(?:[:/|,;+\\]+[A-Za-z*]+)+[:/|,;+\\]*$",
+        "{mark} may separate chains; give each a record of its own, as joined they would be "
+        "another protein",
+    ),
 ]
-_BLOCKS = re.compile(r"(?:[A-Z*]{10} +)+[A-Z*]{1,10}|(?:[a-z*]{10} +)+[a-z*]{1,10}")
-_PEPTIDE = re.compile(r"[A-Z-]\.[A-Z]+\.[A-Z-]")
-_PARTS = re.compile(r"[A-Za-z*]+([:/|,;+\\]+[A-Za-z*]+)+[:/|,;+\\]*")
-_RULES = [(re.compile(pattern, re.DOTALL), advice) for pattern, advice in _KINDS]
+_RULES = [
+    (kind if callable(kind) else re.compile(kind, re.DOTALL).match, advice)
+    for kind, advice in _KINDS
+]
 
 
 def is_three_letter_code(sequence: bytes) -> bool:
@@ -131,34 +174,15 @@ def advise(line: str, *, alone: bool = True) -> str:
     """
     written = line.strip(" \t")
     text = _plain(written).strip(" \t")
-    for rule, advice in _RULES:
-        if rule.match(text):
-            return advice
-    if " " in text or "\t" in text:
-        return _advise_on_blanks(text, "remove the record" if alone else "remove all of the line")
-    if _PEPTIDE.fullmatch(text):
-        return (
-            "the line looks like a peptide with its neighbours in the protein; write only what "
-            "stands between the dots, or * where they are stops"
-        )
-    if found := _PARTS.fullmatch(text):
-        return (
-            f"{found[1][0]!r} may separate chains; give each a record of its own, as joined they "
-            "would be another protein"
-        )
+    for is_such, advice in _RULES:
+        if is_such(text):
+            return advice.format(
+                text=repr(text[:40]),
+                mark=repr(next((c for c in text if not c.isalpha() and c != "*"), "")),
+                remove="remove the record" if alone else "remove all of the line",
+            )
     character = next(c for c in written if not (c.isascii() and (c.isalpha() or c == "*")))
     return _advise_on_character(character, text)
-
-
-def _advise_on_blanks(text: str, remove: str) -> str:
-    if _TEXT.match(text):
-        return f"{text[:40]!r} is text and no sequence; {remove}, or give the sequence"
-    if _BLOCKS.fullmatch(text):
-        return f"the blanks between blocks of ten residues can be removed: {_SAME}"
-    return (
-        f"of what blanks separate, join what is one protein, and give chains a record each; if it "
-        f"is text, {remove}"
-    )
 
 
 def _advise_on_character(character: str, text: str) -> str:

@@ -35,8 +35,6 @@ _PACKED = [
     (rb"\x1f[\x9d\xa0]", "compressed with compress (.Z)", "gzip -d"),
     (rb"\x5d\0\0", "compressed with lzma", "xz -d --format=lzma"),
     (rb"LZIP", "compressed with lzip", "lzip -d"),
-    (rb"\x89LZO\0", "compressed with lzop", "lzop -d"),
-    (rb"\xff\x06\0\0sNaPpY", "compressed with snappy", "snzip -d"),
     (rb"[^\0][\s\S]{256}ustar", "a tar archive", "tar -xf"),
 ]
 # First bytes, what it is, and what to do; seen before the archives, as some of these are zip files.
