@@ -45,6 +45,13 @@ _BINARY = [
         _EXPORT,
     ),
     (rb"\xd0\xcf\x11\xe0", "a workbook or document of an office program", _EXPORT),
+    (
+        rb"\0\x05\x16\x07",
+        "what macOS keeps beside a file, under its name with ._ before it",
+        "give the file itself",
+    ),
+    (rb"\{\\rtf", "rich text (RTF)", "save it as plain text"),
+    (rb"[A-Z*]+\n\0", "a database of MMseqs2", "write FASTA, as by mmseqs convert2fasta"),
     (rb"%PDF", "a PDF document", "get the sequences from their source as FASTA"),
     (rb"SQLite format 3\0", "a SQLite database", f"query it, and {_ROWS}"),
     (rb"PAR1|ARROW1", "a Parquet or Arrow table", f"read it, and {_ROWS}"),
