@@ -71,6 +71,8 @@ LINES = {
     "MKTAYIAKQR QISFVKSHFS 60": COUNTS,
     "MKTAYIAKQR QISFVKSHFS RQ": f"blocks of ten residues can be removed: {SAME}",
     "10 Chain 1": TEXT,
+    "N/A": TEXT,
+    "M.K.T": STOP,
     "chain 15": TEXT,
     "'unknown',": TEXT,
     "SQ   SEQUENCE   430 AA;  47000 MW": TEXT,

@@ -76,7 +76,10 @@ _KINDS: list[tuple[str | Callable[[str], object], str]] = [
         "two records may have run together; begin the header at the start of a line of its own",
     ),
     (HEADER, "the line looks like a header without its '>'; write one before it"),
-    (rf"(?i).*\b(?:{_WORDS})\b", "{text} is text and no sequence; {remove}, or give the sequence"),
+    (
+        rf"(?i)n/a$|.*\b(?:{_WORDS})\b",
+        "{text} is text and no sequence; {remove}, or give the sequence",
+    ),
     (
         rf"(?i)(?:H-|Ac-|NH2-)?(?:(?:{_CODES})[\s,.-]*){{2,}}(?:OH|NH2|COOH)?$",
         "this is three-letter code; write each residue as one letter",
@@ -112,7 +115,7 @@ _KINDS: list[tuple[str | Callable[[str], object], str]] = [
         "is text, {remove}",
     ),
     (
-        r"[A-Z-]\.[A-Z]+\.[A-Z-]$",
+        r"[A-Z-]\.[A-Z]{2,}\.[A-Z-]$",
         "the line looks like a peptide with its neighbours in the protein; write only what stands "
         "between the dots, or * where they are stops",
     ),
