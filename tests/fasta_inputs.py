@@ -10,7 +10,8 @@ from tests.fasta_oracle import Options
 
 residues = st.text("ACDEFGHIKLMNPQRSTVWYXBUZO", max_size=14).map(str.encode)
 odd_letters = st.sampled_from(
-    b"*|**|j|J*|mkv|-|.|1| |\t| MK|MK \t|\0|\x1b|\xc3\xa9|\xff|>|;|MK>V|\x0b|\x85|\r".split(b"|")
+    b"*|**|j|J*|mkv|-|.|1| |\t| MK|MK \t|\0|\x1b|\xc3\xa9|\xff|>|;|MK>V|\x0b|\x85|\r"
+    b"|Met|LysThr|MK:MK|\xe2\x80\x93|\xef\xbb\xbf>b|no data|1 mk mk|//|MK\xe2\x80".split(b"|")
 )
 sequence_lines = st.lists(st.one_of(residues, residues, residues, odd_letters), max_size=3)
 few_ids = st.sampled_from([b"a", b"b", b"sp|P1|A", b"a", b"c"])  # so that some come twice
@@ -75,6 +76,10 @@ first_bytes = st.sampled_from(
         b"BZh",
         b"\xfd7zXZ\0",
         b"\x28\xb5\x2f\xfd",
+        b"7z\xbc\xaf\x27\x1c",
+        b"\x1f\x9d",
+        b"\xff\xfe\0\0",
+        b"##gff-version 3\n",
         b"\xfe\xff",
     ]
 )

@@ -14,6 +14,11 @@ from dataclasses import dataclass
 from packedesm.options import LengthPolicy, ShardOptions
 from tests import bgzip
 
+THREE_LETTERS = (
+    "Ala Asx Cys Asp Glu Phe Gly His Ile Lys Leu Met Asn Pyl Pro Gln Arg Ser Thr Sec Val Trp Xaa "
+    "Tyr Glx"
+)
+
 
 class Refused(Exception):
     """The input has no sure reading, or an option forbids it."""
@@ -87,6 +92,9 @@ def record_of(header: bytes, letters: bytes) -> tuple[str, str, bytes, list[str]
     if not identifier:
         raise Refused
     sequence = []
+    triples = [letters[i : i + 3].decode("latin-1") for i in range(0, len(letters), 3)]
+    if len(triples) > 1 and set(triples) <= set(THREE_LETTERS.split()):
+        raise Refused
     if any(b"a"[0] <= letter <= b"z"[0] for letter in letters):
         flags.append("upper_cased")
     letters = letters.upper()

@@ -21,6 +21,11 @@ BAD_FASTA = {
     "not FASTA": ("id,sequence\n1,MKV\n", ["not FASTA", "line 1"]),
     "digits": (">a\nMKV\n>b x\nMK\nV1M\n", ["record 2", "'b'", "line 3", "'1'", "residue 4"]),
     "gaps": (">a\nMK-V\n", ["record 1", "'-'", "residue 3", "gaps"]),
+    "stops": (">a\nMK.V\n", ["record 1", "line 2", "'.'", "residue 3", "gffread", "write *"]),
+    "chains": (">a\nMKV:MKV\n", ["record 1", "line 2", "':'", "residue 4", "chains"]),
+    "a sentence": (">a\nMKV\n>b\nSequence unavailable\n", ["line 4", "no sequence", "record"]),
+    "half a character": (">a\nMK\u2013V\n", ["line 2", "U+2013 EN DASH", "residue 3"]),
+    "GFF3": ("##gff-version 3\n##FASTA\n>a\nACGT\n", ["line 1", "GFF3", "gffread"]),
     "same id": (">a\nMKV\n>a\nACD\n", ["'a'", "record", "unique"]),
     "no residues": (">a\nMKV\n>b\n\n", ["record 2", "'b'", "empty_sequences"]),
 }
@@ -60,6 +65,44 @@ def test_a_missing_file(tmp_path, embed):
     assert status == 2
     assert "nothing.fasta: no such FASTA file" in error
     assert not out.exists()
+
+
+ADDRESSES = [
+    "https://rest.uniprot.org/x.fasta?query=a&b",
+    "HTTP://x.org//x.fasta",
+    "ftp://x.org/x.fa.gz",
+    "s3://bucket/x.fasta",
+    "gs://bucket/x.fasta",
+    "file:///data/x.fasta",
+]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_an_address_is_echoed_as_typed(tmp_path, monkeypatch, embed, address):
+    monkeypatch.chdir(tmp_path)
+    status, error, out = embed(address)
+    assert status == 2
+    assert f"{address!r} is a web address" in error
+    assert "download it first" in error
+    assert not out.exists()
+    for config in ({"fasta": address}, {"fasta": [address]}, {"fasta": {"a": [address]}}):
+        assert f"config key fasta: {address!r} is a web address" in refusal(config)
+
+
+@pytest.mark.parametrize("option", ["-o", "--model", "--checkpoints"])
+def test_an_address_is_no_place_for_results_or_models(tmp_path, monkeypatch, good, embed, option):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    status, error, _ = embed(good, option, "s3://bucket/x")
+    assert status == 2
+    assert "'s3://bucket/x' is a web address" in error
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["a:b", "s3:/x", "C:/x", "x//y", "://x"])
+def test_a_path_that_only_looks_like_an_address_is_a_path(tmp_path, monkeypatch, embed, name):
+    monkeypatch.chdir(tmp_path)
+    assert "no such FASTA file" in embed(name)[1]
 
 
 @pytest.fixture

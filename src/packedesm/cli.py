@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     embed = commands.add_parser("embed", help="embed the proteins of one FASTA file")
-    embed.add_argument("fasta", type=Path, help="FASTA file: plain, gzip or bgzip")
+    embed.add_argument("fasta", help="FASTA file: plain, gzip or bgzip")
     embed.add_argument(
         "-o",
         "--output",
@@ -136,10 +136,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _folder(text: str) -> Path:
+def _folder(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("is empty; name a folder")
-    return Path(text)
+    return text
 
 
 def _schema_options() -> list[tuple[str, str, dict[str, Any]]]:
@@ -163,7 +163,7 @@ def _help(described: dict[str, Any]) -> str:
 
 def _config(options: argparse.Namespace) -> dict[str, Any]:
     """Return the resolved configuration that the command line stands for."""
-    config: dict[str, Any] = {"fasta": str(options.fasta)}
+    config: dict[str, Any] = {"fasta": options.fasta}
     for _flag, key, described in _schema_options():
         text = getattr(options, key)
         if text is None:
@@ -180,8 +180,10 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
 
 def _embed(options: argparse.Namespace) -> None:
     config = _config(options)
-    configuration.check_path("-o", str(options.output))
-    root = Path(configuration.expanded("-o", str(options.output))).absolute()
+    configuration.check_path("-o", options.output)
+    root = Path(configuration.expanded("-o", options.output)).absolute()
+    # Only now: a Path takes an address for a path.
+    options.fasta, options.output = Path(options.fasta), Path(options.output)
     configuration.check_readable(options.fasta)
     paths = Paths(root)
     with explained(paths.root), permissions_told():

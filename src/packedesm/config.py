@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".fasta", ".fa", ".faa")
 _COMPRESSED = (".gz", ".bgz")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 _INTEGER = re.compile(r"[+-]?\d{1,30}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d{1,30}(\.\d{0,30})?|\.\d{1,30})([eE][+-]?\d{1,4})?", re.ASCII)
@@ -132,7 +133,7 @@ def check_readable(path: Path) -> None:
 
 
 def check_path(source: str, text: str) -> None:
-    """Raise UserError if `text` is too long for a path, or holds characters that are not seen.
+    """Raise UserError if `text` is a web address, too long, or holds characters that are not seen.
 
     Snakemake and other programs print paths as they are, so those that would not be printed as
     they read are refused here, once. `source` says in the message where the text comes from.
@@ -141,6 +142,11 @@ def check_path(source: str, text: str) -> None:
         raise UserError(
             f"{source}: {quote(text)} holds characters that cannot be seen, such as line ends; "
             "rename the file or folder, or make a link to it"
+        )
+    if _ADDRESS.match(text):
+        raise UserError(
+            f"{source}: {quote(text, 200)} is a web address, and only files on this machine are "
+            "read and written; download it first, or copy results there afterwards"
         )
     if any(len(part.encode()) > _LONGEST_NAME for part in text.split("/")):
         raise UserError(

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from packedesm.alphabet import GAPS, RESIDUES
+from packedesm.alphabet import RESIDUES
 from packedesm.errors import UserError, quote
+from packedesm.sequences.advice import MIXED_LINE_ENDS, explain, is_three_letter_code
 from packedesm.sequences.pieces import (
     BLANKS,
     MAX_RECORD_BYTES,
@@ -28,14 +29,6 @@ FLAGS = ("header_latin1", "upper_cased", "stop_removed", "stop_replaced", "j_rep
 BLOCK_SIZE = 1 << 20  # decompressed bytes; 8 MiB was a fifth slower, out of the cache
 
 _TO_X = bytes.maketrans(b"*J", b"XX")
-_MIXED_LINE_ENDS = "line ends are mixed; convert the file, for example with dos2unix or mac2unix"
-_ADVICE = {
-    **{bytes([gap]): "remove the gaps of the alignment" for gap in GAPS},
-    **{b"%d" % digit: "remove the numbers from the sequence" for digit in range(10)},
-    **{bytes([blank]): "remove the blanks inside the sequence" for blank in BLANKS},
-    b">": "begin a header at the start of its line",
-    b"\r": _MIXED_LINE_ENDS,
-}
 
 
 class Record(NamedTuple):
@@ -92,8 +85,9 @@ def read_records(path: Path) -> Iterator[Record]:
     Raises
     ------
     UserError
-        The file cannot be read, is not FASTA, is truncated, or holds a header without an id or a
-        character that stands for no residue. Records before the fault may have been yielded.
+        The file cannot be read, is not FASTA, is truncated, or holds a header without an id, a
+        character that stands for no residue or three-letter code. Records before the fault may
+        have been yielded.
     """
     return chain.from_iterable(read_blocks(path))
 
@@ -155,7 +149,8 @@ def _parse(
             except ValueError as error:
                 name = quote(re.split("[ \t]", header.decode(errors="backslashreplace"))[0])
                 place = f"record {records_before + i + 1} {name} (line {lines[i]})"
-                raise UserError(f"{path}: {place}: {error}") from None
+                reason = str(error) or explain(header, bodies[i], int(lines[i]))
+                raise UserError(f"{path}: {place}: {reason}") from None
         raise
 
 
@@ -178,7 +173,7 @@ def _split(piece: bytes) -> tuple[list[bytes], list[bytes], np.ndarray]:
 
 
 def _block(headers: list[bytes], bodies: list[bytes]) -> Block:
-    """Return records from what `_split` found; ValueError says what is wrong in one of them.
+    """Return records from what `_split` found; ValueError if something is wrong in one of them.
 
     What takes long is done to all records at once, and one by one only where that finds something.
     """
@@ -204,7 +199,7 @@ def _parse_headers(headers: list[bytes]) -> tuple[list[str], list[str], list[tup
     except UnicodeDecodeError:
         texts, flags = map(list, zip(*map(_decode, headers), strict=True))
     if b"\r" in joined:
-        raise ValueError("the header holds a carriage return: " + _MIXED_LINE_ENDS)
+        raise ValueError("the header holds a carriage return: " + MIXED_LINE_ENDS)
     parts = [text.partition(" ") for text in texts]
     if b"\t" in joined:
         parts = [
@@ -225,10 +220,18 @@ def _decode(header: bytes) -> tuple[str, tuple[str, ...]]:
 
 
 def _normalise(written: bytes) -> tuple[bytes, tuple[str, ...]]:
-    """Return a record's sequence and the flags of what was changed in it."""
+    """Return a record's sequence and the flags of what was changed in it.
+
+    Raises
+    ------
+    ValueError
+        Without text: it is no sequence, and only its lines tell what it may be.
+    """
     flags = []
     sequence = written.upper()
     if sequence != written:
+        if is_three_letter_code(written):
+            raise ValueError
         flags.append("upper_cased")
     if sequence.endswith(b"*"):
         sequence = sequence[:-1]
@@ -240,14 +243,5 @@ def _normalise(written: bytes) -> tuple[bytes, tuple[str, ...]]:
     if "stop_replaced" in flags or "j_replaced" in flags:  # else it would be one more copy
         sequence = sequence.translate(_TO_X)
     if sequence.translate(None, RESIDUES):
-        raise ValueError(_explain_character(written, sequence))
+        raise ValueError
     return sequence, tuple(flags)
-
-
-def _explain_character(written: bytes, sequence: bytes) -> str:
-    """Say which byte of `sequence` is no residue; `written` is the same before normalising."""
-    position = sequence.index(sequence.translate(None, RESIDUES)[:1])
-    byte = written[position : position + 1]
-    shown = repr(byte.decode()) if byte.isascii() else f"byte 0x{byte.hex()}"
-    advice = _ADVICE.get(byte, "remove it, or write X for an unknown residue")
-    return f"character {shown} at residue {position + 1} is no amino acid; {advice}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from packedesm.errors import UserError, quote, quote_path
+from packedesm.sequences import containers
 
 MAX_RECORD_BYTES = 100_000_000
 """The longest record, its header and line ends included: no protein comes near."""
@@ -25,14 +26,8 @@ _MAX_BLANK_BYTES = 1 << 20  # before the first record
 _BUFFER = 1 << 17  # bytes of the file as it lies on disk
 _GZIP = b"\x1f\x8b"
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
-_OTHER_FORMATS = {
-    b"PK\x03\x04": "a zip archive",
-    b"BZh": "compressed with bzip2",
-    b"\xfd7zXZ\x00": "compressed with xz",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd",
-}
 _UTF8_MARK = b"\xef\xbb\xbf"
-_UTF16_STARTS = (b"\xff\xfe", b"\xfe\xff", b">\x00", b"\x00>")
+_LONGEST_MARK = 4  # bytes: of UTF-32
 _LINE_END = re.compile(rb"\r*\n|\r")
 # Looking back keeps a long run of CRs from being tried again from each of its bytes.
 _CRS_BEFORE_LF = re.compile(rb"(?<!\r)\r+\n")
@@ -74,8 +69,12 @@ class _Watched(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        count = self._file.readinto(buffer) or 0
-        found = memoryview(buffer)[:count]
+        free = buffer = memoryview(buffer)
+        # A pipe may bring its first bytes one by one, and they say what the file is.
+        while free and (count := self._file.readinto(free)):
+            free = free[count:]
+        count = len(buffer) - len(free)
+        found = buffer[:count]
         self._on_read(found)
         self.last = (self.last + bytes(found[-len(_BGZF_END) :]))[-len(_BGZF_END) :]
         return count
@@ -98,14 +97,11 @@ def _read_chunks(
         ) from error
     with io.BufferedReader(watched, _BUFFER) as raw:
         magic = raw.peek(16)[:16]
-        for start, description in _OTHER_FORMATS.items():
-            if magic.startswith(start):
-                raise UserError(f"{path}: is {description}; decompress it or compress with gzip")
         handle = gzip.GzipFile(fileobj=raw) if magic.startswith(_GZIP) else raw
         try:
-            first = handle.read(max(block_size, len(_UTF8_MARK)))
-            if first.startswith(_UTF16_STARTS):
-                raise UserError(f"{path}: is UTF-16 text; save it as UTF-8 or plain text")
+            first = handle.read(max(block_size, _LONGEST_MARK))
+            if name := containers.encoding(first):
+                raise UserError(f"{path}: is {name} text; save it as UTF-8 or plain text")
             rest = iter(lambda: handle.read(block_size), b"")
             yield from chain([first.removeprefix(_UTF8_MARK)], rest)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -163,16 +159,21 @@ def _expect_fasta(path: Path, chunks: Iterable[bytes]) -> Iterator[bytes]:
             first = begun[blank.rfind(b"\n") + 1 :]
             if not first.startswith(b">"):
                 line = blank.count(b"\n") + 1
-                start = quote(first[:200].partition(b"\n")[0].decode("latin-1"), 40)
-                raise UserError(
-                    f"{path}: is not FASTA: line {line} begins with {start} "
-                    "where the first '>' should be"
-                )
+                raise UserError(f"{path}: {_what_it_is(first, line)}")
             yield begun
             break
         if len(begun) > _MAX_BLANK_BYTES:
             raise UserError(f"{path}: is not FASTA: it begins with a megabyte of blanks")
     yield from chunks
+
+
+def _what_it_is(start: bytes, line: int) -> str:
+    """Say what is no FASTA, from its first line that is not blank on, and what to do."""
+    if said := containers.binary(start):
+        return f"is {said}"
+    shown = quote(start[:200].partition(b"\n")[0].decode(errors="replace"), 40)
+    said = f"is not FASTA: line {line} begins with {shown} where the first '>' should be"
+    return "; ".join(filter(None, [said, containers.text(start)]))
 
 
 def _whole_records(chunks: Iterable[bytes], block_size: int) -> Iterator[bytes]:
