@@ -10,6 +10,7 @@ from tests.fasta_oracle import Options
 
 residues = st.text("ACDEFGHIKLMNPQRSTVWYXBUZO", max_size=14).map(str.encode)
 odd_letters = st.sampled_from(
+    b"NA|XXXXX|ACGTTGCATTGACCAGTTACGATGCA|"
     b"*|**|j|J*|mkv|-|.|1| |\t| MK|MK \t|\0|\x1b|\xc3\xa9|\xff|>|;|MK>V|\x0b|\x85|\r".split(b"|")
 )
 sequence_lines = st.lists(st.one_of(residues, residues, residues, odd_letters), max_size=3)
@@ -148,4 +149,5 @@ all_options = st.builds(
     long_sequences=st.sampled_from(["truncate"] * 6 + ["window", "full", "error"]),
     empty_sequences=st.sampled_from(["skip", "skip", "skip", "error"]),
     deduplicate=st.booleans(),
+    ids=st.sampled_from(["first_word", "first_word", "header"]),
 )

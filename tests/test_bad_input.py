@@ -22,7 +22,7 @@ BAD_FASTA = {
     "digits": (">a\nMKV\n>b x\nMK\nV1M\n", ["record 2", "'b'", "line 3", "'1'", "residue 4"]),
     "gaps": (">a\nMK-V\n", ["record 1", "'-'", "residue 3", "gaps"]),
     "same id": (">a\nMKV\n>a\nACD\n", ["'a'", "record", "unique"]),
-    "no residues": (">a\nMKV\n>b\n\n", ["record 2", "'b'", "empty_sequences"]),
+    "no residues": (">a\nMKV\n>b\n\n", ["record 2", "'b'", "line 3", "empty_sequences"]),
 }
 
 
@@ -122,7 +122,7 @@ def test_the_command_writes_what_the_workflow_writes(tmp_path, good, capsys):
         path.name
         for path in [
             *paths.arrays(["mean"]),
-            *(paths.index, paths.manifest, paths.metrics, paths.packing),
+            *(paths.index, paths.skipped, paths.manifest, paths.metrics, paths.packing),
             *(paths.throughput, paths.verification, paths.report),
         ]
     }
