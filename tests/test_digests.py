@@ -49,7 +49,7 @@ class Step(NamedTuple):
 STEPS = {
     "merge": Step(
         lambda paths: merge_shards(paths, 1, OUTPUTS),
-        lambda paths: [*paths.arrays(OUTPUTS), paths.index, paths.merging],
+        lambda paths: [*paths.arrays(OUTPUTS), paths.index, paths.skipped, paths.merging],
     ),
     "verify": Step(_verify, lambda paths: [paths.verification]),
     "metrics": Step(lambda paths: write_metrics(paths, 1), lambda paths: [paths.metrics]),
@@ -61,6 +61,7 @@ STEPS = {
 READERS = {
     "sharding": ["merge", "verify", "metrics", "report"],
     "shard_index": ["merge", "verify", "metrics", "report"],
+    "shard_skipped": ["merge"],
     "shard_fai": ["verify", "metrics"],
     "shard_fasta": ["verify"],
     "shard_run": ["merge", "verify", "metrics", "report", "manifest"],
@@ -74,6 +75,7 @@ READERS = {
     "residue": ["manifest"],
     "residue_offsets": ["manifest"],
     "index": ["manifest"],
+    "skipped": ["manifest"],
     "verification": ["report", "manifest"],
     "metrics": ["report", "manifest"],
     "packing": ["manifest"],

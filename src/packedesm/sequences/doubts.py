@@ -1,13 +1,12 @@
 """Records that read well and are likely no protein: nothing is changed or refused, only flagged.
 
 A real protein may look like this, so it is no error. The rule for DNA and RNA was chosen by what it
-must let pass. Of 19,895 records of UniProt with at least 20 residues, two hold nothing but the
-letters that stand for nucleotides (protamines), and of those about 8% at most are A, C, G, T, U or N,
-where the rule asks for 80%. Silk, antifreeze proteins, and repeats such as poly-GA keep to
-letters of nucleotides over long stretches, but to two of A, C, G and T; the rule asks for three. At
-20 residues, drawn as often as in UniProt, less than one peptide in ten million passes for DNA, and
-longer ones are rarer still; of random DNA the rule misses six in a million at 20 bases, where only
-two kinds of bases come up, and none to speak of at 40.
+must let pass. Of 19,895 records of UniProt with at least 20 residues, two (protamines) hold nothing
+but letters that stand for nucleotides too, and of those about 8% are A, C, G, T, U or N, where the
+rule asks for 80%. Silk, antifreeze proteins, and repeats such as poly-GA keep to such letters over
+long stretches, but to two of A, C, G and T, where the rule asks for three. Of 20 residues, drawn as
+often as in UniProt, less than one peptide in ten million passes for DNA, and longer ones are rarer
+still. Of random DNA the rule misses six in a million of 20 bases, which hold two of the four only.
 """
 
 from collections.abc import Iterator, Sequence
