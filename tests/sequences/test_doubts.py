@@ -51,6 +51,7 @@ PROTEINS = {
     "protamine": b"MARYRHSRSRSRSRYRRRRRRRSRYRSRRRRYRGRRRRRSRRGRRRRGYSCRRYSRRRRRRY",
     "antifreeze": b"DTASDAAAAAAATAATAKAAAAATAATAAAAAAATAAT",
     "metallothionein": b"MDPNCSCATGGSCTCAGSCKCKECKCTSCKKSCCSCCPVGCAKCAQGCVCKGASEKCSCCA",
+    "bases and glutamine": DNA[:20] + b"Q",
     "a quarter ambiguous": DNA[:20] + b"RYKMSWB",
     "one letter": b"Q" * 300,
     "one residue": b"M",
@@ -92,7 +93,7 @@ def test_words_for_a_missing_value_are_known(word):
 
 
 def test_unknown_residues_are_counted():
-    assert flags_of(b"XXXX", b"X", b"MXX", b"LEXXX", b"MX", b"X" * 1000) == [
+    assert flags_of(b"XXXX", b"X", b"MXX", b"LE" + b"X" * 40, b"MX", b"X" * 1000) == [
         (0, "unknown_only"),
         (1, "unknown_only"),
         (2, "mostly_unknown"),
