@@ -42,8 +42,12 @@ FLAGS = {
         "holds more X (unknown residues) than others",
         "hold more X (unknown residues) than others",
     ),
-    "upper_cased": Flag("Lower-case letters were read as upper case."),
-    "stop_removed": Flag("One * at the end (a stop codon) was dropped."),
+    "truncated": Flag(
+        "Longer than the limit: only the first residues, up to the limit, were embedded.",
+        "is longer than {max_length:,} residues and is cut there",
+        "are longer than {max_length:,} residues and are cut there",
+    ),
+    "windowed": Flag("Longer than the limit: embedded in overlapping windows that were averaged."),
     "stop_replaced": Flag(
         "A * inside the sequence was read as X (unknown residue).",
         "holds a stop (*) inside the sequence, which is embedded as X",
@@ -54,17 +58,15 @@ FLAGS = {
         "holds J (leucine or isoleucine), which ESM-2 does not know, embedded as X",
         "hold J (leucine or isoleucine), which ESM-2 does not know, embedded as X",
     ),
+    "float32": Flag(
+        "Half precision could not hold it, or a GPU was too small: computed in float32."
+    ),
+    "stop_removed": Flag("One * at the end (a stop codon) was dropped."),
+    "upper_cased": Flag("Lower-case letters were read as upper case."),
     "header_latin1": Flag(
         "The header is not UTF-8 and was read as Latin-1.",
         "has a header that is not UTF-8, read as Latin-1",
         "have a header that is not UTF-8, read as Latin-1",
     ),
-    "truncated": Flag(
-        "Longer than the limit: only the first residues, up to the limit, were embedded.",
-        "is longer than {max_length:,} residues and is cut there",
-        "are longer than {max_length:,} residues and are cut there",
-    ),
-    "windowed": Flag("Longer than the limit: embedded in overlapping windows that were averaged."),
-    "float32": Flag("Half precision (or a GPU's memory) did not suffice: computed in float32."),
 }
-"""Every flag of the index, by its name."""
+"""Every flag of the index, by its name; first what a reader should know first."""
