@@ -6,11 +6,13 @@ rule merge:
             for output in OUTPUTS
         ],
         index=SAMPLE.shard_index,
+        skipped=SAMPLE.shard_skipped,
         sharding=SAMPLE.sharding,
         runs=every_shard(SAMPLE.shard_run),
     output:
         arrays=SAMPLE.arrays(OUTPUTS),
         index=SAMPLE.index,
+        skipped=SAMPLE.skipped,
         merging=SAMPLE.merging,
     log:
         log_of("merge", "sample"),

@@ -71,6 +71,7 @@ rule manifest:
     input:
         arrays=SAMPLE.arrays(OUTPUTS),
         index=SAMPLE.index,
+        skipped=SAMPLE.skipped,
         merging=SAMPLE.merging,
         verification=SAMPLE.verification,
         metrics=SAMPLE.metrics,

@@ -7,6 +7,7 @@ rule shard:
         fai=every_shard(SAMPLE.shard_fai),
         digests=every_shard(SAMPLE.shard_digests),
         index=SAMPLE.shard_index,
+        skipped=SAMPLE.shard_skipped,
         sharding=SAMPLE.sharding,
     log:
         log_of("shard", "sample"),

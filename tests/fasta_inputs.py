@@ -10,6 +10,7 @@ from tests.fasta_oracle import Options
 
 residues = st.text("ACDEFGHIKLMNPQRSTVWYXBUZO", max_size=14).map(str.encode)
 odd_letters = st.sampled_from(
+    b"NA|XXXXX|ACGTTGCATTGACCAGTTACGATGCA|"
     b"*|**|j|J*|mkv|-|.|1| |\t| MK|MK \t|\0|\x1b|\xc3\xa9|\xff|>|;|MK>V|\x0b|\x85|\r"
     b"|Met|LysThr|MK:MK|\xe2\x80\x93|\xef\xbb\xbf>b|no data|1 mk mk|//|MK\xe2\x80".split(b"|")
 )
@@ -153,4 +154,5 @@ all_options = st.builds(
     long_sequences=st.sampled_from(["truncate"] * 6 + ["window", "full", "error"]),
     empty_sequences=st.sampled_from(["skip", "skip", "skip", "error"]),
     deduplicate=st.booleans(),
+    ids=st.sampled_from(["first_word", "first_word", "header"]),
 )

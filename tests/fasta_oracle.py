@@ -31,10 +31,11 @@ class Options:
     long_sequences: str
     empty_sequences: str
     deduplicate: bool
+    ids: str
 
     def typed(self) -> ShardOptions:
         length = LengthPolicy(self.max_length, self.long_sequences, window_overlap=1)
-        return ShardOptions(length, self.empty_sequences, self.deduplicate)
+        return ShardOptions(length, self.empty_sequences, self.deduplicate, self.ids)
 
 
 def content_of(data: bytes) -> bytes:
@@ -66,7 +67,7 @@ def lines_of(content: bytes) -> list[bytes]:
     return lines
 
 
-def records_of(lines: list[bytes]) -> list[tuple[str, str, bytes, list[str]]]:
+def records_of(lines: list[bytes], ids: str) -> list[tuple[str, str, bytes, list[str]]]:
     """Return id, description, sequence and flags of every record, empty ones included."""
     records: list[tuple[bytes, list[bytes]]] = []
     for line in lines:
@@ -78,10 +79,10 @@ def records_of(lines: list[bytes]) -> list[tuple[str, str, bytes, list[str]]]:
             raise Refused
     if not records:
         raise Refused
-    return [record_of(header, b"".join(parts)) for header, parts in records]
+    return [record_of(header, b"".join(parts), ids) for header, parts in records]
 
 
-def record_of(header: bytes, letters: bytes) -> tuple[str, str, bytes, list[str]]:
+def record_of(header: bytes, letters: bytes, ids: str) -> tuple[str, str, bytes, list[str]]:
     flags = []
     try:
         text = header.decode("utf-8")
@@ -91,6 +92,8 @@ def record_of(header: bytes, letters: bytes) -> tuple[str, str, bytes, list[str]
     identifier, _, description = re.fullmatch("([^ \t]*)([ \t]?)(.*)", text, re.DOTALL).groups()
     if not identifier:
         raise Refused
+    if ids == "header":
+        identifier, description = text.rstrip(" \t"), ""
     sequence = []
     triples = [letters[i : i + 3].decode("latin-1") for i in range(0, len(letters), 3)]
     if len(triples) > 1 and set(triples) <= set(THREE_LETTERS.split()):
@@ -109,13 +112,33 @@ def record_of(header: bytes, letters: bytes) -> tuple[str, str, bytes, list[str]
     return identifier, description, "".join(sequence).encode(), flags
 
 
+def doubts_of(sequence: str) -> list[str]:
+    flags = []
+    spelled = "na|nan|nil|none|null|empty|missing|nodata|nosequence|(sequence)?unavailable"
+    if re.fullmatch(f"{spelled}|notavailable|undefined|unknown", sequence.lower()):
+        flags.append("missing_value")
+    known = sequence.replace("X", "")
+    bases = sum(letter in "ACGTUN" for letter in known)
+    codes = all(letter in "ACGTURYSWKMBDHVN" for letter in known)
+    kinds = len(set(known.replace("U", "T")) & set("ACGT"))
+    several = kinds > 2 or set(known) == {"N"}
+    if len(known) >= 20 and codes and bases / len(known) >= 0.8 and several:
+        flags.append("nucleotide_like")
+    if not known:
+        flags.append("unknown_only")
+    elif len(known) < len(sequence) / 2:
+        flags.append("mostly_unknown")
+    return flags
+
+
 def expected(files: list[bytes], options: Options) -> list[dict]:
     """Return the rows of the index, and each row's sequence."""
     rows: list[dict] = []
     first_row: dict[bytes, int] = {}
     sequence_of: dict[str, bytes] = {}
-    for data in files:
-        for identifier, description, sequence, flags in records_of(lines_of(content_of(data))):
+    for file, data in enumerate(files, 1):
+        records = records_of(lines_of(content_of(data)), options.ids)
+        for number, (identifier, description, sequence, flags) in enumerate(records, 1):
             if not sequence:
                 if options.empty_sequences == "error":
                     raise Refused
@@ -125,6 +148,7 @@ def expected(files: list[bytes], options: Options) -> list[dict]:
                 raise Refused
             if sequence_of.setdefault(identifier, sequence) != sequence:
                 raise Refused
+            flags = [*flags, *doubts_of(sequence.decode())]
             if long and options.long_sequences in ("truncate", "window"):
                 flags = [
                     *flags,
@@ -137,6 +161,8 @@ def expected(files: list[bytes], options: Options) -> list[dict]:
                     "row": len(rows),
                     "id": identifier,
                     "description": description,
+                    "file": file,
+                    "record": number,
                     "length": len(sequence),
                     "embedded_length": options.max_length if cut else len(sequence),
                     "sha256": hashlib.sha256(sequence).hexdigest(),

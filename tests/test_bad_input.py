@@ -27,7 +27,7 @@ BAD_FASTA = {
     "half a character": (">a\nMK\u2013V\n", ["line 2", "U+2013 EN DASH", "residue 3"]),
     "GFF3": ("##gff-version 3\n##FASTA\n>a\nACGT\n", ["line 1", "GFF3", "gffread"]),
     "same id": (">a\nMKV\n>a\nACD\n", ["'a'", "record", "unique"]),
-    "no residues": (">a\nMKV\n>b\n\n", ["record 2", "'b'", "empty_sequences"]),
+    "no residues": (">a\nMKV\n>b\n\n", ["record 2", "'b'", "line 3", "empty_sequences"]),
 }
 
 
@@ -165,7 +165,7 @@ def test_the_command_writes_what_the_workflow_writes(tmp_path, good, capsys):
         path.name
         for path in [
             *paths.arrays(["mean"]),
-            *(paths.index, paths.manifest, paths.metrics, paths.packing),
+            *(paths.index, paths.skipped, paths.manifest, paths.metrics, paths.packing),
             *(paths.throughput, paths.verification, paths.report),
         ]
     }

@@ -54,7 +54,7 @@ class Step(NamedTuple):
 STEPS = {
     "merge": Step(
         lambda paths: merge_shards(paths, 1, OUTPUTS),
-        lambda paths: [*paths.arrays(OUTPUTS), paths.index, paths.merging],
+        lambda paths: [*paths.arrays(OUTPUTS), paths.index, paths.skipped, paths.merging],
     ),
     "first": Step(lambda p: _reference(p, FIRST), lambda p: p.reference_files(FIRST)),
     "rest": Step(lambda p: _reference(p, REST), lambda p: p.reference_files(REST)),
@@ -70,6 +70,7 @@ STEPS = {
 READERS = {
     "sharding": ["first", "rest", "merge", "verify", "metrics", "report"],
     "shard_index": ["first", "rest", "merge", "metrics", "report"],
+    "shard_skipped": ["merge"],
     "shard_fai": ["first", "rest", "metrics"],
     "shard_fasta": ["rest"],  # the first part reads four records, each with its digest
     "facts first": ["rest", "verify"],
@@ -87,6 +88,7 @@ READERS = {
     "residue": ["manifest"],
     "residue_offsets": ["manifest"],
     "index": ["manifest"],
+    "skipped": ["manifest"],
     "verification": ["report", "manifest"],
     "metrics": ["report", "manifest"],
     "packing": ["manifest"],

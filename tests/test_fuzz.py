@@ -30,7 +30,7 @@ def shard_and_compare(folder: Path, contents: list[bytes], options: Options, blo
         rows = expected(contents, options)
     except Refused:
         rows = None
-    compare_reader(files, contents, block)
+    compare_reader(files, contents, block, options.ids)
     paths = Paths(folder / "out")
     try:
         summary = write_shards(files, paths, options.typed(), shards=options.shards, width=64)
@@ -46,18 +46,20 @@ def shard_and_compare(folder: Path, contents: list[bytes], options: Options, blo
     return "embedded" if len(rows) == summary["unique"] else "embedded, with duplicates"
 
 
-def compare_reader(paths: list[Path], contents: list[bytes], block: int) -> None:
+def compare_reader(paths: list[Path], contents: list[bytes], block: int, ids: str) -> None:
     """The reader alone, with blocks so small that every boundary falls everywhere."""
     for path, content in zip(paths, contents, strict=True):
         if len(content) > 10_000:
             continue
         try:
-            wanted = [(*r[:3], tuple(r[3])) for r in records_of(lines_of(content_of(content)))]
+            found = records_of(lines_of(content_of(content)), ids)
+            wanted = [(*r[:3], tuple(r[3])) for r in found]
         except Refused:
             with pytest.raises(UserError):
-                list(read_blocks(path, block))
+                list(read_blocks(path, block, ids=ids))
         else:
-            assert [tuple(r) for records in read_blocks(path, block) for r in records] == wanted
+            blocks = read_blocks(path, block, ids=ids)
+            assert [tuple(r) for records in blocks for r in records] == wanted
 
 
 def compare_outputs(paths: Paths, summary: dict, rows: list[dict], options: Options) -> None:
@@ -70,7 +72,9 @@ def compare_outputs(paths: Paths, summary: dict, rows: list[dict], options: Opti
     assert summary["residues"] == sum(row["length"] for row in rows)
     flags = Counter(flag for row in rows for flag in row["flags"].split(",") if flag)
     assert summary["flags"] == flags
-    kept = {paths.shard_index, paths.sharding}
+    skipped = paths.shard_skipped.read_text().splitlines()[1:]
+    assert len(skipped) == summary["skipped_empty"]
+    kept = {paths.shard_index, paths.shard_skipped, paths.sharding}
     kept |= {path for k in range(options.shards) for path in paths.shard_files(k)}
     assert {path for path in paths.root.rglob("*") if path.is_file()} == kept
     assert not any(not warning.isprintable() for warning in summary["warnings"])

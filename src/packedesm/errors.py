@@ -1,8 +1,12 @@
 """The exceptions whose text is meant for the user, and how foreign text is shown in a line."""
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
+
+SHOWN = 10
+"""How many examples a message names."""
 
 # Controls (they move cursors and end lines), formats (they reorder text), halves of characters
 # that UTF-8 cannot write, and two further line ends.
@@ -71,6 +75,12 @@ def quote_path(path: object) -> str:
 def quote(text: str, width: int = 60) -> str:
     """Return `text` for one line of a message: in quotes, escaped, and cut to `width`."""
     return repr(text if len(text) <= width else text[: width - 1] + "…")
+
+
+def listed(items: Iterable[str], count: int) -> str:
+    """Return the first ten of `count` items, as they are, for one line of a message."""
+    shown = ", ".join(islice(items, SHOWN))
+    return shown if count <= SHOWN else f"{shown}, …"
 
 
 def first_line(error: Exception) -> str:

@@ -128,6 +128,7 @@ class ShardOptions(_Options):
     length: LengthPolicy
     empty_sequences: str  # "error", or "skip": no row for records without residues
     deduplicate: bool  # only the first of identical sequences is embedded
+    ids: str  # "first_word" of the header, or all of the "header"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ class Paths:
         self.root = Path(root)
         self.work = self.root / WORK
         self.index = self.root / "index.parquet"
+        self.skipped = self.root / "skipped.tsv"
         self.manifest = self.root / "manifest.json"
         self.metrics = self.root / "metrics.json"
         self.packing = self.root / "packing.tsv"
@@ -37,6 +38,7 @@ class Paths:
         self.merging = self.work / "merging.json"
         self.reporting = self.work / "reporting.json"
         self.shard_index = self.work / "index.parquet"
+        self.shard_skipped = self.work / "skipped.tsv"
 
     @classmethod
     def of(cls, path: str | Path) -> Paths:
@@ -56,13 +58,13 @@ class Paths:
 
     def results(self) -> list[Path]:
         """Return every file that results may hold, whatever they were asked for."""
-        tables = [self.index, self.metrics, self.packing, self.throughput, self.verification]
-        return [*self.arrays(OUTPUTS), *tables, self.report, self.manifest]
+        tables = [self.index, self.skipped, self.metrics, self.packing, self.throughput]
+        return [*self.arrays(OUTPUTS), *tables, self.verification, self.report, self.manifest]
 
     def work_names(self) -> set[str]:
         """Return the names that files and folders in the folder of work may have."""
         records = [self.lock, self.request, self.checkpoint, self.sharding, self.merging]
-        files = [*records, self.reporting, self.shard_index]
+        files = [*records, self.reporting, self.shard_index, self.shard_skipped]
         return {path.name for path in files} | {
             *("shards", "staging", "reference", "choices", "state", "embeddings", "locks")
         }

@@ -9,7 +9,11 @@ from packedesm.embedding import job
 from packedesm.embedding.record import ShardRun
 from packedesm.esm2.model import PackedESM2
 from packedesm.options import EmbedOptions, JobOptions
+from packedesm.packing.dataset import SequenceDataset
+from packedesm.paths import Paths
+from packedesm.sequences.shards import write_shards
 from tests.jobs import Sample
+from tests.typed import policy, shard_options
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -53,3 +57,12 @@ def test_the_model_in_half_precision_is_gone_before_that_in_float32_is_loaded(sa
     assert there == [before]
     assert run.float32_rows == tuple(range(run.records))
     assert ShardRun.read(sample.paths.shard_run(0)) == run
+
+
+def test_a_record_is_called_by_its_number_in_the_input(tmp_path):
+    fasta = tmp_path / "in.fasta"
+    fasta.write_text(">empty\n>p q\nMKV\n")
+    paths = Paths(tmp_path / "sample")
+    write_shards([fasta], paths, shard_options(empty_sequences="skip"), shards=1, width=64)
+    dataset = SequenceDataset(paths.shard_fasta(0), policy())
+    assert job.record_name(paths, dataset, 0) == "record 2 ('p')"

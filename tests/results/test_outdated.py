@@ -51,6 +51,7 @@ def test_what_is_asked_for_again_is_not_outdated(run):
         ({"verify": {"sequences": 5}}, {"verification.json"}),
         ({"dtype": "bfloat16"}, {"embeddings/0/run.json", "embeddings/1/run.json"}),
         ({"deduplicate": False}, {"sharding.json"}),
+        ({"ids": "header"}, {"sharding.json"}),
         ({"workers": 1}, set()),
     ],
 )

@@ -6,7 +6,7 @@ from tests.rules.conftest import RECORDS
 
 def test_shards_are_joined_in_input_order_with_duplicates_filled_in(run_rule):
     sample = "results/sixty"
-    names = ("mean.npy", "residue.npy", "residue_offsets.npy", "index.parquet")
+    names = ("mean.npy", "residue.npy", "residue_offsets.npy", "index.parquet", "skipped.tsv")
     paths = run_rule("merge", *(f"{sample}/{name}" for name in names))
     index = pd.read_parquet(paths.index)
     mean = np.load(paths.vectors("mean"))

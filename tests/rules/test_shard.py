@@ -7,11 +7,12 @@ from packedesm.files import read_json
 from packedesm.sequences.fasta import read_records
 
 WORK = "results/sixty/.work"
+RECORDS = ("index.parquet", "skipped.tsv", "sharding.json")
 
 
 def test_shards_and_index_hold_the_input(run_rule, sixty):
     made = [f"{WORK}/shards/{k}.fasta{end}" for k in (0, 1) for end in ("", ".fai")]
-    paths = run_rule("shard", *made, f"{WORK}/index.parquet", f"{WORK}/sharding.json")
+    paths = run_rule("shard", *made, *(f"{WORK}/{name}" for name in RECORDS))
     index = pd.read_parquet(paths.shard_index)
     records = list(read_records(sixty))
     assert index["id"].tolist() == [record.id for record in records]

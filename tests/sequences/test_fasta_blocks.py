@@ -125,3 +125,18 @@ def test_who_watches_sees_the_bytes_of_the_file_once(tmp_path, compress, block_s
     for _ in read_blocks(path, block_size, seen.extend):
         pass
     assert seen == path.read_bytes()
+
+
+@pytest.mark.parametrize("block_size", [1, 7, 1 << 20])
+def test_records_keep_the_line_of_their_header(tmp_path, block_size):
+    path = tmp_path / "in.fasta"
+    path.write_bytes(b"\n>a\nMK\nVL\n\n>b\n>c\r\nAC\n>d\nWW")
+    lines = [(block.ids, block.lines.tolist()) for block in read_blocks(path, block_size)]
+    assert [pair for ids, at in lines for pair in zip(ids, at, strict=True)] == [
+        ("a", 2),
+        ("b", 6),
+        ("c", 7),
+        ("d", 9),
+    ]
+    kept = [block.select(block.sequences) for block in read_blocks(path, block_size)]
+    assert [line for block in kept for line in block.lines.tolist()] == [2, 7, 9]

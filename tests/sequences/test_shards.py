@@ -116,6 +116,8 @@ def test_the_index_has_the_types_that_readers_rely_on(write):
         "row": "int64",
         "id": "string",
         "description": "string",
+        "file": "int32",
+        "record": "int64",
         "length": "int32",
         "embedded_length": "int32",
         "sha256": "string",
@@ -280,12 +282,12 @@ def test_a_repeated_record_is_kept_with_a_warning(write, caplog):
         ([b"hello\n"], {}, ["a.fasta", "not FASTA"]),
         ([b">a\nMK\n>b\nM1K\n"], {}, ["a.fasta", "record 2 'b'", "'1'", "residue 2 "]),
         ([b">a\nMK\n", b">b\nM-K\n"], {}, ["b.fasta", "record 1 'b'", "'-'"]),
-        ([b">a\nMK\n>b\n>c\nAC\n"], {}, ["a.fasta", "record 2 'b'", "no residues"]),
+        ([b">a\nMK\n>b\n>c\nAC\n"], {}, ["a.fasta", "record 2 'b' (line 3)", "no residues"]),
         ([b">a\n>b\n"], {"empty_sequences": "skip"}, ["a.fasta", "no record has residues"]),
         (
             [b">a\nMK\n>b\nMKVLA\n"],
             {"long_sequences": "error", "max_length": 4},
-            ["a.fasta", "record 2 'b'", "5 residues", "max_length (4)"],
+            ["a.fasta", "record 2 'b' (line 3)", "5 residues", "max_length (4)"],
         ),
         (
             [b">a\nMK\n"],
@@ -356,7 +358,7 @@ def test_only_the_declared_files_remain(write):
     leftover.mkdir()
     (leftover / "records.fasta").write_text("of a run that was killed")
     paths, _ = write(b">a\nMK\n>b\nAC\n", shards=2)
-    declared = [paths.shard_index, paths.sharding]
+    declared = [paths.shard_index, paths.shard_skipped, paths.sharding]
     for shard in range(2):
         declared += paths.shard_files(shard)
     assert files_below(paths.root) == sorted(declared)

@@ -214,11 +214,11 @@ class _FromFeed:
 
 
 def record_name(paths: Paths, dataset: SequenceDataset, place: int) -> str:
-    """Return what the user calls a record of the shard: its id and its place in the input."""
+    """Return what the user calls a record of the shard: its id and its number in its file."""
     row = int(dataset.rows[place])
     with reading_sharded(paths, paths.shard_index):
         (found,) = read_rows(paths.shard_index, np.array([row]))
-    return f"record {row + 1} ({quote(found['id'])})"
+    return f"record {found['record']} ({quote(found['id'])})"
 
 
 def _say(

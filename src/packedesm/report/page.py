@@ -23,18 +23,10 @@ from packedesm.files import (
 )
 from packedesm.paths import Paths
 from packedesm.report import plots
+from packedesm.sequences.flags import FLAGS
 from packedesm.sequences.index import length_counts
 from packedesm.sequences.summary import reading_sharded
 
-FLAGS = {
-    "upper_cased": "Lower-case letters were read as upper case.",
-    "stop_removed": "One * at the end (a stop codon) was dropped.",
-    "stop_replaced": "A * inside the sequence was read as X (unknown residue).",
-    "j_replaced": "J (leucine or isoleucine), which ESM-2 does not know, was read as X.",
-    "header_latin1": "The header is not UTF-8 and was read as Latin-1.",
-    "truncated": "Longer than the limit: only the first residues, up to the limit, were embedded.",
-    "windowed": "Longer than the limit: embedded in overlapping windows that were averaged.",
-}
 OUTPUTS = {
     "mean": "the mean over the residues of each protein",
     "cls": "the vector of the <cls> token that starts each protein",
@@ -43,6 +35,7 @@ OUTPUTS = {
 }
 FILES = {
     "index.parquet": "one line per protein, in the same order: id, description, length, flags",
+    "skipped.tsv": "records without residues, which have no line in the index",
     "manifest.json": "model, checkpoint digest, shapes, versions; written last, so a folder that"
     " has it is complete",
     "verification.json": "each verified protein and how far it was from the reference",
@@ -123,7 +116,7 @@ def _timelines(runs: list[dict], packs: list[dict]) -> list[tuple[float, np.ndar
 
 def _flags(counts: dict[str, int]) -> list[dict[str, Any]]:
     return [
-        {"name": name, "records": count, "meaning": FLAGS.get(name, "")}
+        {"name": name, "records": count, "meaning": FLAGS[name].meaning}
         for name, count in counts.items()
         if count
     ]

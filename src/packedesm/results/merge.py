@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
@@ -37,9 +38,9 @@ class _Places(NamedTuple):
 def merge_shards(paths: Paths, shards: int, outputs: Sequence[str]) -> None:
     """Concatenate the shards' arrays in input order, one row per input record.
 
-    Records that duplicate an earlier one receive its vectors. Arrays and index are written to
-    `paths`, and appear when all that they were made from has been read as it was written; their
-    digests stand in `paths.merging`.
+    Records that duplicate an earlier one receive its vectors. Arrays, index and the table of
+    skipped records are written to `paths`, and appear when all that they were made from has been
+    read as it was written; their digests stand in `paths.merging`.
 
     Raises
     ------
@@ -71,6 +72,10 @@ def merge_shards(paths: Paths, shards: int, outputs: Sequence[str]) -> None:
             index = new(paths.index)
             write_flagged(index, paths.shard_index, [n for run in runs for n in run.float32_rows])
             digests[paths.index.name] = file_digest(index)
+        with reading_sharded(paths, paths.shard_skipped, summary=summary):
+            skipped = new(paths.skipped)
+            shutil.copyfile(paths.shard_skipped, skipped)
+            digests[paths.skipped.name] = file_digest(skipped)
         _retire(paths, outputs)
     made_from = [run.record_sha256 for run in runs]
     write_record(paths.merging, {"sha256": digests, "made_from": made_from})

@@ -39,18 +39,29 @@ class Results:
 
     @cached_property
     def index(self) -> pd.DataFrame:
-        """One line per record, in input order: ``row``, ``id``, ``length``, ``flags`` …"""
+        """One line per record, in input order: ``row``, ``id``, ``length``, ``flags`` …
+
+        ``duplicate_of`` is ``Int64``, with ``<NA>`` where a row has a vector of its own.
+        """
         import pandas as pd  # here: every job and command imports this file, and few need a table
 
-        return pd.read_parquet(self._paths.index)
+        from packedesm.sequences.index import NULLABLE
+
+        index = pd.read_parquet(self._paths.index)
+        # Results of early versions do not tell pandas so.
+        return index.astype({"duplicate_of": NULLABLE})
 
     @property
     def ids(self) -> list[str]:
         """The records' ids, in input order."""
         return self.index["id"].tolist()
 
-    def array(self, output: str = "mean") -> np.ndarray:
+    def array(self, output: str = "mean", *, copy: bool = False) -> np.ndarray:
         """Return one output's (N, D) array, a row per record; ``residue`` is (sum of lengths, D).
+
+        The array is a read-only memory map of the file, in its number format (float32 or float16).
+        Code that writes into it from outside Python, such as ``faiss.normalize_L2``, ends the
+        process. `copy` reads it into memory as writable float32 in C order.
 
         Raises
         ------
@@ -61,7 +72,8 @@ class Results:
         if path.name not in self.manifest["arrays"]:
             made = ", ".join(self.manifest["arrays"])
             raise UserError(f"{self._paths.root}: has no {path.name}; it holds {made}")
-        return np.load(path, mmap_mode="r")
+        array = np.load(path, mmap_mode="r")
+        return np.array(array, dtype=np.float32, order="C") if copy else array
 
     def row(self, record_id: str) -> int:
         """Return the row of the first record with this id; KeyError if there is none."""

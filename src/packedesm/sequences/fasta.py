@@ -23,9 +23,6 @@ from packedesm.sequences.pieces import (
     read_pieces,
 )
 
-FLAGS = ("header_latin1", "upper_cased", "stop_removed", "stop_replaced", "j_replaced")
-"""What may be changed in a record on reading, by the name that `Record.flags` carries."""
-
 BLOCK_SIZE = 1 << 20  # decompressed bytes; 8 MiB was a fifth slower, out of the cache
 
 _TO_X = bytes.maketrans(b"*J", b"XX")
@@ -37,13 +34,14 @@ class Record(NamedTuple):
     Attributes
     ----------
     id
-        The header up to its first space or tab.
+        The header up to its first space or tab; where headers are ids, all of it but blanks at
+        its end.
     description
-        All of the header after that one space or tab, unchanged.
+        All of the header after that one space or tab, unchanged; empty where headers are ids.
     sequence
         Upper-case residue letters that ESM-2 knows; may be empty.
     flags
-        Names from `FLAGS` for what was changed, in that order.
+        Names from `packedesm.sequences.flags.FLAGS` for what was changed.
     """
 
     id: str
@@ -54,12 +52,16 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Consecutive records, each attribute of all of them in one list; iterable as `Record`."""
+    """Consecutive records, each attribute of all of them in one list; iterable as `Record`.
+
+    Besides: `lines`, int64 (N,), on which their headers stand in the file, from 1.
+    """
 
     ids: list[str]
     descriptions: list[str]
     sequences: list[bytes]
     flags: list[tuple[str, ...]]
+    lines: np.ndarray
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -69,7 +71,11 @@ class Block:
 
     def select(self, wanted: list) -> "Block":
         """Return the records for which `wanted`, one value each, is true."""
-        return Block(*(list(compress(column, wanted)) for column in self._columns()))
+        ids, descriptions, sequences, flags = (
+            list(compress(column, wanted)) for column in self._columns()
+        )
+        lines = self.lines[np.fromiter(map(bool, wanted), bool, len(wanted))]
+        return Block(ids, descriptions, sequences, flags, lines)
 
     def _columns(self) -> tuple[list, ...]:
         return self.ids, self.descriptions, self.sequences, self.flags
@@ -96,10 +102,13 @@ def read_blocks(
     path: Path,
     block_size: int = BLOCK_SIZE,
     on_read: Callable[[memoryview], object] = len,
+    *,
+    ids: str = "first_word",
 ) -> Iterator[Block]:
     """Yield the same records as `read_records` in blocks, about one per `block_size` bytes.
 
-    `on_read` is given the bytes of the file, as they lie on disk, when they have been read.
+    `on_read` is given the bytes of the file, as they lie on disk, when they have been read. `ids`
+    is ``first_word``, or ``header``: the whole header is the id.
     """
     path = Path(path)
     records_before, line = 0, 1
@@ -116,7 +125,7 @@ def read_blocks(
             lines = int(np.count_nonzero(np.frombuffer(piece, np.uint8) == ord("\n")))
             headers, bodies, above = _split(piece)
             del piece  # it may be one long record, and is not to be held twice
-            block = _parse(headers, bodies, path, records_before, line + above)
+            block = _parse(headers, bodies, path, records_before, line + above, ids)
             del bodies
             yield block
             records_before += len(block)
@@ -137,17 +146,23 @@ def _leading_blank_lines(piece: bytes) -> bytes:
 
 
 def _parse(
-    headers: list[bytes], bodies: list[bytes], path: Path, records_before: int, lines: np.ndarray
+    headers: list[bytes],
+    bodies: list[bytes],
+    path: Path,
+    records_before: int,
+    lines: np.ndarray,
+    ids: str,
 ) -> Block:
     """Return the records of a piece, whose headers stand on `lines` (1-based) of the file."""
     try:
-        return _block(headers, bodies)
+        return _block(headers, bodies, lines, ids)
     except ValueError:
         for i, header in enumerate(headers):
             try:
-                _block([header], [bodies[i]])
+                _block([header], [bodies[i]], lines[[i]], ids)
             except ValueError as error:
-                name = quote(re.split("[ \t]", header.decode(errors="backslashreplace"))[0])
+                text = header.decode(errors="backslashreplace")
+                name = quote(text if ids == "header" else re.split("[ \t]", text)[0])
                 place = f"record {records_before + i + 1} {name} (line {lines[i]})"
                 reason = str(error) or explain(header, bodies[i], int(lines[i]))
                 raise UserError(f"{path}: {place}: {reason}") from None
@@ -172,26 +187,31 @@ def _split(piece: bytes) -> tuple[list[bytes], list[bytes], np.ndarray]:
     return headers, bodies, lines
 
 
-def _block(headers: list[bytes], bodies: list[bytes]) -> Block:
+def _block(headers: list[bytes], bodies: list[bytes], lines: np.ndarray, ids: str) -> Block:
     """Return records from what `_split` found; ValueError if something is wrong in one of them.
 
     What takes long is done to all records at once, and one by one only where that finds something.
     """
-    ids, descriptions, flags = _parse_headers(headers)
+    names, descriptions, flags = _parse_headers(headers, whole=ids == "header")
     sequences = [body.replace(b"\n", b"") for body in bodies]
     if b"".join(sequences).translate(None, RESIDUES):
         for i, sequence in enumerate(sequences):
             if sequence.translate(None, RESIDUES):
                 if any(blank in sequence for blank in BLANKS):
-                    lines = bodies[i].split(b"\n")
-                    sequence = b"".join([line.strip(BLANKS) for line in lines])
+                    parts = bodies[i].split(b"\n")
+                    sequence = b"".join([part.strip(BLANKS) for part in parts])
                 sequences[i], changes = _normalise(sequence)
                 flags[i] += changes
-    return Block(ids, descriptions, sequences, flags)
+    return Block(names, descriptions, sequences, flags, lines)
 
 
-def _parse_headers(headers: list[bytes]) -> tuple[list[str], list[str], list[tuple[str, ...]]]:
-    """Return ids, descriptions and flags of header lines without their ``>``."""
+def _parse_headers(
+    headers: list[bytes], *, whole: bool
+) -> tuple[list[str], list[str], list[tuple[str, ...]]]:
+    """Return ids, descriptions and flags of header lines without their ``>``.
+
+    `whole` makes ids of all of a header but blanks at its end.
+    """
     joined = b"\n".join(headers)
     no_flags: tuple[str, ...] = ()
     try:
@@ -209,6 +229,8 @@ def _parse_headers(headers: list[bytes]) -> tuple[list[str], list[str], list[tup
     ids = [part[0] for part in parts]
     if not all(ids):
         raise ValueError("the header has no id; write one directly after '>'")
+    if whole:
+        return [text.rstrip(BLANKS.decode()) for text in texts], [""] * len(texts), flags
     return ids, [part[2] for part in parts], flags
 
 

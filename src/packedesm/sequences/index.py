@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,12 +21,17 @@ FLOAT32 = "float32"
 LONG_FLAGS = {"truncate": "truncated", "window": "windowed"}
 """The flag of a record longer than ``max_length``, by the choice for long sequences."""
 
+NULLABLE = "Int64"
+"""The type of ``duplicate_of`` in pandas: whole numbers, or ``<NA>``."""
+
 # What is known of a record when it is read; `duplicate_of` only when all have been.
 READ_SCHEMA = pa.schema(
     {
         "row": pa.int64(),
         "id": pa.string(),
         "description": pa.string(),
+        "file": pa.int32(),
+        "record": pa.int64(),
         "length": pa.int32(),
         "embedded_length": pa.int32(),
         "sha256": pa.string(),
@@ -33,7 +39,25 @@ READ_SCHEMA = pa.schema(
     }
 )
 _DUPLICATE_PLACE = READ_SCHEMA.get_field_index("flags")
-SCHEMA = READ_SCHEMA.insert(_DUPLICATE_PLACE, pa.field("duplicate_of", pa.int64()))
+_DUPLICATE_OF = pa.field("duplicate_of", pa.int64())
+# What pandas itself would write: without it, pandas makes floats of a column with nulls.
+_FOR_PANDAS = {
+    "index_columns": [],
+    "column_indexes": [],
+    "columns": [
+        {
+            "name": _DUPLICATE_OF.name,
+            "field_name": _DUPLICATE_OF.name,
+            "pandas_type": "int64",
+            "numpy_type": NULLABLE,
+            "metadata": None,
+        }
+    ],
+    "pandas_version": "2.0.0",
+}
+SCHEMA = READ_SCHEMA.insert(_DUPLICATE_PLACE, _DUPLICATE_OF).with_metadata(
+    {"pandas": json.dumps(_FOR_PANDAS)}
+)
 
 
 def write_index(path: Path, tables: Iterable[pa.Table], duplicate_of: np.ndarray) -> None:

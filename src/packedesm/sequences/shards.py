@@ -9,21 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from packedesm.errors import UserError, plural, quote
-from packedesm.files import atomic_path, explained
+from packedesm.errors import SHOWN, UserError, listed, plural, printable, quote
+from packedesm.files import atomic_path, explained, write_table
 from packedesm.options import ShardOptions
 from packedesm.paths import Paths
+from packedesm.sequences.arrow import numbers
 from packedesm.sequences.faidx import Faidx, write_faidx
 from packedesm.sequences.index import write_index
 from packedesm.sequences.partition import duplicates, first_occurrences, partition
-from packedesm.sequences.staging import Staging, read_digests, stage_records
+from packedesm.sequences.staging import Input, Staging, read_digests, stage_records
 from packedesm.sequences.summary import write_summary
 
 logger = logging.getLogger(__name__)
 
+SKIPPED_COLUMNS = ("path", "record", "line", "id", "reason")
+
 _ROW_GROUP = 1 << 18
 _COPY_BYTES = 1 << 18
-_SHOWN = 10  # examples in a message
+_NO_RESIDUES = "no residues"
 
 
 def write_shards(
@@ -32,10 +35,10 @@ def write_shards(
     """Read the input once; write the index of its records and the shards to embed.
 
     Shard k is `paths.shard_fasta`, a line ``>ROW`` and one line of sequence per record, its faidx
-    index, and digests of its sequences; `paths.shard_index` has a line per row; `paths.sharding`
-    is written last. A row is the 0-based position among the records that are kept. A shard may be
-    empty. Memory grows by about 150 bytes a record; temporary files need as much room again in
-    `paths.work`.
+    index, and digests of its sequences; `paths.shard_index` has a line per row, and
+    `paths.shard_skipped` one per record without a row; `paths.sharding` is written last. A row is
+    the 0-based position among the records that are kept. A shard may be empty. Memory grows by
+    about 150 bytes a record; temporary files need as much room again in `paths.work`.
 
     Parameters
     ----------
@@ -70,6 +73,7 @@ def write_shards(
         for shard in range(shards):
             writer.write(paths, shard, plan.shard_rows(shard))
         write_index(paths.shard_index, staging.read_groups(_ROW_GROUP), duplicate_of)
+        _write_skipped(paths.shard_skipped, staging.inputs)
     summary = write_summary(paths, staging, plan, options, repeats)
     _say(summary)
     return summary
@@ -99,17 +103,44 @@ def _check_ids(staging: Staging, first_sequence: np.ndarray) -> int:
     conflicts = repeated[first_sequence[repeated] != first_sequence[first_id[repeated]]]
     if not len(conflicts):
         return len(repeated)
-    ids = staging.read_table()["id"]
-    examples = ", ".join(
-        f"{quote(ids[row].as_py())} ({staging.locate(int(first_id[row]), row)})"
-        for row in conflicts[:_SHOWN].tolist()
-    )
+    pairs = _pairs(staging, first_id[conflicts[:SHOWN]], conflicts[:SHOWN])
+    examples = [f"{quote(pair[1]['id'])} ({staging.locate(*pair)})" for pair in pairs]
     where = f"{staging.inputs[0].path}: " if len(staging.inputs) == 1 else ""
+    advice = "make the ids unique"
+    if any(first["description"] != second["description"] for first, second in pairs):
+        advice = (
+            "an id ends at the first blank of its header: make the ids unique, or set ids to "
+            "header, which takes the whole header as the id"
+        )
     raise UserError(
         f"{where}{plural(len(conflicts), 'record')} with the id of an earlier, different sequence: "
-        f"{examples}"
-        f"{', …' if len(conflicts) > _SHOWN else ''}; make the ids unique"
+        f"{listed(examples, len(conflicts))}; {advice}"
     )
+
+
+def _pairs(
+    staging: Staging, first: np.ndarray, second: np.ndarray
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return what is known of the records of some rows, two by two."""
+    table = staging.read_table()
+    left, right = (table.take(numbers(rows)).to_pylist() for rows in (first, second))
+    return list(zip(left, right, strict=True))
+
+
+def _write_skipped(path: Path, inputs: list[Input]) -> None:
+    """Write which records have no row; the head line alone if there are none."""
+    rows = [
+        {
+            "path": printable(str(source.path)),
+            "record": skipped.record,
+            "line": skipped.line,
+            "id": printable(skipped.id),
+            "reason": _NO_RESIDUES,
+        }
+        for source in inputs
+        for skipped in source.skipped
+    ]
+    write_table(path, SKIPPED_COLUMNS, rows)
 
 
 class _ShardWriter:

@@ -14,36 +14,37 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
 
-from packedesm.errors import UserError, quote
+from packedesm.errors import SHOWN, UserError, quote
 from packedesm.options import LengthPolicy, ShardOptions
 from packedesm.progress import Progress
 from packedesm.sequences.arrow import numbers, texts
+from packedesm.sequences.doubts import find_doubts
 from packedesm.sequences.fasta import Block, read_blocks
 from packedesm.sequences.index import LONG_FLAGS, READ_SCHEMA
 
 
+class Skipped(NamedTuple):
+    """A record without a row: its number in its file and the line of its header, both from 1."""
+
+    record: int
+    line: int
+    id: str
+
+
 @dataclass
 class Input:
-    """One input file: what it gave, and where its records stand in the whole input."""
+    """One input file, and what it gave."""
 
     path: Path
     bytes: int
-    first_row: int = 0
-    records: int = 0
-    skipped: list[int] = field(default_factory=list)  # positions of empty records in the file
+    records: int = 0  # that have a row
+    skipped: list[Skipped] = field(default_factory=list)
     digest: Any = field(default_factory=hashlib.sha256)  # of what was read, compressed as it is
-
-    def number(self, row: int) -> int:
-        """Return the 1-based position in the file of the record that became `row`."""
-        position = row - self.first_row
-        for skipped in self.skipped:
-            position += skipped <= position
-        return position + 1
 
 
 def read_digests(path: Path) -> np.ndarray:
@@ -67,6 +68,8 @@ class Staging:
         int64 (N,): residues of every row.
     flags
         How many records carry each flag.
+    examples
+        The ids of the first records with each flag of `packedesm.sequences.doubts`.
     inputs
         One entry per input file.
     """
@@ -77,6 +80,7 @@ class Staging:
     id_digests: Path
     lengths: np.ndarray
     flags: dict[str, int]
+    examples: dict[str, list[str]]
     inputs: list[Input]
 
     def read_table(self) -> pa.Table:
@@ -95,14 +99,12 @@ class Staging:
                     yield pa.Table.from_batches(batches)
                     batches, held = [], 0
 
-    def locate(self, *rows: int) -> str:
-        """Return the record numbers of some rows, each with its file if there are several."""
-        sources = [next(i for i in reversed(self.inputs) if i.first_row <= row) for row in rows]
-        numbers = [source.number(row) for source, row in zip(sources, rows, strict=True)]
+    def locate(self, *records: dict[str, Any]) -> str:
+        """Return the numbers of some lines of `table`, each with its file if there are several."""
         if len(self.inputs) == 1:
-            return "records " + " and ".join(map(str, numbers))
-        places = zip(sources, numbers, strict=True)
-        return " and ".join(f"{source.path} record {number}" for source, number in places)
+            return "records " + " and ".join(str(record["record"]) for record in records)
+        places = [(self.inputs[record["file"] - 1].path, record["record"]) for record in records]
+        return " and ".join(f"{path} record {number}" for path, number in places)
 
 
 def stage_records(fastas: list[Path], folder: Path, options: ShardOptions) -> Staging:
@@ -119,11 +121,12 @@ def stage_records(fastas: list[Path], folder: Path, options: ShardOptions) -> St
         _StagingWriter(folder) as writer,
         Progress("reading", sum(source.bytes for source in inputs), "bytes") as progress,
     ):
-        for source in inputs:
-            source.first_row = writer.rows
-            for block in read_blocks(source.path, on_read=partial(_note, source, progress)):
-                if kept := _keep(block, source, options):
-                    writer.write(_Batch(kept, writer.rows, options.length))
+        for file, source in enumerate(inputs, 1):
+            on_read = partial(_note, source, progress)
+            for block in read_blocks(source.path, on_read=on_read, ids=options.ids):
+                kept, records = _keep(block, source, options)
+                if kept:
+                    writer.write(_Batch(kept, writer.rows, file, records, options.length))
     if writer.rows == 0:
         names = ", ".join(str(source.path) for source in inputs)
         raise UserError(f"{names}: no record has residues; give a FASTA file with sequences")
@@ -148,6 +151,7 @@ class _StagingWriter:
         }
         self._lengths: list[np.ndarray] = []
         self._flags: Counter[str] = Counter()
+        self._examples: dict[str, list[str]] = {}
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -172,13 +176,20 @@ class _StagingWriter:
         self._files["id_digests"].write(_first_halves(ids))
         self._lengths.append(batch.lengths)
         self._flags.update(chain.from_iterable(batch.flags))
+        for index, flag in batch.doubted:
+            named = self._examples.setdefault(flag, [])
+            if len(named) < SHOWN:
+                named.append(batch.ids[index])
         self.rows += len(batch.ids)
 
     def staging(self, inputs: list[Input]) -> Staging:
         """Return all that was written, after the files are closed."""
-        lengths = np.concatenate(self._lengths)
         return Staging(
-            **self._paths, lengths=lengths, flags=dict(sorted(self._flags.items())), inputs=inputs
+            **self._paths,
+            lengths=np.concatenate(self._lengths),
+            flags=dict(sorted(self._flags.items())),
+            examples=self._examples,
+            inputs=inputs,
         )
 
 
@@ -190,16 +201,25 @@ def _size(path: Path) -> int:
 
 
 class _Batch:
-    """The columns of some consecutive records, the first of which is `row`."""
+    """The columns of some consecutive records, the first of which is `row`.
 
-    def __init__(self, block: Block, row: int, policy: LengthPolicy) -> None:
-        self.row = row
+    `records`, int64 (N,), are their numbers in the input that is `file`, both from 1. `doubted` has
+    the position of a record and its flag, for each of `packedesm.sequences.doubts`.
+    """
+
+    def __init__(
+        self, block: Block, row: int, file: int, records: np.ndarray, policy: LengthPolicy
+    ) -> None:
+        self.row, self.file, self.records = row, file, records
         self.ids, self.descriptions = block.ids, block.descriptions
         self.sequences, self.flags = block.sequences, block.flags
         self.lengths = _lengths(block)
         self.embedded_lengths = policy.embedded(self.lengths)
+        self.doubted = find_doubts(self.sequences)
+        for index, flag in self.doubted:
+            self.flags[index] += (flag,)
         if long_flag := LONG_FLAGS.get(policy.long_sequences):
-            for index in np.flatnonzero(self.lengths > policy.max_length):
+            for index in np.flatnonzero(self.lengths > policy.max_length).tolist():
                 self.flags[index] += (long_flag,)
         self.digests = _digests(self.sequences)
 
@@ -211,6 +231,8 @@ class _Batch:
             "row": numbers(np.arange(self.row, self.row + len(self.ids))),
             "id": texts(self.ids),
             "description": texts(self.descriptions),
+            "file": numbers(np.full(len(self.ids), self.file, np.int32)),
+            "record": numbers(self.records),
             "length": numbers(self.lengths.astype(np.int32)),
             "embedded_length": numbers(self.embedded_lengths.astype(np.int32)),
             "sha256": _hexadecimal(self.digests),
@@ -219,26 +241,30 @@ class _Batch:
         return pa.record_batch(columns, schema=READ_SCHEMA)
 
 
-def _keep(block: Block, source: Input, options: ShardOptions) -> Block:
-    """Return the records that get a row, counted in `source`; refuse what the options refuse."""
+def _keep(block: Block, source: Input, options: ShardOptions) -> tuple[Block, np.ndarray]:
+    """Return the records that get a row, and their numbers in the file, int64 (N,), from 1.
+
+    They are counted in `source`; what the options refuse is refused.
+    """
     before = source.records + len(source.skipped)
     policy = options.length
     limit = policy.max_length if policy.long_sequences == "error" else sys.maxsize
     lengths = _lengths(block)
     odd = np.flatnonzero((lengths == 0) | (lengths > limit)).tolist()
     for index in odd:
-        name = f"{source.path}: record {before + index + 1} {quote(block.ids[index])}"
+        record, line, name = before + index + 1, int(block.lines[index]), block.ids[index]
+        where = f"{source.path}: record {record} {quote(name)} (line {line})"
         if lengths[index]:
             raise UserError(
-                f"{name} has {lengths[index]} residues, more than max_length ({limit}); "
+                f"{where} has {lengths[index]} residues, more than max_length ({limit}); "
                 "raise max_length or let long_sequences be truncate or window"
             )
         if options.empty_sequences == "error":
-            raise UserError(f"{name} has no residues; remove it or set empty_sequences to skip")
-        source.skipped.append(before + index)
-    kept = block.select(block.sequences) if odd else block
-    source.records += len(kept)
-    return kept
+            raise UserError(f"{where} has no residues; remove it or set empty_sequences to skip")
+        source.skipped.append(Skipped(record, line, name))
+    source.records += len(block) - len(odd)
+    records = np.arange(before + 1, before + len(block) + 1)
+    return (block.select(block.sequences), records[lengths > 0]) if odd else (block, records)
 
 
 def _lengths(block: Block) -> np.ndarray:

@@ -10,28 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from packedesm.errors import plural
+from packedesm.errors import listed, plural, quote
 from packedesm.files import file_digest, read_record, reading, write_record
 from packedesm.options import ShardOptions
 from packedesm.paths import Paths
+from packedesm.sequences.flags import FLAGS, NUCLEOTIDE_LIKE
 from packedesm.sequences.partition import Partition
 from packedesm.sequences.staging import Staging
 
-_STOP = "a stop (*) inside the sequence, which is embedded as X"
-_J = "J (leucine or isoleucine), which ESM-2 does not know, embedded as X"
-# What is said of one record, and of several, by flag.
-_WARNINGS = {
-    "truncated": (
-        "is longer than {max_length:,} residues and is cut there",
-        "are longer than {max_length:,} residues and are cut there",
-    ),
-    "stop_replaced": (f"holds {_STOP}", f"hold {_STOP}"),
-    "j_replaced": (f"holds {_J}", f"hold {_J}"),
-    "header_latin1": (
-        "has a header that is not UTF-8, read as Latin-1",
-        "have a header that is not UTF-8, read as Latin-1",
-    ),
-}
+_TRANSLATE = (
+    "most records look like DNA or RNA, and ESM-2 reads proteins, so their vectors mean nothing: "
+    "translate them first, for example with `seqkit translate` or EMBOSS transeq, or predict the "
+    "genes of contigs with Prodigal"
+)
 
 
 def write_summary(
@@ -52,13 +43,13 @@ def write_summary(
     embedded = policy.embedded(staging.lengths)
     residues = embedded[plan.rows]
     shards = len(plan.bounds) - 1
-    written = [paths.shard_index]
+    written = [paths.shard_index, paths.shard_skipped]
     for shard in range(shards):
         written += paths.shard_files(shard)
     summary = {
         "records": len(staging.lengths),
         "unique": len(plan.rows),
-        "skipped_empty": sum(len(source.skipped) for source in staging.inputs),
+        "skipped_empty": len(_skipped(staging)),
         "residues": int(staging.lengths.sum()),
         "embedded_residues": int(embedded.sum()),
         "unique_residues": int(residues.sum()),
@@ -74,7 +65,7 @@ def write_summary(
         ],
         "shards": _summarise_shards(plan, residues),
         **options.as_config(),
-        "warnings": _warnings(staging, repeats, policy.max_length),
+        "warnings": _warnings(paths, staging, repeats, policy.max_length),
         "sha256": {_name(paths, path): file_digest(path) for path in written},
     }
     write_record(paths.sharding, summary)
@@ -124,18 +115,29 @@ def _summarise_shards(plan: Partition, residues: np.ndarray) -> list[dict[str, A
     ]
 
 
-def _warnings(staging: Staging, repeats: int, max_length: int) -> list[str]:
+def _warnings(paths: Paths, staging: Staging, repeats: int, max_length: int) -> list[str]:
     """Return one line for each way in which rows differ from what the input says."""
-    of = f"of {plural(len(staging.lengths), 'record')}"
-    warnings = []
-    for flag, (one, several) in _WARNINGS.items():
-        if count := staging.flags.get(flag):
+    records = len(staging.lengths)
+    of = f"of {plural(records, 'record')}"
+    mostly = 2 * staging.flags.get(NUCLEOTIDE_LIKE, 0) > records
+    warnings = [_TRANSLATE] if mostly else []
+    for flag, (_, one, several) in FLAGS.items():
+        if one and (count := staging.flags.get(flag)):
             text = (one if count == 1 else several).format(max_length=max_length)
-            warnings.append(f"{count:,} {of} {text} (flag {flag})")
+            named = listed(map(quote, staging.examples.get(flag, [])), count)
+            warnings.append(f"{count:,} {of} {text} (flag {flag}){named and f': {named}'}")
     if repeats:
         repeat = "repeats" if repeats == 1 else "repeat"
         warnings.append(f"{repeats:,} {of} {repeat} the id and sequence of an earlier one")
-    if skipped := sum(len(source.skipped) for source in staging.inputs):
-        skip = "was skipped and has" if skipped == 1 else "were skipped and have"
-        warnings.append(f"{plural(skipped, 'record')} without residues {skip} no row")
+    if skipped := _skipped(staging):
+        skip = "was skipped and has" if len(skipped) == 1 else "were skipped and have"
+        warnings.append(
+            f"{plural(len(skipped), 'record')} without residues {skip} no row: "
+            f"{listed(map(quote, skipped), len(skipped))} (all are in {paths.skipped.name})"
+        )
     return warnings
+
+
+def _skipped(staging: Staging) -> list[str]:
+    """Return the ids of the records that have no row."""
+    return [skipped.id for source in staging.inputs for skipped in source.skipped]
