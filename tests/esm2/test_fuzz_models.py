@@ -10,8 +10,9 @@ import torch
 
 from packedesm.errors import UserError
 from packedesm.esm2.checkpoints import load_state
-from packedesm.esm2.fair_esm import load_archive, write_random_checkpoint
+from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.geometry import Geometry
+from packedesm.esm2.tensor_files import load_archive
 from tests.esm2.checkpoint_files import write_huggingface_folder
 from tests.workflow import ROOT
 

@@ -14,7 +14,7 @@ import packedesm
 from packedesm.cli import main
 from packedesm.errors import UserError
 from packedesm.esm2.checkpoints import load_state, prepare, read_geometry
-from packedesm.esm2.fair_esm import load_archive
+from packedesm.esm2.tensor_files import load_archive
 from packedesm.files import write_record
 from packedesm.report.reference import Reference
 from tests.esm2.checkpoint_files import write_huggingface_folder

@@ -61,7 +61,7 @@ def verify(
     replaced: list[dict[str, Any]] = []
     if options.sequences:
         with reading_weights(checkpoint) as path:
-            reference = Reference(path)
+            reference = Reference(path, checkpoint.base)
         policy, outputs = runs[0].options.length, runs[0].plan.outputs
         sample = Sample(paths, shards, options.sequences, options.seed)
         with Progress("verifying", len(sample), "proteins") as progress:
