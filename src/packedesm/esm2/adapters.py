@@ -34,9 +34,7 @@ _ENCODER = re.compile(
     r"|embed_tokens|emb_layer_norm_after)\..+)$"
 )
 _MATRIX = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
-_SAVED = re.compile(
-    r"\.(?:base_layer|modules_to_save(?:\.default)?)(?=\.)"
-)  # what peft puts between
+_WRAPPED = re.compile(r"\.base_layer(?=\.)")  # what peft puts before the bias of a layer
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ def _sorted(
     scales: dict[str, float] = {}
     whole, left_out = [], set()
     for name, tensor in tensors.items():
-        inner = _ENCODER.search(_SAVED.sub("", name.removeprefix(_PREFIX)))
+        inner = _ENCODER.search(_WRAPPED.sub("", name.removeprefix(_PREFIX)))
         if inner is None:
             left_out.add(name.removeprefix(_PREFIX).split(".")[0])
         elif matrix := _MATRIX.fullmatch(inner[1]):

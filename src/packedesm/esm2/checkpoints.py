@@ -50,9 +50,15 @@ def prepare(model: str, folder: str | Path) -> Checkpoint:
     UserError
         If the model is unknown, cannot be fetched, is damaged, or does not fit its settings.
     """
+    checkpoint, weights = _examined(model, folder)
+    _tell(Path(checkpoint.path), weights)
+    return checkpoint
+
+
+def _examined(model: str, folder: str | Path) -> tuple[Checkpoint, Weights]:
     path = locate(model, folder)
     name = base_name(path)
-    base = None if name is None else prepare(name, folder).path
+    base = None if name is None else _examined(name, folder)[0].path
     if base is not None and base_name(Path(base)) is not None:
         raise UserError(f"{path}: its base is an adapter too; merge that one and save it first")
     if model in MODELS and not path.exists():
@@ -71,13 +77,13 @@ def prepare(model: str, folder: str | Path) -> Checkpoint:
             f"{path}: {weights.geometry} is not {model}, which is {MODELS[model]}; "
             "delete the file, or set `model` to its path"
         )
-    _tell(path, weights)
-    return Checkpoint(
+    parts = [path] if base is None else [path, Path(base)]
+    checkpoint = Checkpoint(
         model=model,
         path=str(path.absolute()),
         format=_format(path, weights.layout),
         geometry=weights.geometry,
-        bytes=sum(file.stat().st_size for file in weight_files(path)),
+        bytes=sum(file.stat().st_size for part in parts for file in weight_files(part)),
         sha256=combined([file["sha256"] for file in found]),
         untrained=path.stem == TINY,
         demo=path.stem == DEMO,
@@ -85,6 +91,7 @@ def prepare(model: str, folder: str | Path) -> Checkpoint:
         layout=weights.layout,
         base=base,
     )
+    return checkpoint, weights
 
 
 def _format(path: Path, layout: str) -> str:

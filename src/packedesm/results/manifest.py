@@ -61,7 +61,11 @@ def write_manifest(
         "format": FORMAT,
         "records": index.num_rows,
         "residues": residues,
-        "model": {key: value for key, value in run.checkpoint.as_json().items() if key != "path"},
+        "model": {
+            key: value
+            for key, value in run.checkpoint.as_json().items()
+            if key not in ("path", "base")
+        },
         "dtype": run.plan.dtype,
         "attention": run.plan.attention,
         "arrays": arrays,
