@@ -41,6 +41,7 @@ OLD = {
 ADAPTED = "merged into: Hugging Face transformers {}, EsmForSequenceClassification, bfloat16"
 NEW = {name: layout for name, layout in OLD.items() if not name.startswith("pickled")} | {
     "compiled.bin": "state dict in Hugging Face's names, in 'model_state_dict', prefix 'esm.'",
+    "stretched": "transformers {}, EsmModel, float32, model.safetensors",
     "lora": f"LoRA of rank 4 (peft 0.21.2, 6 matrices) {ADAPTED}",
     "lora_everywhere": f"LoRA of rank 3, 4 (peft 0.21.2, 18 matrices) {ADAPTED}",
     "lora_all_biases": ADAPTED,

@@ -27,7 +27,7 @@ PLAIN = {} if NEWEST else {"safe_serialization": False}
 SAFE = {} if NEWEST else {"safe_serialization": True}
 
 
-def make(kind: type, seed: int):
+def make(kind: type, seed: int, **settings):
     config = EsmConfig(
         vocab_size=33,
         mask_token_id=32,
@@ -43,6 +43,7 @@ def make(kind: type, seed: int):
         position_embedding_type="rotary",
         token_dropout=True,
         emb_layer_norm_before=False,
+        **settings,
     )
     return randomise(kind(config).eval(), seed)
 
@@ -53,8 +54,8 @@ def vectors(model, tokens):
     return encoder(input_ids=tokens, attention_mask=torch.ones_like(tokens))[0]
 
 
-def write(folder: Path, name: str, kind: type, *, stored=torch.float32, **how) -> None:
-    model = make(kind, seed=len(name)).to(stored)
+def write(folder: Path, name: str, kind: type, *, stored=torch.float32, base=1e4, **how) -> None:
+    model = make(kind, seed=len(name), rope_theta=base).to(stored)
     model.save_pretrained(folder / name, **how)
     read = kind.from_pretrained(folder / name, torch_dtype=torch.float32).eval()
     save_vectors(folder, name, lambda tokens: vectors(read, tokens))
@@ -118,6 +119,7 @@ def main(folder: Path) -> None:
     write(folder, "residues", EsmForTokenClassification, stored=torch.bfloat16, **SAFE)
     write(folder, "half", EsmModel, stored=torch.float16, **SAFE)
     if NEWEST:
+        write(folder, "stretched", EsmModel, base=5e4)
         write_adapters(folder)
     else:
         write(folder, "pickled", EsmForMaskedLM, **PLAIN)

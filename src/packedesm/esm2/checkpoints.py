@@ -59,8 +59,6 @@ def _examined(model: str, folder: str | Path) -> tuple[Checkpoint, Weights]:
     path = locate(model, folder)
     name = base_name(path)
     base = None if name is None else _examined(name, folder)[0].path
-    if base is not None and base_name(Path(base)) is not None:
-        raise UserError(f"{path}: its base is an adapter too; merge that one and save it first")
     if model in MODELS and not path.exists():
         _provide(model, path)
     published = DIGESTS.get(model, {})

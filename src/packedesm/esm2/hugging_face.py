@@ -14,7 +14,7 @@ from packedesm.esm2.other_models import other_settings
 from packedesm.esm2.registry import read_small_json, weight_files
 from packedesm.esm2.tensor_files import tensors_of
 from packedesm.esm2.tensor_names import renamed
-from packedesm.esm2.weights import Weights, spread, stored_formats, unique
+from packedesm.esm2.weights import ROTARY_BASE, Weights, spread, stored_formats, unique
 
 # What a configuration must say for the model to be ESM-2, and what holds if it is silent.
 HUGGING_FACE_SETTINGS = {
@@ -25,7 +25,6 @@ HUGGING_FACE_SETTINGS = {
     "emb_layer_norm_before": (False, False),
     "layer_norm_eps": (1e-5, None),
     "mask_token_id": (32, 32),
-    "rope_theta": (10_000, 10_000),
 }
 # What to do about a model of ESM-2's kind that computes something else.
 _ADVICE = {
@@ -58,6 +57,13 @@ def load(folder: Path) -> Weights:
         state = spread(unique((ours, tensors[name]) for name, ours in found.ours), geometry)
     except ValueError as error:
         raise UserError(f"{folder}: {error}; copy it again") from error
+    if (base := config.get("rope_theta", ROTARY_BASE)) != ROTARY_BASE and not any(
+        name.endswith("inv_freq") for name in state
+    ):
+        raise UserError(
+            f"{folder / 'config.json'}: rope_theta is {base!r}, and the rotary frequencies that "
+            "follow from it (inv_freq) are not among the weights; save it with transformers 5"
+        )
     return Weights(geometry, state, _layout(config, files, state), found.left_out)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+ADAPTER = "adapter_config.json"  # a folder that has it holds an adapter, as peft saves it
+
 _TRANSFORMER_ENGINE = (
     "an ESM-2 in TransformerEngine weights",
     "convert it to Hugging Face's layout (NVIDIA's convert_esm_te_to_hf), or name the published "
@@ -110,3 +112,11 @@ def other_tensors(names: Collection[str]) -> tuple[str, str] | None:
 def other_files(folder: Path) -> tuple[str, str] | None:
     """Return what a folder without a model's weights holds instead, and what to do."""
     return next((found for name, found in _FILES.items() if any(folder.glob(name))), None)
+
+
+def other_file(path: Path) -> tuple[str, str] | None:
+    """Return what a file is that cannot be read alone, and what to do; None if it may be."""
+    settings = any(path.with_name(name).is_file() for name in ("config.json", ADAPTER))
+    if path.suffix == ".safetensors" or (path.suffix == ".bin" and settings):
+        return "weights without their settings", "name the folder that it is in"
+    return next((found for name, found in _FILES.items() if path.match(name)), None)

@@ -12,7 +12,7 @@ from typing import Any
 
 from packedesm.errors import Fault, UserError, quote_path
 from packedesm.esm2.geometry import Geometry
-from packedesm.esm2.other_models import other_files
+from packedesm.esm2.other_models import ADAPTER, other_file, other_files
 from packedesm.files import read_json, read_record, write_record
 
 TINY = "esm2_tiny_random"  # made locally, untrained
@@ -29,7 +29,6 @@ MODELS = {
     "esm2_t48_15B_UR50D": Geometry(layers=48, width=5120, heads=40),
 }
 
-ADAPTER = "adapter_config.json"  # a folder that has it holds an adapter, as peft saves it
 _JSON_BYTES = 10_000_000  # the index of the largest model has 300,000
 
 # md5 as TorchDrug publishes them, sha256 as several public projects agree.
@@ -154,6 +153,8 @@ def locate(model: str, folder: str | Path = "auto") -> Path:
             raise UserError(f"model {model!r} is {what}; {advice}")
         return path
     if path.is_file():
+        if other := other_file(path):
+            raise UserError(f"{path}: is {other[0]}; {other[1]}")
         return path
     close = difflib.get_close_matches(model, MODELS, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
@@ -186,6 +187,8 @@ def base_name(path: Path) -> str | None:
     published = name.rpartition("/")[2]
     if published in MODELS and not Path(name).expanduser().is_dir():
         return published
+    if (Path(name).expanduser() / ADAPTER).is_file():
+        raise UserError(f"{settings}: the base is an adapter too; merge that one and save it first")
     if not Path(name).expanduser().exists():
         raise UserError(
             f"{settings}: the base model {quote_path(name)} is not here; put the path of its "
