@@ -3,17 +3,14 @@
 That what is merged is what peft computes is shown by tests/models.
 """
 
-import json
-
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from packedesm.errors import UserError
 from packedesm.esm2.checkpoints import load_state, prepare, read
 from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.registry import MODELS, TINY, present_files
-from tests.esm2.checkpoint_files import write_huggingface_folder
+from tests.esm2.checkpoint_files import write_adapter, write_huggingface_folder
 
 QUERY = "base_model.model.esm.encoder.layer.1.attention.self.query"
 OURS = "layers.1.self_attn.q_proj.weight"
@@ -32,15 +29,6 @@ def matrices(rank=2, width=32):
         f"{QUERY}.lora_A.weight": torch.randn(rank, width, generator=generator),
         f"{QUERY}.lora_B.weight": torch.randn(width, rank, generator=generator),
     }
-
-
-def write_adapter(folder, base, tensors, **settings):
-    folder.mkdir(exist_ok=True)
-    common = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "init_lora_weights": True}
-    common["base_model_name_or_path"] = str(base)
-    (folder / "adapter_config.json").write_text(json.dumps(common | settings))
-    save_file(tensors, folder / "adapter_model.safetensors")
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -104,6 +92,8 @@ def test_an_adapter_of_a_published_model_finds_it_in_the_folder_of_checkpoints(t
         ({"alpha_pattern": {"(a+)+$": 4}}, r"alpha_pattern has '\(a\+\)\+\$', not a module's name"),
         ({"base_model_name_or_path": None}, "names no base model"),
         ({"base_model_name_or_path": "/not/here"}, "the base model /not/here is not here; put"),
+        ({"base_model_name_or_path": "x" * 9999}, "the base model 'xxx"),
+        ({"base_model_name_or_path": "~nobody-here/x"}, "the base model ~nobody-here/x is not"),
         ({"base_model_name_or_path": "google/other"}, "the base model google/other is not here"),
     ],
 )
@@ -120,7 +110,7 @@ def test_an_adapter_on_an_adapter_is_refused_and_one_on_itself(tmp_path, base):
     outer = write_adapter(tmp_path / "outer", inner, matrices())
     own = write_adapter(tmp_path / "own", tmp_path / "own", matrices())
     for folder in (outer, own):
-        with pytest.raises(UserError, match="the base is an adapter too; merge that one"):
+        with pytest.raises(UserError, match="the base is an adapter too; merge and save"):
             prepare(str(folder), "auto")
 
 

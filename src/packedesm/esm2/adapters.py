@@ -100,7 +100,7 @@ def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     where = folder / ADAPTER
     kind = settings.get("peft_type")
     if kind != "LORA":
-        raise UserError(f"{where}: peft_type is {kind!r}, only LORA is merged here; {_MERGE}")
+        raise UserError(f"{where}: peft_type is {kind!r:.60}, only LORA is merged here; {_MERGE}")
     for key, value in settings.items():
         wrong = bool(value) and key not in _HARMLESS
         if key == "init_lora_weights":
@@ -108,7 +108,7 @@ def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         elif key == "revision":
             wrong = value not in (None, "main")
         if wrong:
-            raise UserError(f"{where}: {key} is {value!r}, which is not merged here; {_MERGE}")
+            raise UserError(f"{where}: {key} is {value!r:.60}, which is not merged here; {_MERGE}")
     alpha = settings.get("lora_alpha")
     patterns = settings.get("alpha_pattern") or {}
     for number in (alpha, *patterns.values()) if isinstance(patterns, dict) else (None,):
@@ -116,7 +116,9 @@ def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
             raise UserError(f"{where}: lora_alpha or alpha_pattern is no number; copy it again")
     for name in patterns:
         if not re.fullmatch(r"[\w.]+", name):
-            raise UserError(f"{where}: alpha_pattern has {name!r}, not a module's name; {_MERGE}")
+            raise UserError(
+                f"{where}: alpha_pattern has {name!r:.60}, not a module's name; {_MERGE}"
+            )
 
 
 def _sorted(

@@ -61,8 +61,8 @@ def load(folder: Path) -> Weights:
         name.endswith("inv_freq") for name in state
     ):
         raise UserError(
-            f"{folder / 'config.json'}: rope_theta is {base!r}, and the rotary frequencies that "
-            "follow from it (inv_freq) are not among the weights; save it with transformers 5"
+            f"{folder / 'config.json'}: rope_theta is {base!r:.60}, and the rotary frequencies "
+            "that follow from it (inv_freq) are not among the weights; save it with transformers 5"
         )
     return Weights(geometry, state, _layout(config, files, state), found.left_out)
 
@@ -75,7 +75,7 @@ def _geometry(folder: Path, config: Mapping[str, Any]) -> Geometry:
         found = config.get(key, default)
         if found != expected and not (found is None and default is not None):
             advice = _ADVICE.get(key, "use a folder of an ESM-2 model")
-            raise UserError(f"{file}: {key} is {found!r}, ESM-2 has {expected!r}; {advice}")
+            raise UserError(f"{file}: {key} is {found!r:.60}, ESM-2 has {expected!r}; {advice}")
     return checked_geometry(
         folder,
         config.get("num_hidden_layers"),

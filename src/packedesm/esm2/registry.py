@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
@@ -184,12 +185,17 @@ def base_name(path: Path) -> str | None:
             f"{settings}: names no base model; put its name or path there as "
             "base_model_name_or_path"
         )
-    published = name.rpartition("/")[2]
-    if published in MODELS and not Path(name).expanduser().is_dir():
+    published, local = name.rpartition("/")[2], False
+    with suppress(OSError, RuntimeError):  # no system has a path of this length, or this user
+        place = Path(name).expanduser()
+        local = place.is_file() or (place / "config.json").is_file()
+        if (place / ADAPTER).is_file():
+            raise UserError(
+                f"{settings}: the base is an adapter too; merge and save that one first"
+            )
+    if published in MODELS and not local:
         return published
-    if (Path(name).expanduser() / ADAPTER).is_file():
-        raise UserError(f"{settings}: the base is an adapter too; merge that one and save it first")
-    if not Path(name).expanduser().exists():
+    if not local:
         raise UserError(
             f"{settings}: the base model {quote_path(name)} is not here; put the path of its "
             "folder there as base_model_name_or_path, or merge where it was trained: "
