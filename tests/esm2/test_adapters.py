@@ -67,7 +67,7 @@ def test_an_adapter_of_a_published_model_finds_it_in_the_folder_of_checkpoints(t
         name.replace("esm.encoder.layer.1.", "esm.encoder.layer.2."): x
         for name, x in matrices(width=64).items()
     }
-    write_adapter(folder, f"somebody/{TINY}", tensors)
+    write_adapter(folder, f"facebook/{TINY}", tensors)
     assert present_files(folder, checkpoints) == []
     record = prepare(str(folder), checkpoints)  # makes or fetches what is not there
     assert record.base == str(checkpoints / f"{TINY}.pt")
@@ -94,7 +94,10 @@ def test_an_adapter_of_a_published_model_finds_it_in_the_folder_of_checkpoints(t
         ({"base_model_name_or_path": "/not/here"}, "the base model /not/here is not here; put"),
         ({"base_model_name_or_path": "x" * 9999}, "the base model 'xxx"),
         ({"base_model_name_or_path": "~nobody-here/x"}, "the base model ~nobody-here/x is not"),
-        ({"base_model_name_or_path": "google/other"}, "the base model google/other is not here"),
+        (
+            {"base_model_name_or_path": "me/esm2_t6_8M_UR50D"},
+            "the base model me/esm2_t6_8M_UR50D is",
+        ),
     ],
 )
 def test_what_cannot_be_merged_is_refused_by_the_name_of_its_setting(

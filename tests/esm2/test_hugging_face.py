@@ -39,6 +39,16 @@ def test_prepare_records_a_hugging_face_folder(tmp_path, small):
     assert record.bytes == files[1].stat().st_size
 
 
+def test_the_index_of_several_files_is_one_of_a_models_files(tmp_path, small):
+    folder = tmp_path / "hf"
+    write_huggingface_folder(folder, *load_state(small), shards=2)
+    record = prepare(str(folder), "auto")
+    names = [file.name for file in record.files()]
+    assert names[:2] == ["config.json", "model.safetensors.index.json"]
+    assert record.sha256 == combined([file_digest(file) for file in record.files()])
+    assert record.bytes == sum(file.stat().st_size for file in record.files()[2:])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

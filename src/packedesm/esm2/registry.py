@@ -168,7 +168,7 @@ def locate(model: str, folder: str | Path = "auto") -> Path:
 def base_name(path: Path) -> str | None:
     """Return the model that the adapter in a folder is for, as `locate` takes it; None if none is.
 
-    A published model has its name here, whosever copy of it was taken.
+    A published model has its name here, also where Hugging Face's is given: ``facebook/NAME``.
 
     Raises
     ------
@@ -185,7 +185,8 @@ def base_name(path: Path) -> str | None:
             f"{settings}: names no base model; put its name or path there as "
             "base_model_name_or_path"
         )
-    published, local = name.rpartition("/")[2], False
+    # Under another account it may be a model that somebody trained on.
+    published, local = name.removeprefix("facebook/"), False
     with suppress(OSError, RuntimeError):  # no system has a path of this length, or this user
         place = Path(name).expanduser()
         local = place.is_file() or (place / "config.json").is_file()
@@ -205,7 +206,9 @@ def base_name(path: Path) -> str | None:
 
 
 def model_files(path: Path, base: str | Path | None = None) -> list[Path]:
-    """Return all files that decide what a checkpoint computes, as `weight_files` does.
+    """Return all files that a checkpoint is read from, as `weight_files` does.
+
+    Of a folder the first are its settings and, where there is one, the index of its files.
 
     Parameters
     ----------
@@ -215,7 +218,7 @@ def model_files(path: Path, base: str | Path | None = None) -> list[Path]:
     if not path.is_dir():
         return [path]
     settings = ADAPTER if (path / ADAPTER).is_file() else "config.json"
-    own = [path / settings, *weight_files(path)]
+    own = [path / settings, *_weights(path)]
     return own if base is None else [*own, *model_files(Path(base))]
 
 
@@ -236,14 +239,18 @@ def weight_files(path: Path) -> list[Path]:
     UserError
         If one is missing, or the index that names them is damaged.
     """
-    if not path.is_dir():
-        return [path]
+    return [file for file in _weights(path) if file.suffix != ".json"] if path.is_dir() else [path]
+
+
+def _weights(path: Path) -> list[Path]:
+    """Return the files of a folder's weights, after the index that names them if there is one."""
     stem = "adapter_model" if (path / ADAPTER).is_file() else "model"
     for name in (f"{stem}.safetensors", f"{'pytorch_' * (stem == 'model')}{stem}.bin"):
         if (path / name).is_file():
             return [path / name]
         if (path / f"{name}.index.json").is_file():
-            return _indexed(path, path / f"{name}.index.json")
+            index = path / f"{name}.index.json"
+            return [index, *_indexed(path, index)]
     what = f"{stem}.safetensors is missing"
     if other := other_files(path):
         raise UserError(f"{path}: {what}, it holds {other[0]}; {other[1]}")
