@@ -132,6 +132,7 @@ def test_a_head_of_another_kind_on_top_of_an_esm2_does_not_hide_it(tmp_path, sma
         ("model.onnx", "ONNX"),
         ("__0_0.distcp", "shards of torch.distributed.checkpoint; make one file"),
         ("zero_to_fp32.py", "shards of DeepSpeed"),
+        ("checkpoint-500", "the checkpoints of a training; name the folder of one of them"),
         ("optimizer.pt", "the state of a training without its model; save the model"),
         ("adapter_model.safetensors", "an adapter; adapter_config.json must lie beside it"),
         (None, "folder without config.json"),
@@ -153,8 +154,8 @@ def test_a_folder_without_weights_is_told_by_its_files(tmp_path, file, message, 
     ("name", "content", "message"),
     [
         ("model.safetensors", b"\x08\0\0\0\0\0\0\0{}      ", "name the folder that it is in"),
-        ("esm2.gguf", b"GGUF\3\0\0\0", "is GGUF; take the folder that it was made of"),
-        ("tf_model.h5", b"\x89HDF\r\n\x1a\n", "is weights of TensorFlow"),
+        ("esm2.gguf", b"GGUF\3\0\0\0", "holds GGUF; take the folder that it was made of"),
+        ("tf_model.h5", b"\x89HDF\r\n\x1a\n", "holds weights of TensorFlow"),
     ],
 )
 def test_a_file_of_another_kind_is_told_by_its_name(tmp_path, name, content, message):

@@ -48,6 +48,7 @@ NEW = {name: layout for name, layout in OLD.items() if not name.startswith("pick
     "lora_own_biases": ADAPTED,
     "lora_norms": ADAPTED,
     "lora_pickled": ADAPTED,
+    "lora_of_encoder": ADAPTED,
     "lora_merged": "transformers {}, EsmForSequenceClassification, float32, model.safetensors",
 }
 TRAININGS = {

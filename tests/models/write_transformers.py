@@ -79,12 +79,13 @@ def write_adapters(folder: Path) -> None:
         "lora_own_biases": plain | {"bias": "lora_only"},
         "lora_norms": plain | {"modules_to_save": ["LayerNorm", "emb_layer_norm_after"]},
         "lora_pickled": plain,
+        "lora_of_encoder": plain,  # whose names have no prefix
         "lora_merged": everything,
     }
-    kind = EsmForSequenceClassification
     base = folder / "base of adapters"
-    make(kind, seed=7).bfloat16().save_pretrained(base)
+    make(EsmForSequenceClassification, seed=7).bfloat16().save_pretrained(base)
     for name, settings in cases.items():
+        kind = EsmModel if name == "lora_of_encoder" else EsmForSequenceClassification
         model = kind.from_pretrained(base, dtype=torch.float32)
         adapted = get_peft_model(model, LoraConfig(r=4, **settings))
         trained = [p for p in adapted.parameters() if p.requires_grad]

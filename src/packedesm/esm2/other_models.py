@@ -75,6 +75,7 @@ _FILES = {
     ),
     "zero_to_fp32.py": ("shards of DeepSpeed", "make one file of them with zero_to_fp32.py"),
     "adapter_model.*": ("an adapter", "adapter_config.json must lie beside it: copy it again"),
+    "checkpoint-*": ("the checkpoints of a training", "name the folder of one of them"),
     "optimizer.pt": (
         "the state of a training without its model",
         "save the model with save_pretrained()",

@@ -147,15 +147,16 @@ def locate(model: str, folder: str | Path = "auto") -> Path:
     path = Path(model).expanduser()
     if path.is_dir():
         if not any((path / name).is_file() for name in ("config.json", ADAPTER)):
-            what, advice = other_files(path) or (
-                "a folder without config.json",
-                "name a .pt file, or a folder in Hugging Face's layout",
+            if other := other_files(path):
+                raise UserError(f"model {model!r} holds {other[0]}; {other[1]}")
+            raise UserError(
+                f"model {model!r} is a folder without config.json; name a .pt file, "
+                "or a folder in Hugging Face's layout"
             )
-            raise UserError(f"model {model!r} is {what}; {advice}")
         return path
     if path.is_file():
         if other := other_file(path):
-            raise UserError(f"{path}: is {other[0]}; {other[1]}")
+            raise UserError(f"{path}: holds {other[0]}; {other[1]}")
         return path
     close = difflib.get_close_matches(model, MODELS, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
