@@ -2,6 +2,7 @@
 # make test   set up .venv and run every test that can run on this machine
 # make test-training  the tests of examples/training
 # make test-kernels  of them, those of the kernels in Triton: interpreted, and compiled for GPUs
+# make test-models  of them, those of models that other libraries write, which it installs in .models
 # make test-lesser-cpus  of them, those of the CPU's instructions, as on CPUs with fewer
 # make test-exhaustive  the tests that are too long for that: nightly and before a release
 # make test-benchmarks  run the benchmarks in small, to see that they work
@@ -26,10 +27,13 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --
 # Beside the environment: it is larger than all else, and a build of torch for the CPU brings none.
 TRITON := .triton
 WITH_TRITON = PACKEDESM_TEST_KERNELS=1 PYTHONPATH=$(CURDIR)/$(TRITON)$${PYTHONPATH:+:$$PYTHONPATH}
+# Versions of other libraries, each beside the environment in a folder of its own.
+MODELS := .models
+LIBRARIES := transformers-4.30 transformers-4.57 transformers-5.24 lightning
 KERNELS := setup.py src/packedesm/esm2/kernels.cpp
 
 .PHONY: run test test-most test-slurm test-lesser-cpus test-exhaustive test-benchmarks test-training coverage
-.PHONY: test-kernels test-kernels-interpreted test-kernels-compiled
+.PHONY: test-models test-kernels test-kernels-interpreted test-kernels-compiled
 .PHONY: bench bench-micro bench-wheels check architecture lock clean
 
 run: $(READY)
@@ -37,10 +41,11 @@ run: $(READY)
 	@cat docs/after-run.txt
 
 # With --jobs=2 side by side: the tests on Slurm mostly wait.
-test: test-most test-slurm test-lesser-cpus test-kernels
+test: test-most test-slurm test-lesser-cpus test-kernels test-models
 
 test-most: $(READY)
-	$(PYTEST) -m "not slurm and not exhaustive and not benchmarks and not kernels"
+	$(PYTEST) -m "not slurm and not exhaustive and not benchmarks and not kernels \
+	  and not models"
 
 test-exhaustive: $(READY)
 	$(PYTEST) -m exhaustive
@@ -58,7 +63,7 @@ test-training: $(READY)
 coverage: $(READY)
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal \
-	  -m "not slow and not gpu and not slurm and not kernels"
+	  -m "not slow and not gpu and not slurm and not kernels and not models"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -80,6 +85,15 @@ $(TRITON)/.ready: $(READY) tests/requirements-kernels.txt
 	rm -rf $(TRITON)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
 	  --require-hashes --target $(TRITON) -r tests/requirements-kernels.txt
+	@touch $@
+
+test-models: $(LIBRARIES:%=$(MODELS)/%/.ready)
+	PACKEDESM_TEST_MODELS=$(CURDIR)/$(MODELS) $(BIN)/python -m pytest tests/models
+
+$(MODELS)/%/.ready: tests/models/requirements-%.txt $(READY)
+	rm -rf $(@D)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+	  --require-hashes --target $(@D) -r $<
 	@touch $@
 
 test-lesser-cpus: $(READY)
@@ -145,4 +159,4 @@ lock:
 	rm -rf $(VENV)-lock
 
 clean:
-	rm -rf $(VENV) $(TRITON) .snakemake results
+	rm -rf $(VENV) $(TRITON) $(MODELS) .snakemake results

@@ -20,7 +20,7 @@ from safetensors.torch import save_file  # noqa: E402
 
 from benchmarks.contenders.weights import hugging_face_head, hugging_face_state  # noqa: E402
 from packedesm.esm2.checkpoints import load_state  # noqa: E402
-from packedesm.esm2.fair_esm import load_archive  # noqa: E402
+from packedesm.esm2.tensor_files import load_archive  # noqa: E402
 
 
 def load(task: Task, dtype: str) -> EsmCpp:

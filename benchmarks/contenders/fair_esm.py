@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.contenders.base import PaddedContender, Task, in_input_order
-from packedesm.esm2.fair_esm import load_archive
+from packedesm.esm2.tensor_files import load_archive
 
 EXTRACT_LENGTH = 1022  # esm-extract's --truncation_seq_length
 

@@ -15,10 +15,10 @@ from perplexity import Counts, hidden_residue_losses, perplexities
 from training import initial_weights
 
 from packedesm.esm2.checkpoints import load_state
-from packedesm.esm2.fair_esm import load_archive
 from packedesm.esm2.heads import LanguageModelHead
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import DEMO, locate
+from packedesm.esm2.tensor_files import load_archive
 from packedesm.files import file_digest, write_json, write_text
 
 MARKED = re.compile(r"(<!-- results -->\n).*(<!-- end of results -->)", re.DOTALL)

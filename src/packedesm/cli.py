@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TextIO
 from packedesm import config as configuration
 from packedesm.embedding.signals import stopping_on_signals
 from packedesm.errors import Fault, UserError, permissions_told, printable
-from packedesm.esm2.registry import MODELS, locate, model_files
+from packedesm.esm2.registry import MODELS, locate, present_files
 from packedesm.files import explained
 from packedesm.log import LineFormatter, expect_end
 from packedesm.paths import Paths
@@ -233,7 +233,8 @@ def _finished(paths: Paths, config: dict[str, Any]) -> bool:
     if before is None:
         return False
     path = locate(config["model"], config["checkpoints"])
-    request = Request.of(config, model_files(path) if path.exists() else [], before)
+    files = present_files(path, config["checkpoints"]) if path.exists() else []
+    request = Request.of(config, files, before)
     if changes := request.differences(before, finished=True):
         raise UserError(
             f"{paths.root}: holds finished results of another request ({'; '.join(changes)}); give "

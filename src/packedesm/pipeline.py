@@ -11,7 +11,6 @@ from packedesm.device.hardware import device_kind
 from packedesm.embedding.job import embed_shard
 from packedesm.embedding.output import expect_same_numbers, finished
 from packedesm.esm2.checkpoints import prepare
-from packedesm.esm2.registry import model_files
 from packedesm.options import (
     EmbedOptions,
     JobOptions,
@@ -50,8 +49,7 @@ def embed_fasta(
     if force:
         next(read_blocks(Path(config["fasta"])))  # what is there is not given up for a mistake
         start_over(paths)
-    weights = model_files(Path(checkpoint.path))
-    request = adopt_request(paths, config, weights, checkpoint.sha256)
+    request = adopt_request(paths, config, checkpoint.files(), checkpoint.sha256)
     checkpoint.write(paths.checkpoint)
     fasta, width = Path(config["fasta"]), checkpoint.geometry.width
     summary = write_shards([fasta], paths, ShardOptions.of(config), shards=shards, width=width)

@@ -59,3 +59,13 @@ def write_huggingface_folder(folder, geometry, state, *, shards=1, **settings):
         part = {name: tensor for name, tensor in named.items() if places[name] == file}
         save_file(part, folder / file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+
+
+def write_adapter(folder, base, tensors, **settings):
+    """Write a LoRA adapter to the model in `base` as peft does, by default of rank 2."""
+    folder.mkdir(exist_ok=True)
+    common = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "init_lora_weights": True}
+    common["base_model_name_or_path"] = str(base)
+    (folder / "adapter_config.json").write_text(json.dumps(common | settings))
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder

@@ -2,7 +2,8 @@
 
     python -m tests.esm2.fuzz_models FOLDER FIRST_SEED COUNT
 
-The folder holds ``model.pt`` and ``folder/`` with config.json and model.safetensors, both good.
+The folder holds ``model.pt``, ``alone.pt`` with its tensors alone, ``folder/`` with config.json and
+model.safetensors, and ``adapter/`` to that, all good.
 Prints how often each end was met; what is neither loaded nor refused in one line ends with its
 traceback and the seed that makes it again.
 """
@@ -14,6 +15,7 @@ import shutil
 import sys
 import time
 import traceback
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 
@@ -74,9 +76,10 @@ def damage_json(path: Path, chance: random.Random) -> None:
 
 def damaged_state(path: Path, chance: random.Random) -> None:
     """Save the tensors again, some of them of another kind."""
-    with torch.serialization.safe_globals([__import__("argparse").Namespace]):
+    with torch.serialization.safe_globals([Namespace]):
         content = torch.load(path, weights_only=True)
-    model, settings = content["model"], content["cfg"]["model"]
+    model = content.get("model", content)
+    settings = content["cfg"]["model"] if "cfg" in content else Namespace()
     for name in chance.sample([*model], chance.choice((1, 1, 3))):
         tensor = model[name]
         kinds = [
@@ -104,15 +107,17 @@ def make(source: Path, target: Path, seed: int) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target)
     kind = chance.choice(("bytes of .pt", "tensors", "config", "bytes of safetensors"))
+    in_folder = chance.choice(("folder", "adapter"))
     if kind == "config":
-        damage_json(target / "folder" / "config.json", chance)
-        return target / "folder"
-    path = target / "model.pt"
+        (path,) = (target / in_folder).glob("*config.json")
+        damage_json(path, chance)
+        return path.parent
+    path = target / chance.choice(("model.pt", "alone.pt"))
     if kind == "tensors":
         damaged_state(path, chance)
         return path
     if kind == "bytes of safetensors":
-        path = target / "folder" / "model.safetensors"
+        (path,) = (target / in_folder).glob("*.safetensors")
     content = bytearray(path.read_bytes())
     chance.choice((flip, cut, splice, numbers, text))(content, chance)
     path.write_bytes(content)
@@ -126,7 +131,8 @@ def main(folder: Path, first: int, count: int) -> int:
     for seed in range(first, first + count):
         path, begun = make(folder / "good", folder / "damaged", seed), time.monotonic()
         try:
-            load_state(path)
+            for tensor in load_state(path)[1].values():
+                tensor.sum()
             ends["loaded"] += 1
         except UserError as error:
             assert str(error).startswith(str(path)) and "\n" not in str(error), (seed, str(error))

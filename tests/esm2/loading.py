@@ -75,9 +75,9 @@ def measure(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, int]:
     On the host that is what tensors take besides the file.
     """
 
-    def load_state(path: Path):
+    def load_state(path: Path, base: str | None):
         with _disable_current_modes():  # or torch.load would make made-up tensors
-            return checkpoints.load_state(path)
+            return checkpoints.load_state(path, base)
 
     with patch.object(auto, "load_state", load_state), CopyingGpu() as gpu:
         model = auto.load_model(checkpoint, dtype, CUDA)

@@ -78,6 +78,8 @@ def test_prepare_makes_the_tiny_model_and_says_that_it_means_nothing(tmp_path):
         "untrained": True,
         "demo": False,
         "digest_checked": False,
+        "layout": "fair-esm, float32",
+        "base": None,
         RECORD_DIGEST: ANY,
     }
 
@@ -199,10 +201,10 @@ def test_an_archive_that_is_not_torchs_is_one_line(tmp_path):
         load_state(path)
 
 
-def test_a_checkpoint_without_settings_is_refused(tmp_path):
+def test_a_checkpoint_whose_settings_are_not_those_of_esm2_is_refused(tmp_path):
     path = tmp_path / "model.pt"
-    torch.save({"args": argparse.Namespace(arch="roberta_large"), "model": {}}, path)
-    with pytest.raises(UserError, match=r"no 'cfg'.*older ESM"):
+    torch.save({"cfg": argparse.Namespace(arch="roberta_large"), "model": {}}, path)
+    with pytest.raises(UserError, match=r"not an ESM-2 checkpoint.*older ESM"):
         load_state(path)
 
 

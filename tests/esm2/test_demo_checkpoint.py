@@ -8,10 +8,10 @@ import torch.nn.functional as F
 
 from packedesm.alphabet import MASK, encode
 from packedesm.esm2.checkpoints import load_state, prepare
-from packedesm.esm2.fair_esm import load_archive
 from packedesm.esm2.heads import LanguageModelHead
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import DEMO, MODELS, locate
+from packedesm.esm2.tensor_files import load_archive
 from packedesm.packing.collator import VarlenCollator
 from packedesm.packing.dataset import Protein
 from packedesm.packing.packer import plan_packs

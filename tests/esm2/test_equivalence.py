@@ -14,12 +14,13 @@ import torch
 from packedesm.errors import UserError
 from packedesm.esm2.attention import BACKENDS, select_backend
 from packedesm.esm2.checkpoints import load_state
-from packedesm.esm2.fair_esm import load_archive, write_random_checkpoint
+from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.fused import select_kernels
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import MODELS
 from packedesm.esm2.steps import KERNELS
+from packedesm.esm2.tensor_files import load_archive
 from packedesm.reference.model import Reference
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.cpu]

@@ -10,9 +10,10 @@ import torch
 
 from packedesm.errors import UserError
 from packedesm.esm2.checkpoints import load_state
-from packedesm.esm2.fair_esm import load_archive, write_random_checkpoint
+from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.geometry import Geometry
-from tests.esm2.checkpoint_files import write_huggingface_folder
+from packedesm.esm2.tensor_files import load_archive
+from tests.esm2.checkpoint_files import write_adapter, write_huggingface_folder
 from tests.workflow import ROOT
 
 SMALL = Geometry(layers=2, width=16, heads=2)
@@ -24,7 +25,14 @@ def good(tmp_path_factory) -> Path:
     folder.mkdir()
     write_random_checkpoint(folder / "model.pt", SMALL, seed=1)
     write_huggingface_folder(folder / "folder", *load_state(folder / "model.pt"))
-    load_state(folder / "folder")
+    geometry, state = load_state(folder / "folder")
+    torch.save(state, folder / "alone.pt")
+    width = geometry.width
+    name = "base_model.model.esm.encoder.layer.0.attention.self.query.lora_{}.weight"
+    pair = {name.format("A"): torch.ones(2, width), name.format("B"): torch.ones(width, 2)}
+    write_adapter(folder / "adapter", folder / "folder", pair)
+    for path in ("alone.pt", "adapter"):
+        load_state(folder / path)
     return folder
 
 

@@ -39,11 +39,21 @@ def test_prepare_records_a_hugging_face_folder(tmp_path, small):
     assert record.bytes == files[1].stat().st_size
 
 
+def test_the_index_of_several_files_is_one_of_a_models_files(tmp_path, small):
+    folder = tmp_path / "hf"
+    write_huggingface_folder(folder, *load_state(small), shards=2)
+    record = prepare(str(folder), "auto")
+    names = [file.name for file in record.files()]
+    assert names[:2] == ["config.json", "model.safetensors.index.json"]
+    assert record.sha256 == combined([file_digest(file) for file in record.files()])
+    assert record.bytes == sum(file.stat().st_size for file in record.files()[2:])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model_type": "bert"}, "model_type is 'bert'"),
-        ({"position_embedding_type": "absolute"}, "position_embedding_type"),
+        ({"model_type": "rwkv"}, "model_type is 'rwkv'"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
         ({"num_hidden_layers": None}, "number of layers is None"),
         ({"emb_layer_norm_before": True}, "emb_layer_norm_before"),
     ],
@@ -58,7 +68,7 @@ def test_a_hugging_face_folder_of_another_model_is_refused(tmp_path, small, sett
 def test_a_hugging_face_folder_without_safetensors_is_refused(tmp_path, small):
     folder = tmp_path / "hf"
     write_huggingface_folder(folder, *load_state(small))
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
     with pytest.raises(UserError, match=r"model\.safetensors is missing"):
         load_state(folder)
 
@@ -82,6 +92,7 @@ def test_damaged_settings_of_a_hugging_face_folder_are_one_line(tmp_path, small,
     if config:
         (folder / "config.json").write_text(config)
     if index:
+        (folder / "model.safetensors").unlink()
         (folder / "model.safetensors.index.json").write_text(index)
     with pytest.raises(UserError):
         prepare(str(folder), "auto")

@@ -13,7 +13,7 @@ from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.registry import MODELS, Checkpoint, model_files
 from packedesm.esm2.weights import tensor_shapes
 from packedesm.files import combined, file_digest
-from tests.esm2.checkpoint_files import write_huggingface_folder
+from tests.esm2.checkpoint_files import write_adapter, write_huggingface_folder
 from tests.esm2.loading import measure
 from tests.typed import checkpoint
 from tests.workflow import ROOT
@@ -24,8 +24,10 @@ GB = 10**9
 
 def recorded(path, geometry) -> Checkpoint:
     """Return what `prepare` would record of a checkpoint, without checking it."""
-    sha256 = combined([file_digest(file) for file in model_files(path)])
-    return checkpoint(path=str(path), geometry=geometry, sha256=sha256)
+    base = path.parent / "hf" if path.name == "adapter" else None
+    sha256 = combined([file_digest(file) for file in model_files(path, base)])
+    where = {"path": str(path), "base": base and str(base)}
+    return checkpoint(**where, geometry=geometry, sha256=sha256)
 
 
 def written(folder, geometry, layout, dtype):
@@ -37,7 +39,30 @@ def written(folder, geometry, layout, dtype):
     if layout == "fair-esm":
         return path
     write_huggingface_folder(folder / "hf", *load_state(path))
-    return folder / "hf"
+    if layout == "hugging face":
+        return folder / "hf"
+    width, dense = (
+        geometry.width,
+        "base_model.model.esm.encoder.layer.{}.output.dense.lora_{}.weight",
+    )
+    pairs = [
+        (
+            dense.format(layer, half),
+            torch.zeros(2, 4 * width) if half == "A" else torch.zeros(width, 2),
+        )
+        for layer in range(geometry.layers)
+        for half in "AB"
+    ]
+    return write_adapter(folder / "adapter", folder / "hf", dict(pairs))
+
+
+def test_an_adapter_is_merged_one_weight_after_another(fake_cuda, tmp_path):
+    path = written(tmp_path, SMALL, "adapter", torch.float32)
+    found = measure(recorded(path, SMALL), torch.float16)
+    assert found["weights"] == SMALL.parameters * 2 + SMALL.head_dim // 2 * 4
+    merged = 4 * SMALL.width**2 * 4
+    # The weight, its update and their sum, of one layer of four; all merged ones would be four.
+    assert merged <= found["host"] < 3.5 * merged
 
 
 @pytest.mark.parametrize("layout", ["fair-esm", "hugging face"])

@@ -14,10 +14,10 @@ import packedesm
 from packedesm.cli import main
 from packedesm.errors import UserError
 from packedesm.esm2.checkpoints import load_state, prepare, read_geometry
-from packedesm.esm2.fair_esm import load_archive
+from packedesm.esm2.tensor_files import load_archive
 from packedesm.files import write_record
 from packedesm.reference.model import Reference
-from tests.esm2.checkpoint_files import write_huggingface_folder
+from tests.esm2.checkpoint_files import write_adapter, write_huggingface_folder
 
 
 class Malicious:
@@ -65,6 +65,14 @@ def hugging_face_with_pickle(folder: Path, small: Path, witness: Path, named_by:
     elif named_by == "an index":
         index = {"weight_map": {"esm.x": "pytorch_model.bin"}}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    elif named_by == "an index of pickles":
+        index = {"weight_map": {"esm.x": "pytorch_model-1.bin"}}
+        (folder / "pytorch_model.bin").rename(folder / "pytorch_model-1.bin")
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    elif named_by == "an adapter":
+        write_adapter(folder, small, {})
+        (folder / "adapter_model.safetensors").unlink()
+        malicious(folder / "adapter_model.bin", witness)
     elif named_by == "an index to outside":
         index = {"weight_map": {"esm.x": "../outside.bin"}}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -73,7 +81,10 @@ def hugging_face_with_pickle(folder: Path, small: Path, witness: Path, named_by:
 
 @pytest.mark.parametrize(
     "kind",
-    ["pickle", "torchscript", "no safetensors", "its name", "an index", "an index to outside"],
+    [
+        *("pickle", "torchscript", "no safetensors", "its name", "an index", "an index to outside"),
+        *("an index of pickles", "an adapter"),
+    ],
 )
 @pytest.mark.parametrize("reader", ["prepare", "load_state", "read_geometry", "reference"])
 @pytest.mark.parametrize("forced", [False, True])

@@ -11,9 +11,9 @@ from training import Crops, Recipe, Trainer, train
 
 from packedesm.alphabet import CLS, EOS, MASK, encode
 from packedesm.esm2.checkpoints import load_state
-from packedesm.esm2.fair_esm import load_archive
 from packedesm.esm2.heads import LanguageModelHead
 from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.tensor_files import load_archive
 
 TOY = Recipe(
     layers=2,

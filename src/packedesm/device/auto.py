@@ -151,7 +151,7 @@ def resolve_token_budget(
 def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> PackedESM2:
     """Return the model of a checkpoint; UserError if it does not load or is not as recorded."""
     with reading_weights(checkpoint) as path:
-        geometry, tensors = load_state(path)
+        geometry, tensors = load_state(path, checkpoint.base)
         return PackedESM2.from_fair_esm(tensors, geometry, dtype, device)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,24 +10,35 @@ from typing import Any
 import numpy as np
 import torch
 
-from packedesm.errors import UserError, first_line
+from packedesm.errors import UserError
 from packedesm.esm2.geometry import VOCABULARY, Geometry, checked_geometry
-from packedesm.esm2.weights import ROTARY_BASE, tensor_shapes, unique
+from packedesm.esm2.weights import (
+    ROTARY_BASE,
+    Weights,
+    check_are_tensors,
+    stored_formats,
+    tensor_shapes,
+    unique,
+)
 from packedesm.files import atomic_path
 
 # Longest first: the first prefix that fits is cut off.
 PREFIXES = ("encoder.sentence_encoder.", "encoder.")
 
 
-def load(path: Path) -> tuple[Geometry, dict[str, torch.Tensor]]:
-    """Return size and encoder weights, mapped from the file, by fair-esm's names without prefix.
+def is_published(content: Any) -> bool:
+    """Tell whether a file's content has the layout of the published ones: with settings."""
+    return isinstance(content, Mapping) and "cfg" in content
+
+
+def load(path: Path, content: Any) -> Weights:
+    """Return the encoder in the content of a file that `is_published`.
 
     Raises
     ------
     UserError
-        If the file cannot be read or is no ESM-2 checkpoint, or as `load_archive`.
+        If it is no ESM-2 checkpoint.
     """
-    content = load_archive(path)
     try:
         settings = content["cfg"]["model"]
         geometry = checked_geometry(
@@ -49,11 +58,11 @@ def load(path: Path) -> tuple[Geometry, dict[str, torch.Tensor]]:
         ) from error
     if token_dropout is not True:
         raise UserError(f"{path}: token_dropout is {token_dropout}; ESM-2 models have it on")
-    return geometry, {
-        name: tensor
-        for name, tensor in named.items()
-        if not name.startswith(("lm_head.", "contact_head."))
-    }
+    heads = ("lm_head.", "contact_head.")
+    state = {name: tensor for name, tensor in named.items() if not name.startswith(heads)}
+    left_out = tuple(head[:-1] for head in heads if any(name.startswith(head) for name in named))
+    check_are_tensors(state, str(path))
+    return Weights(geometry, state, f"fair-esm, {stored_formats(state)}", left_out)
 
 
 def _without_prefix(name: str) -> str:
@@ -63,37 +72,6 @@ def _without_prefix(name: str) -> str:
         if name.startswith(prefix):
             return name.removeprefix(prefix)
     return name
-
-
-def load_archive(path: Path) -> dict[str, Any]:
-    """Return the content of a .pt file in fair-esm's layout, its tensors mapped.
-
-    Nothing in the file is executed: only tensors, plain values and `argparse.Namespace` (which
-    fair-esm's files hold) are accepted.
-
-    Raises
-    ------
-    UserError
-        If the file cannot be read, or holds anything else.
-    """
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    # A file that is no checkpoint can fail in the unpickler with nearly any exception.
-    except Exception as error:
-        forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if forbidden:
-            raise UserError(
-                f"{path}: refused, it holds code ({forbidden[1]}) beside tensors and settings; "
-                "take the checkpoint from a source you trust"
-            ) from error
-        raise UserError(
-            f"{path}: not a checkpoint, or damaged ({first_line(error)}); download or copy it again"
-        ) from error
 
 
 def write_random_checkpoint(path: Path, geometry: Geometry, seed: int) -> None:

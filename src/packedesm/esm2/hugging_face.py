@@ -1,44 +1,21 @@
-"""Read checkpoints in Hugging Face's layout: a folder of config.json and safetensors files."""
+"""Read checkpoints in Hugging Face's layout: a folder of config.json and files of tensors."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from packedesm.errors import UserError, first_line
+from packedesm.errors import UserError
 from packedesm.esm2.geometry import VOCABULARY, Geometry, checked_geometry
+from packedesm.esm2.other_models import other_settings
 from packedesm.esm2.registry import read_small_json, weight_files
-from packedesm.esm2.weights import unique
+from packedesm.esm2.tensor_files import tensors_of
+from packedesm.esm2.tensor_names import renamed
+from packedesm.esm2.weights import ROTARY_BASE, Weights, spread, stored_formats, unique
 
-# Hugging Face's names after "esm." and, for layers, "encoder.layer.N."; then fair-esm's.
-HUGGING_FACE_NAMES = {
-    "embeddings.word_embeddings": "embed_tokens",
-    "encoder.emb_layer_norm_after": "emb_layer_norm_after",
-}
-HUGGING_FACE_LAYER_NAMES = {
-    "attention.self.query": "self_attn.q_proj",
-    "attention.self.key": "self_attn.k_proj",
-    "attention.self.value": "self_attn.v_proj",
-    "attention.self.rotary_embeddings": "self_attn.rot_emb",
-    "attention.output.dense": "self_attn.out_proj",
-    "attention.LayerNorm": "self_attn_layer_norm",
-    "intermediate.dense": "fc1",
-    "output.dense": "fc2",
-    "LayerNorm": "final_layer_norm",
-}
-# The heads, a pooler that is never trained, and tables that ESM-2 does not use.
-HUGGING_FACE_IGNORED = (
-    "lm_head.",
-    "classifier.",
-    "contact_head.",
-    "pooler.",
-    "embeddings.position_ids",
-    "embeddings.position_embeddings.",
-)
 # What a configuration must say for the model to be ESM-2, and what holds if it is silent.
 HUGGING_FACE_SETTINGS = {
     "model_type": ("esm", None),
@@ -47,60 +24,74 @@ HUGGING_FACE_SETTINGS = {
     "token_dropout": (True, None),
     "emb_layer_norm_before": (False, False),
     "layer_norm_eps": (1e-5, None),
+    "mask_token_id": (32, 32),
+}
+# What to do about a model of ESM-2's kind that computes something else.
+_ADVICE = {
+    "vocab_size": "its tokens are not ESM-2's (SaProt has 446); if tokens were only added, call "
+    "model.resize_token_embeddings(33) and save it again",
+    "token_dropout": "its embeddings are not scaled as ESM-2's; if it was trained as an ESM-2, set "
+    "token_dropout to true there",
 }
 
 
-def load(folder: Path) -> tuple[Geometry, dict[str, torch.Tensor]]:
-    """Return size and encoder weights, mapped from the files, by fair-esm's names without prefix.
+def load(folder: Path) -> Weights:
+    """Return the encoder of a folder that transformers wrote, in any of its versions since 4.30.
 
-    Tensors whose names are unknown keep them; the heads are left out.
+    Tensors of the encoder whose names are unknown keep them; the heads are left out.
 
     Raises
     ------
     UserError
-        If a file is missing or damaged, or the settings are not those of an ESM-2.
+        If a file is missing or damaged, holds anything but tensors, or the settings are not those
+        of an ESM-2.
     """
     config = read_small_json(folder / "config.json")
     if not isinstance(config, dict):
         raise UserError(f"{folder / 'config.json'}: not a configuration; copy it again")
+    geometry = _geometry(folder, config)
+    files = weight_files(folder)
+    try:
+        tensors = unique(item for file in files for item in tensors_of(file).items())
+        found = renamed(tensors, str(folder))
+        state = spread(unique((ours, tensors[name]) for name, ours in found.ours), geometry)
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}; copy it again") from error
+    if (base := config.get("rope_theta", ROTARY_BASE)) != ROTARY_BASE and not any(
+        name.endswith("inv_freq") for name in state
+    ):
+        raise UserError(
+            f"{folder / 'config.json'}: rope_theta is {base!r:.60}, and the rotary frequencies "
+            "that follow from it (inv_freq) are not among the weights; save it with transformers 5"
+        )
+    return Weights(geometry, state, _layout(config, files, state), found.left_out)
+
+
+def _geometry(folder: Path, config: Mapping[str, Any]) -> Geometry:
+    file = folder / "config.json"
+    if other := other_settings(config):
+        raise UserError(f"{folder}: is {other[0]}; {other[1]}")
     for key, (expected, default) in HUGGING_FACE_SETTINGS.items():
-        if config.get(key, default) != expected:
-            raise UserError(
-                f"{folder / 'config.json'}: {key} is {config.get(key)!r}, ESM-2 has {expected!r}; "
-                "use a folder of an ESM-2 model"
-            )
-    geometry = checked_geometry(
+        found = config.get(key, default)
+        if found != expected and not (found is None and default is not None):
+            advice = _ADVICE.get(key, "use a folder of an ESM-2 model")
+            raise UserError(f"{file}: {key} is {found!r:.60}, ESM-2 has {expected!r}; {advice}")
+    return checked_geometry(
         folder,
         config.get("num_hidden_layers"),
         config.get("hidden_size"),
         config.get("num_attention_heads"),
     )
-    files = weight_files(folder)
-    try:
-        return geometry, unique(item for file in files for item in _tensors(file))
-    except ValueError as error:
-        raise UserError(f"{folder}: {error}; copy it again") from error
 
 
-def _tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors of a safetensors file that are needed, by our names."""
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118, not a mapping
-                if ours := _fair_esm_name(name):
-                    yield ours, tensors.get_tensor(name)
-    # Of a damaged header the library raises its own error, or what reading a tensor makes of it.
-    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"{file}: cannot be read ({first_line(error)}); copy it again") from error
-
-
-def _fair_esm_name(name: str) -> str | None:
-    """Return fair-esm's name of a tensor; None if it is not needed, itself if it is unknown."""
-    name = name.removeprefix("esm.")
-    if name.startswith(HUGGING_FACE_IGNORED):
-        return None
-    module, _, kind = name.rpartition(".")
-    layer = re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)", module)
-    if layer and layer[2] in HUGGING_FACE_LAYER_NAMES:
-        return f"layers.{layer[1]}.{HUGGING_FACE_LAYER_NAMES[layer[2]]}.{kind}"
-    return f"{HUGGING_FACE_NAMES[module]}.{kind}" if module in HUGGING_FACE_NAMES else name
+def _layout(config: Mapping[str, Any], files: list[Path], state: Mapping[str, torch.Tensor]) -> str:
+    """Return what was read, in words."""
+    classes = config.get("architectures")
+    first = classes[0] if isinstance(classes, list) and classes else None
+    parts = [
+        f"Hugging Face transformers {str(config.get('transformers_version', ''))[:20]}".strip(),
+        *([first[:60]] if isinstance(first, str) else []),
+        stored_formats(state),
+        files[0].name if len(files) == 1 else f"{len(files)} files",
+    ]
+    return ", ".join(parts)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import MISSING, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from packedesm.errors import Fault, UserError
+from packedesm.errors import Fault, UserError, quote_path
 from packedesm.esm2.geometry import Geometry
+from packedesm.esm2.other_models import ADAPTER, other_file, other_files
 from packedesm.files import read_json, read_record, write_record
 
 TINY = "esm2_tiny_random"  # made locally, untrained
@@ -56,13 +58,18 @@ class Checkpoint:
     model
         As the user named it.
     path, format
-        Where the weights lie, and whose layout they have: ``fair-esm`` or ``huggingface``.
+        Where the weights lie, and whose layout they have: ``fair-esm``, ``huggingface`` or, where a
+        file holds tensors alone, ``state_dict``.
     bytes, sha256
         Size of the weights; digest of all files that decide what the model computes.
     untrained, demo
         Random weights; the small trained model that ships with the package.
     digest_checked
         Whether the digest is the published one.
+    layout
+        In words, what was read and who wrote it so.
+    base
+        Where the weights lie that an adapter is merged into; None where there is no adapter.
     """
 
     model: str
@@ -74,6 +81,12 @@ class Checkpoint:
     untrained: bool
     demo: bool
     digest_checked: bool
+    layout: str = ""
+    base: str | None = None
+
+    def files(self) -> list[Path]:
+        """Return all files that decide what the model computes, as `model_files` does."""
+        return model_files(Path(self.path), self.base)
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values: the fields, with the numbers of `geometry` among them."""
@@ -84,9 +97,14 @@ class Checkpoint:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Checkpoint:
-        """Return what `as_json` gave; KeyError if something is missing."""
+        """Return what `as_json` gave; KeyError if something is missing.
+
+        The layout and the base may be: earlier versions did not record them.
+        """
         values = {
-            name: content[name] for name in (f.name for f in fields(cls)) if name != "geometry"
+            field.name: content[field.name]
+            for field in fields(cls)
+            if field.name != "geometry" and (field.default is MISSING or field.name in content)
         }
         sizes = (content[size] for size in ("layers", "width", "heads"))
         return cls(geometry=Geometry(*sizes), **values)
@@ -114,13 +132,13 @@ def locate(model: str, folder: str | Path = "auto") -> Path:
     Parameters
     ----------
     model
-        A name from `MODELS`, the path of a .pt file in fair-esm's layout, or of
-        a folder in Hugging Face's layout.
+        A name from `MODELS`, the path of a file that torch.save wrote, or of a folder in Hugging
+        Face's layout: of a model, or of a LoRA adapter.
 
     Raises
     ------
     UserError
-        If it is neither.
+        If it is none of them.
     """
     if model == DEMO:
         return Path(str(files("packedesm"))) / "data" / f"{DEMO}.pt"
@@ -128,13 +146,17 @@ def locate(model: str, folder: str | Path = "auto") -> Path:
         return checkpoint_folder(folder) / f"{model}.pt"
     path = Path(model).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if not any((path / name).is_file() for name in ("config.json", ADAPTER)):
+            if other := other_files(path):
+                raise UserError(f"model {model!r} holds {other[0]}; {other[1]}")
             raise UserError(
                 f"model {model!r} is a folder without config.json; name a .pt file, "
                 "or a folder in Hugging Face's layout"
             )
         return path
     if path.is_file():
+        if other := other_file(path):
+            raise UserError(f"{path}: holds {other[0]}; {other[1]}")
         return path
     close = difflib.get_close_matches(model, MODELS, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
@@ -144,33 +166,110 @@ def locate(model: str, folder: str | Path = "auto") -> Path:
     )
 
 
-def model_files(path: Path) -> list[Path]:
-    """Return all files that decide what a checkpoint computes, as `weight_files` does."""
-    return [path / "config.json", *weight_files(path)] if path.is_dir() else [path]
+def base_name(path: Path) -> str | None:
+    """Return the model that the adapter in a folder is for, as `locate` takes it; None if none is.
+
+    A published model has its name here, also where Hugging Face's is given: ``facebook/NAME``.
+
+    Raises
+    ------
+    UserError
+        If the adapter's settings are damaged, or name no model.
+    """
+    settings = path / ADAPTER
+    if not settings.is_file():
+        return None
+    content = read_small_json(settings)
+    name = content.get("base_model_name_or_path") if isinstance(content, dict) else None
+    if not isinstance(name, str) or not name:
+        raise UserError(
+            f"{settings}: names no base model; put its name or path there as "
+            "base_model_name_or_path"
+        )
+    # Under another account it may be a model that somebody trained on.
+    published, local = name.removeprefix("facebook/"), False
+    with suppress(OSError, RuntimeError):  # no system has a path of this length, or this user
+        place = Path(name).expanduser()
+        local = place.is_file() or (place / "config.json").is_file()
+        if (place / ADAPTER).is_file():
+            raise UserError(
+                f"{settings}: the base is an adapter too; merge and save that one first"
+            )
+    if published in MODELS and not local:
+        return published
+    if not local:
+        raise UserError(
+            f"{settings}: the base model {quote_path(name)} is not here; put the path of its "
+            "folder there as base_model_name_or_path, or merge where it was trained: "
+            "model.merge_and_unload().save_pretrained(FOLDER)"
+        )
+    return name
+
+
+def model_files(path: Path, base: str | Path | None = None) -> list[Path]:
+    """Return all files that a checkpoint is read from, as `weight_files` does.
+
+    Of a folder the first are its settings and, where there is one, the index of its files.
+
+    Parameters
+    ----------
+    base
+        Of an adapter, where the weights lie that it is for.
+    """
+    if not path.is_dir():
+        return [path]
+    settings = ADAPTER if (path / ADAPTER).is_file() else "config.json"
+    own = [path / settings, *_weights(path)]
+    return own if base is None else [*own, *model_files(Path(base))]
+
+
+def present_files(path: Path, folder: str | Path) -> list[Path]:
+    """Return `model_files` of what `locate` found; none if an adapter's base is not fetched yet."""
+    name = base_name(path)
+    base = None if name is None else locate(name, folder)
+    return model_files(path, base) if base is None or base.exists() else []
 
 
 def weight_files(path: Path) -> list[Path]:
     """Return the files that hold the weights of a checkpoint; of a folder all are present.
+
+    Where a folder holds them twice, these are the ones that transformers takes.
 
     Raises
     ------
     UserError
         If one is missing, or the index that names them is damaged.
     """
-    if not path.is_dir():
-        return [path]
-    folder, index = path, path / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.is_file():
-        try:
-            names = sorted({*read_small_json(index)["weight_map"].values()})
-            if not all(isinstance(name, str) for name in names):
-                raise TypeError("a name that is no text")
-        except (KeyError, AttributeError, TypeError) as error:
-            raise UserError(f"{index}: not an index of safetensors files") from error
+    return [file for file in _weights(path) if file.suffix != ".json"] if path.is_dir() else [path]
+
+
+def _weights(path: Path) -> list[Path]:
+    """Return the files of a folder's weights, after the index that names them if there is one."""
+    stem = "adapter_model" if (path / ADAPTER).is_file() else "model"
+    for name in (f"{stem}.safetensors", f"{'pytorch_' * (stem == 'model')}{stem}.bin"):
+        if (path / name).is_file():
+            return [path / name]
+        if (path / f"{name}.index.json").is_file():
+            index = path / f"{name}.index.json"
+            return [index, *_indexed(path, index)]
+    what = f"{stem}.safetensors is missing"
+    if other := other_files(path):
+        raise UserError(f"{path}: {what}, it holds {other[0]}; {other[1]}")
+    raise UserError(f"{path}: {what}; copy the folder again, or save it with save_pretrained()")
+
+
+def _indexed(folder: Path, index: Path) -> list[Path]:
+    try:
+        names = sorted({*read_small_json(index)["weight_map"].values()})
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("a name that is no text")
+    except (KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{index}: not an index of files of weights") from error
+    kind = index.name.removesuffix(".index.json").rpartition(".")[2]
     for name in names:
-        if Path(name).name != name or not (folder / name).is_file():
-            raise UserError(f"{folder}: {name} is missing; a Hugging Face folder needs safetensors")
+        # A file of another kind would be read by another reader than the one that was named.
+        if Path(name).name != name or not (folder / name).is_file() or not name.endswith(kind):
+            raise UserError(f"{folder}: {name} is missing, which {index.name} names; copy it again")
     return [folder / name for name in names]
 
 

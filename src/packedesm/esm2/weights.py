@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -22,7 +24,33 @@ _LAYER_SOURCES = {
 }
 _WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _ROTATED = ("self_attn.q_proj", "self_attn.k_proj")
-_FREQUENCIES = "layers.{}.self_attn.rot_emb.inv_freq"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The encoder of a checkpoint.
+
+    Attributes
+    ----------
+    state
+        Its tensors by fair-esm's names without prefix, mapped from the files: they take memory when
+        they are used.
+    layout
+        In words, what was read and who wrote it so.
+    left_out
+        What the files hold besides: heads, a pooler.
+    """
+
+    geometry: Geometry
+    state: Mapping[str, torch.Tensor]
+    layout: str
+    left_out: tuple[str, ...] = ()
+
+
+def stored_formats(state: Mapping[str, torch.Tensor]) -> str:
+    """Return the number formats of tensors in words, without those of rotary frequencies."""
+    dtypes = {str(x.dtype) for name, x in state.items() if not name.endswith("inv_freq")}
+    return " and ".join(sorted(dtype.removeprefix("torch.") for dtype in dtypes))
 
 
 def tensor_shapes(geometry: Geometry) -> dict[str, tuple[int, ...]]:
@@ -48,7 +76,31 @@ def unique(items: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]
     return state
 
 
-def check_kinds(state: Mapping[str, object], held_bytes: int, source: str) -> None:
+def spread(state: Mapping[str, torch.Tensor], geometry: Geometry) -> dict[str, torch.Tensor]:
+    """Give each layer the rotary frequencies that stand once for all, under a star's name.
+
+    Raises
+    ------
+    ValueError
+        If a layer has others besides.
+    """
+    shared = frequency_name("*")
+    single = [(name, tensor) for name, tensor in state.items() if name != shared]
+    if shared not in state:
+        return dict(single)
+    # Not of a number of layers that no file can hold.
+    names = frequency_names(geometry) if geometry.layers <= len(state) else []
+    return unique([*single, *((name, state[shared]) for name in names)])
+
+
+def check_are_tensors(state: Mapping[str, object], source: str) -> None:
+    """Raise UserError, naming `source`, if something that has a tensor's name is none."""
+    for name, tensor in state.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise UserError(f"{source}: {name} is no tensor; use a complete ESM-2 checkpoint")
+
+
+def check_kinds(state: Mapping[str, Any], held_bytes: int, source: str) -> None:
     """Raise UserError, naming `source`, unless all are plain tensors that its files can hold.
 
     A file of a few bytes can claim tensors of any size: one number, repeated by its strides, or one
@@ -61,10 +113,9 @@ def check_kinds(state: Mapping[str, object], held_bytes: int, source: str) -> No
     held_bytes
         Size of its files.
     """
+    check_are_tensors(state, source)
     claimed = 0
     for name, tensor in state.items():
-        if not isinstance(tensor, torch.Tensor):
-            raise UserError(f"{source}: {name} is no tensor; use a complete ESM-2 checkpoint")
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
         if tensor.dtype not in _WEIGHT_DTYPES or not plain or tensor.is_quantized:
             kind = str(tensor.dtype if plain else tensor.layout).removeprefix("torch.")
@@ -96,7 +147,7 @@ def check_tensors(
     if geometry.layers > max(1000, len(found)):  # before anything of the claimed size is made
         raise UserError(f"{source}: holds {len(found)} tensors, too few for {size}; {hint}")
     expected = tensor_shapes(geometry)
-    optional = {_FREQUENCIES.format(n): (geometry.head_dim // 2,) for n in range(geometry.layers)}
+    optional = dict.fromkeys(frequency_names(geometry), (geometry.head_dim // 2,))
     for name, shape in expected.items():
         if name not in found:
             raise UserError(f"{source}: tensor {name} is missing (for {size}); {hint}")
@@ -173,7 +224,12 @@ def rotary_frequencies(state: Mapping[str, torch.Tensor], geometry: Geometry) ->
 
 def frequency_names(geometry: Geometry) -> list[str]:
     """Return fair-esm's name of the rotary frequencies of each layer, without prefix."""
-    return [_FREQUENCIES.format(layer) for layer in range(geometry.layers)]
+    return [frequency_name(layer) for layer in range(geometry.layers)]
+
+
+def frequency_name(layer: int | str) -> str:
+    """Return fair-esm's name of the rotary frequencies of a layer, without prefix."""
+    return f"layers.{layer}.self_attn.rot_emb.inv_freq"
 
 
 def _weight_sources(geometry: Geometry) -> dict[str, tuple[str, ...]]:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from packedesm.esm2.checkpoints import load_state
-from packedesm.esm2.fair_esm import load_archive
+from packedesm.esm2.fair_esm import is_published
+from packedesm.esm2.tensor_files import load_archive
 from packedesm.reference.blocked_attention import blocked
 
 # Peak memory over the numbers of all tokens' vectors: fair-esm's GELU holds four times four of
@@ -32,8 +33,10 @@ class Reference:
     Parameters
     ----------
     path
-        A .pt file in fair-esm's layout, loaded by fair-esm itself, or a Hugging Face folder,
-        whose weights are put into fair-esm's model.
+        A .pt file in fair-esm's layout, loaded by fair-esm itself, or weights in another layout,
+        which are put into fair-esm's model.
+    base
+        As `packedesm.esm2.checkpoints.read` takes it.
 
     Raises
     ------
@@ -41,9 +44,8 @@ class Reference:
         If the checkpoint cannot be read or does not fit.
     """
 
-    def __init__(self, path: Path) -> None:
-        path = Path(path)
-        self._model = (_from_hugging_face(path) if path.is_dir() else _from_fair_esm(path)).eval()
+    def __init__(self, path: Path, base: str | Path | None = None) -> None:
+        self._model = _model(Path(path), base).eval()
         self._converter = self._model.alphabet.get_batch_converter()
 
     def residues(self, sequence: bytes | str) -> np.ndarray:
@@ -97,18 +99,15 @@ def available_bytes() -> float:
     return min(found)
 
 
-def _from_fair_esm(path: Path) -> esm.ESM2:
-    load_state(path)  # for its one-line errors: fair-esm's are tracebacks
-    with warnings.catch_warnings():
-        # Contacts are not asked for, so their weights are not needed.
-        warnings.filterwarnings("ignore", message="Regression weights not found")
-        # fair-esm tells ESM-2 from its older models by the beginning of the name.
-        model, _ = esm.pretrained.load_model_and_alphabet_core("esm2", load_archive(path))
-    return model
-
-
-def _from_hugging_face(folder: Path) -> esm.ESM2:
-    geometry, state = load_state(folder)
+def _model(path: Path, base: str | Path | None) -> esm.ESM2:
+    geometry, state = load_state(path, base)  # checked: fair-esm's errors are tracebacks
+    content = None if path.is_dir() else load_archive(path)
+    if is_published(content):
+        with warnings.catch_warnings():
+            # Contacts are not asked for, so their weights are not needed.
+            warnings.filterwarnings("ignore", message="Regression weights not found")
+            # fair-esm tells ESM-2 from its older models by the beginning of the name.
+            return esm.pretrained.load_model_and_alphabet_core("esm2", content)[0]
     model = esm.ESM2(geometry.layers, geometry.width, geometry.heads)
     # The heads are not read, and not used; `load_state` has checked the rest.
     model.load_state_dict(state, strict=False)

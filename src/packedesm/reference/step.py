@@ -87,7 +87,7 @@ def _embedded(
     part: str,
 ) -> Iterator[Protein]:
     with reading_weights(checkpoint) as path:
-        reference = Reference(path)
+        reference = Reference(path, checkpoint.base)
     with Progress("computing the reference of", len(todo), "proteins") as progress:
         while todo:
             again: list[int] = []

@@ -57,11 +57,12 @@ def write_manifest(
         residues = int(to_numpy(index["embedded_length"]).sum())
         arrays = _check_arrays(paths, run, index.num_rows, residues)
     text = json.dumps(config, sort_keys=True, default=str)
+    model = run.checkpoint.as_json()
     manifest = {
         "format": FORMAT,
         "records": index.num_rows,
         "residues": residues,
-        "model": {key: value for key, value in run.checkpoint.as_json().items() if key != "path"},
+        "model": {key: value for key, value in model.items() if key not in ("path", "base")},
         "dtype": run.plan.dtype,
         "attention": run.plan.attention,
         "arrays": arrays,
