@@ -72,6 +72,14 @@ def root_logger():
     logging.captureWarnings(False)
 
 
+@pytest.fixture
+def leases(tmp_path, monkeypatch):
+    """A folder for the leases of GPUs of this test alone, also in processes that it starts."""
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+
+
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory):
     """Return a function that lets one of the test processes fill a folder, for all of them."""
