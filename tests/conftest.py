@@ -80,6 +80,15 @@ def leases(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
 
 
+@pytest.fixture
+def forked_pools(monkeypatch):
+    """Processes of pools from one that has imported everything: as spawned ones, but sooner."""
+    from packedesm.embedding import pool
+    from tests.forks import CONTEXT
+
+    monkeypatch.setattr(pool, "_CONTEXT", CONTEXT)
+
+
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory):
     """Return a function that lets one of the test processes fill a folder, for all of them."""

@@ -68,12 +68,15 @@ class Jobs:
         What happens at each shard on a GPU, by the seed of its UUID.
     gpus
         Those of the machine.
+    together
+        How many processes are to be at work before anything happens.
     """
 
     folder: Path
     plan: dict[int, tuple[Callable[[], None], ...]] = field(default_factory=dict)
     on: dict[str, Callable[[], None]] = field(default_factory=dict)
     gpus: tuple[MadeUpGpu, ...] = ()
+    together: int = 1
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "leases": os.environ.get("XDG_RUNTIME_DIR")}
@@ -107,6 +110,8 @@ class Jobs:
         before = 10 * attempt
         with Progress("embedding", RESIDUES, "residues", before=before) as progress:
             progress.add(40)
+            while len([*self.folder.iterdir()]) < self.together:
+                time.sleep(0.01)
             for act in acts:
                 act()
             progress.add(60 - before)

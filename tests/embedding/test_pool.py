@@ -19,17 +19,12 @@ from packedesm.errors import Fault, UserError
 from tests.embedding import pool_jobs
 from tests.embedding.pool_jobs import RESIDUES, Jobs
 from tests.fake_cuda.nvml import MadeUpGpu
-from tests.forks import _CONTEXT
+
+pytestmark = pytest.mark.usefixtures("forked_pools")
 
 ECC = "CUDA error: uncorrectable ECC error encountered"
 CPUS = [Place("cpu", "CPU process 0"), Place("cpu", "CPU process 1")]
 A, B = MadeUpGpu("a"), MadeUpGpu("b")
-
-
-@pytest.fixture(autouse=True)
-def forked(monkeypatch):
-    """Processes from one that has imported everything: they do what spawned ones do, sooner."""
-    monkeypatch.setattr(pool, "_CONTEXT", _CONTEXT)
 
 
 @pytest.fixture
@@ -80,7 +75,7 @@ def test_there_are_no_more_processes_than_shards(jobs, said):
     ],
 )
 def test_what_is_left_of_a_shard_whose_process_ends_goes_to_another(jobs, said, end, words):
-    embed = jobs({1: (end,)})
+    embed = jobs({1: (end,)}, together=2)
     run(embed, [1, 0, 2, 3])
     assert embed.done() == [0, 1, 2, 3]
     (line,) = said(words)
@@ -92,7 +87,7 @@ def test_what_is_left_of_a_shard_whose_process_ends_goes_to_another(jobs, said, 
 
 
 def test_a_shard_that_ends_two_processes_ends_the_run_and_the_others_commit(jobs):
-    embed = jobs({0: (pool_jobs.dies,) * 3, 1: (pool_jobs.waits,)})
+    embed = jobs({0: (pool_jobs.dies,) * 3, 1: (pool_jobs.waits,)}, together=2)
     with pytest.raises(Fault, match=r"^shard 0: two processes .* SIGKILL.*; what is finished"):
         run(embed, range(2), [*CPUS, Place("cpu", "CPU process 2")])
     assert [end for shard, _, end in embed.attempts() if shard == 1] == ["SystemExit"]
@@ -155,7 +150,7 @@ def test_a_process_that_does_not_end_is_killed(jobs, monkeypatch, said):
 
 
 def test_each_process_computes_on_a_gpu_of_its_own(jobs, leases):
-    embed = jobs(gpus=(A, B))
+    embed = jobs(gpus=(A, B), together=2)
     run(embed, range(6), on(A, B))
     assert embed.done() == [*range(6)]
     assert {seen for _shard, seen, _end in embed.attempts()} == {A.uuid, B.uuid}
@@ -186,7 +181,7 @@ def test_if_no_gpu_can_be_used_each_has_its_reason(jobs, leases):
 
 
 def test_a_gpu_that_ends_every_process_is_given_up_and_loses_no_shard(jobs, leases, said):
-    embed = jobs(gpus=(A, B), on={"a": pool_jobs.dies, "b": pool_jobs.takes_a_while})
+    embed = jobs(gpus=(A, B), on={"a": pool_jobs.dies, "b": pool_jobs.takes_a_while}, together=2)
     run(embed, range(4), on(A, B))
     assert embed.done() == [0, 1, 2, 3]
     assert len([seen for _shard, seen, _end in embed.attempts() if seen == A.uuid]) == 2
