@@ -79,7 +79,7 @@ def test_what_is_left_of_a_shard_whose_process_ends_goes_to_another(jobs, said, 
     run(embed, [1, 0, 2, 3])
     assert embed.done() == [0, 1, 2, 3]
     (line,) = said(words)
-    assert line.endswith("and what is left of shard 1 goes to the next process")
+    assert line.endswith("and what is left of shard 1 goes to another process")
     first, second = said("takes shard 1")
     assert first != second  # nobody gets it twice while there is another
     # 40 residues were lost, 10 of which had been committed.

@@ -26,7 +26,7 @@ from packedesm.embedding.pool_process import (
     embed_at,
 )
 from packedesm.embedding.signals import SIGNALS
-from packedesm.errors import Fault, UserError
+from packedesm.errors import Fault, UserError, first_line
 from packedesm.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -139,17 +139,17 @@ class _Pool:
 
     def end(self) -> None:
         """Let the processes commit and end; what interrupts this is raised when they have."""
-        deadline = time.monotonic() + _PATIENCE
+        now = time.monotonic()
+        deadline, remind = now + _PATIENCE, now
         interruption = None
         while self._processes:
             try:
-                if time.monotonic() > deadline:
+                now = time.monotonic()
+                if now >= remind:
+                    remind = now + REMIND_SECONDS
+                    self._stop()
+                if now >= deadline:
                     self._give_up()
-                for process in self._processes:
-                    if process.shard is None:  # nothing to lose, and perhaps a device that hangs
-                        process.process.kill()
-                    else:
-                        process.process.terminate()
                 for _process, message in self._heard():
                     if isinstance(message, Said):
                         _log(message)
@@ -157,6 +157,13 @@ class _Pool:
                 interruption = error
         if interruption is not None:
             raise interruption
+
+    def _stop(self) -> None:
+        for process in self._processes:
+            if process.shard is None:  # it has nothing to lose, and may be at a device that hangs
+                process.process.kill()
+            else:
+                process.process.terminate()
 
     def _give_up(self) -> None:
         """Kill processes that do not end: what they have committed is kept."""
@@ -197,17 +204,16 @@ class _Pool:
 
     def _heard(self) -> Iterator[tuple[_Process, Message | None]]:
         """Wait a little for what processes say; of one that has ended the message is None."""
-        by_connection = {process.connection: process for process in self._processes}
-        for connection in wait([*by_connection], REMIND_SECONDS):
-            assert isinstance(connection, Connection)
-            process = by_connection[connection]
-            message = None
+        by_connection: dict[object, _Process] = {
+            process.connection: process for process in self._processes
+        }
+        for connection in wait([process.connection for process in self._processes], REMIND_SECONDS):
+            process, message = by_connection[connection], None
             try:
-                message = connection.recv()
+                message = process.connection.recv()
             except (EOFError, OSError):
+                process.process.join()
                 self._processes.remove(process)
-                process.process.join(_PATIENCE)
-                process.process.kill()  # if it hangs in a driver
             yield process, message
 
     def _heed(self, process: _Process, message: Message | None) -> None:
@@ -219,21 +225,19 @@ class _Pool:
             _log(message)
         elif isinstance(message, Failed):
             process.error = message.error
-        elif process.shard is None:
-            raise AssertionError(f"{message} of no shard")
+            process.process.kill()  # it has said all, and may hang at a device that failed
         elif isinstance(message, Embedded):
-            self._bar.note(process.shard, message.residues)
+            self._bar.note(message.shard, message.residues)
         else:
-            self._unfinished.remove(process.shard)
+            self._unfinished.remove(message.shard)
             process.shard = None
 
     def _lose(self, process: _Process) -> None:
         """Do without a process that has ended, or raise what ends all of them."""
         place, shard, error = process.place, process.shard, process.error
-        why = str(error) if error else _how_it_ended(process.process.exitcode)
-        self._lost[place] = why
         if process.ready and isinstance(error, UserError | Fault):
             raise error
+        why = self._lost[place] = _why_it_ended(process)
         if shard is not None:
             self._died[shard].append(place)
             if len(self._died[shard]) == _CHANCES:
@@ -248,9 +252,7 @@ class _Pool:
         logger.warning(
             "%s: %s; %s%s",
             *(place, why, "it is tried once more" if again else "it is left out"),
-            ""
-            if shard is None
-            else f", and what is left of shard {shard} goes to the next process",
+            "" if shard is None else f", and what is left of shard {shard} goes to another process",
             exc_info=error if process.ready else None,
         )
 
@@ -273,7 +275,12 @@ def _log(message: Said) -> None:
         log.handle(record)
 
 
-def _how_it_ended(status: int | None) -> str:
+def _why_it_ended(process: _Process) -> str:
+    if isinstance(process.error, UserError | Fault):
+        return str(process.error)
+    if process.error is not None:
+        return first_line(process.error)
+    status = process.process.exitcode
     if status is None or status >= 0:
         return f"its process ended with status {status}"
     try:

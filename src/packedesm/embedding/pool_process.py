@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
@@ -21,6 +22,7 @@ from packedesm.device.hardware import leased_device
 from packedesm.device.places import Place
 from packedesm.embedding import signals
 from packedesm.embedding.signals import SIGNALS, stopping_on_signals
+from packedesm.log import LineFormatter
 from packedesm.progress import telling
 
 # A signal that comes just before a thread begins to wait does not wake it up. So it is sent again,
@@ -44,14 +46,17 @@ class Said:
 
 @dataclass(frozen=True)
 class Embedded:
-    """How many residues of its shard are embedded, by whomever."""
+    """How many residues of a shard are embedded, by whomever."""
 
+    shard: int
     residues: int
 
 
 @dataclass(frozen=True)
 class Finished:
-    """Its shard is finished."""
+    """A shard is finished."""
+
+    shard: int
 
 
 @dataclass(frozen=True)
@@ -84,11 +89,15 @@ def embed_at(place: Place, embed: Embed, connection: Connection) -> None:
                 tell(Ready())
                 while (shard := _next(connection)) is not None:
                     check_stop()
-                    with telling(lambda residues: tell(Embedded(residues))):
+                    with telling(partial(_tell_embedded, tell, shard)):
                         embed(shard)
-                    tell(Finished())
+                    tell(Finished(shard))
         except Exception as error:
             tell(Failed(_portable(error)))
+
+
+def _tell_embedded(tell: Tell, shard: int, residues: int) -> None:
+    tell(Embedded(shard, residues))
 
 
 def _next(connection: Connection) -> int | None:
@@ -139,7 +148,7 @@ def _log_to(tell: Tell, place: Place) -> None:
             told = {
                 key: getattr(record, key) for key in ("name", "levelno", "levelname", "created")
             }
-            error = record.exc_info and "".join(traceback.format_exception(*record.exc_info))
+            error = record.exc_info and LineFormatter().formatException(record.exc_info)
             tell(Said(told | {"msg": f"{place}: {record.getMessage()}", "exc_text": error}))
 
     handler = Handler()
