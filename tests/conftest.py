@@ -72,6 +72,23 @@ def root_logger():
     logging.captureWarnings(False)
 
 
+@pytest.fixture
+def leases(tmp_path, monkeypatch):
+    """A folder for the leases of GPUs of this test alone, also in processes that it starts."""
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+
+
+@pytest.fixture
+def forked_pools(monkeypatch):
+    """Processes of pools from one that has imported everything: as spawned ones, but sooner."""
+    from packedesm.embedding import pool
+    from tests.forks import CONTEXT
+
+    monkeypatch.setattr(pool, "_CONTEXT", CONTEXT)
+
+
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory):
     """Return a function that lets one of the test processes fill a folder, for all of them."""

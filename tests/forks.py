@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 # What a signal does to such a process, and what it leaves, is the same as for one that a shell
 # starts. Environment and working folder are those of the process that is forked.
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["packedesm.pipeline", "tests.embed_job"])
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["packedesm.pipeline", "tests.embed_job"])
 
 
 class Forked:
@@ -24,7 +24,7 @@ class Forked:
     def __init__(self, function: Callable[..., int | None], *arguments: object) -> None:
         self._streams = [tempfile.NamedTemporaryFile() for _ in range(2)]  # noqa: SIM115, in communicate
         names = [stream.name for stream in self._streams]
-        self._process = _CONTEXT.Process(target=_run, args=(names, function, arguments))
+        self._process = CONTEXT.Process(target=_run, args=(names, function, arguments))
         self._process.start()
         self.pid = self._process.pid
 

@@ -122,6 +122,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="start over in a folder that holds results or an unfinished run",
     )
+    embed.add_argument(
+        "--devices",
+        help="which devices to use, with one process on each: GPUs by number or UUID, such as 0,2, "
+        "or cpu. Default: every GPU, where device allows it.",
+    )
     for flag, key, described in _schema_options():
         embed.add_argument(flag, dest=key, metavar="VALUE", help=_help(described))
     embed.set_defaults(run=_embed)
@@ -204,7 +209,8 @@ def _embed(options: argparse.Namespace) -> None:
         # Here: who asks for help, or for what is there, need not wait for torch.
         from packedesm.pipeline import embed_fasta
 
-        embed_fasta(paths, config, threads=_cores(), force=options.force)
+        devices = options.devices
+        embed_fasta(paths, config, threads=_cores(), force=options.force, devices=devices)
         clean_up(paths)
     arrays = ", ".join(path.name for path in paths.arrays(config["outputs"]))
     report = options.output / paths.report.name

@@ -1,4 +1,4 @@
-"""Time and memory to ask a cluster for, from what a job will have to do."""
+"""Shards, time and memory of jobs, from what they will have to do."""
 
 from __future__ import annotations
 
@@ -10,12 +10,37 @@ from packedesm.esm2.registry import Checkpoint
 _SETUP_MINUTES = 15
 # Twice the computed time: GPUs are shared, clocks vary, and a limit that is hit costs a queue.
 _MARGIN = 2
+# Shards for each of several devices that take one after another, so that they end together: the
+# last one ends at most a quarter of its time after the first.
+_SHARDS_PER_DEVICE = 4
+# Each shard costs its job the load of the weights, and a look at the device. That shall be a tenth
+# of its time, on a fast GPU, at most.
+_LOAD_SECONDS, _LOAD_BYTES_PER_SECOND, _WORTH = 5, 1e9, 10
+_GPU_TFLOPS = 200
 # A CPU core in float32 reaches 0.02 to 0.1 TFLOP/s.
 _CPU_TFLOPS = 0.05
 # Python with torch and a CUDA context.
 _BASE_MB = 3000
 # The file's weights (2 or 4 bytes each) and a float32 copy of them, at the same time.
 _BYTES_PER_PARAMETER = 8
+
+
+def shards_for(checkpoint: Checkpoint, cost: float, devices: int, kind: str) -> int:
+    """Return into how many shards several devices of one machine have their work cut.
+
+    Parameters
+    ----------
+    cost
+        Of all of it, as in `embed_minutes`.
+    devices, kind
+        How many there are, and what they are, ``cuda`` or ``cpu``.
+    """
+    tflops = {"cuda": _GPU_TFLOPS, "cpu": _CPU_TFLOPS}[kind]
+    seconds = 60 * _model_minutes(checkpoint, cost, tflops) / devices
+    load = _LOAD_SECONDS + _BYTES_PER_PARAMETER * checkpoint.geometry.parameters / (
+        _LOAD_BYTES_PER_SECOND
+    )
+    return devices * max(1, min(_SHARDS_PER_DEVICE, int(seconds / (_WORTH * load))))
 
 
 def embed_minutes(

@@ -156,7 +156,7 @@ class _OfVerify(_Options):
 class JobOptions(_OfVerify):
     """How an embedding job works; what is finished stays, whatever they are changed to."""
 
-    device: str  # cpu, cuda, or auto: a GPU where there is one
+    device: str  # cpu, cuda, auto: a GPU where there is one; or the UUIDs of some GPUs
     workers: int | str  # processes that read and tokenise ahead of the device, or auto
     seed: int
     commit_seconds: float  # most time between two commits

@@ -1,16 +1,21 @@
-"""The whole way from one FASTA file to results, in this process."""
+"""The whole way from one FASTA file to results, by this process or one on each device."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from packedesm.device.hardware import device_kind
+from packedesm.cluster import shards_for
+from packedesm.device.places import Place, anywhere, find_places
 from packedesm.embedding.job import embed_shard
 from packedesm.embedding.output import expect_same_numbers, finished
+from packedesm.embedding.pool import embed_shards
 from packedesm.esm2.checkpoints import prepare
+from packedesm.esm2.registry import Checkpoint
 from packedesm.options import (
     EmbedOptions,
     JobOptions,
@@ -27,24 +32,40 @@ from packedesm.report.verify import verify
 from packedesm.results.folder import adopt_request, start_over
 from packedesm.results.manifest import write_manifest
 from packedesm.results.merge import merge_shards
+from packedesm.results.outdated import kept_number
 from packedesm.sequences.fasta import read_blocks
+from packedesm.sequences.partition import Number
 from packedesm.sequences.shards import write_shards
 
 logger = logging.getLogger(__name__)
 
 
 def embed_fasta(
-    paths: Paths, config: Mapping[str, Any], threads: int, *, force: bool = False
+    paths: Paths,
+    config: Mapping[str, Any],
+    threads: int,
+    *,
+    force: bool = False,
+    devices: str | None = None,
 ) -> None:
-    """Do for one FASTA file what the workflow's rules do, one shard after another.
+    """Do for one FASTA file what the workflow's rules do.
 
-    Goes on where an earlier attempt of the same request was stopped. `config` is a resolved
-    configuration whose ``fasta`` is one path; `force` starts over. Raises what its steps raise,
-    UserError if the folder holds an attempt of another request, and Fault if another kind of device
-    has finished a part of it.
+    Goes on where an earlier attempt of the same request was stopped. Raises what its steps raise,
+    UserError if the folder holds an attempt of another request or `devices` are not there, and
+    Fault if another kind of device has finished a part of it.
+
+    Parameters
+    ----------
+    config
+        A resolved configuration whose ``fasta`` is one path.
+    threads
+        CPU threads to use, in all processes together.
+    force
+        Start over.
+    devices
+        Which devices to use, as `find_places` takes them; default: all that `config` allows.
     """
-    # Only one device is used here, so more shards than asked for would gain nothing.
-    shards = 1 if config["shards"] == "auto" else config["shards"]
+    places = find_places(config["device"], devices)
     checkpoint = prepare(config["model"], config["checkpoints"])
     if force:
         next(read_blocks(Path(config["fasta"])))  # what is there is not given up for a mistake
@@ -52,22 +73,61 @@ def embed_fasta(
     request = adopt_request(paths, config, checkpoint.files(), checkpoint.sha256)
     checkpoint.write(paths.checkpoint)
     fasta, width = Path(config["fasta"]), checkpoint.geometry.width
-    summary = write_shards([fasta], paths, ShardOptions.of(config), shards=shards, width=width)
+    known = [source.in_words() for source in request.inputs]
+    number = _number_of_shards(config, kept_number(paths, config, known), checkpoint, places)
+    summary = write_shards([fasta], paths, ShardOptions.of(config), shards=number, width=width)
     request.check_read([source["sha256"] for source in summary["inputs"]])
-    options, job = EmbedOptions.of(config), JobOptions.of(config)
-    kept = [finished(paths, shard, checkpoint, options) for shard in range(shards)]
-    if None in kept and any(kept):
-        expect_same_numbers(paths, kept, options, device_kind(job.device))
-    reference = ReferenceOptions.of(config)
+    shards, reference = len(summary["shards"]), ReferenceOptions.of(config)
     write_reference(paths, checkpoint, reference, FIRST, shards=shards)
-    for shard, run in enumerate(kept):
-        if run is not None:
-            logger.info("shard %d is finished and kept", shard)
-        else:
-            embed_shard(paths, shard, checkpoint, options, job, threads=threads)
-    merge_shards(paths, shards, options.outputs)
+    _embed(paths, config, checkpoint, summary, places, threads)
+    merge_shards(paths, shards, config["outputs"])
     write_reference(paths, checkpoint, reference, REST, shards=shards)
     verify(paths, VerifyOptions.of(config), shards=shards)
     write_metrics(paths, shards)
     write_report(paths)
     write_manifest(paths, config, request)
+
+
+def _number_of_shards(
+    config: Mapping[str, Any], kept: int | None, checkpoint: Checkpoint, places: list[Place]
+) -> Number:
+    """Return the number of shards; what ``auto`` was stands, whatever devices there are now."""
+    if config["shards"] != "auto":
+        return config["shards"]
+    if kept is None and len(places) > 1:
+        return lambda cost: shards_for(checkpoint, cost, len(places), places[0].kind)
+    return kept or 1
+
+
+def _embed(
+    paths: Paths,
+    config: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    summary: Mapping[str, Any],
+    places: list[Place],
+    threads: int,
+) -> None:
+    """Embed the shards that are not finished; several processes begin with the costliest."""
+    shards, options = summary["shards"], EmbedOptions.of(config)
+    kept = [finished(paths, shard, checkpoint, options) for shard in range(len(shards))]
+    if None in kept and any(kept):
+        expect_same_numbers(paths, kept, options, places[0].kind)
+    for shard in (shard for shard, run in enumerate(kept) if run is not None):
+        logger.info("shard %d is finished and kept", shard)
+    todo = [shard for shard, run in enumerate(kept) if run is None]
+    processes = max(1, min(len(places), len(todo)))
+    embed = partial(
+        embed_shard,
+        paths,
+        checkpoint=checkpoint,
+        options=options,
+        job=replace(JobOptions.of(config), device=anywhere(places)),
+        threads=max(1, threads // processes),
+    )
+    if processes == 1:
+        for shard in todo:
+            embed(shard)
+        return
+    todo.sort(key=lambda shard: -shards[shard]["cost"])
+    before = sum(run.residues for run in kept if run is not None)
+    embed_shards(embed, todo, places, residues=summary["unique_residues"], before=before)

@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 
 from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
+
+# One process draws. tqdm's own lock is one between processes, which would outlive a killed one.
+tqdm.set_lock(threading.RLock())
+
+_listener: ContextVar[Callable[[int], None] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def telling(listener: Callable[[int], None]) -> Iterator[None]:
+    """Let progress that begins in the block be told to `listener`, and neither drawn nor logged.
+
+    It is called with all that is done so far: at the beginning, with what was done before, and
+    whenever there is more, in the thread that counts it.
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 class Progress:
@@ -37,6 +59,8 @@ class Progress:
         self._interval = interval
         self._last = time.monotonic()
         self._before = before
+        self._listener = _listener.get()
+        watched = self._listener is None and sys.stderr.isatty()
         self._bar = _Bar(
             desc=doing,
             initial=before,
@@ -44,22 +68,33 @@ class Progress:
             unit=f" {unit}",
             unit_scale=True,
             dynamic_ncols=True,
-            file=_Terminal() if sys.stderr.isatty() else _Nowhere(),
+            file=_Terminal() if watched else _Nowhere(),
         )
+        if self._listener is not None:
+            self._listener(before)
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_exception: object) -> None:
         self._bar.close()
-        self._log()
+        if self._listener is None:
+            self._log()
 
     def add(self, amount: int) -> None:
         """Count `amount` more as done."""
         self._bar.update(amount)
-        if time.monotonic() - self._last >= self._interval:
+        if self._listener is not None:
+            self._listener(int(self._bar.n))
+        elif time.monotonic() - self._last >= self._interval:
             self._last = time.monotonic()
             self._log()
+
+    def found(self, amount: int) -> None:
+        """Count `amount` as done before, or where it is below 0, as lost: not as work of now."""
+        self._before += amount
+        for name in ("n", "initial", "last_print_n"):  # the bar's rate is of its own work too
+            setattr(self._bar, name, getattr(self._bar, name) + amount)
 
     def _log(self) -> None:
         state = self._bar.format_dict

@@ -23,12 +23,7 @@ OLD = "The NVIDIA driver on your system is too old (found version 11040)."
 NO_DRIVER = {"absent": pynvml.NVML_ERROR_LIBRARY_NOT_FOUND}
 
 
-@pytest.fixture(autouse=True)
-def leases(tmp_path, monkeypatch):
-    """A folder for leases of this test alone."""
-    runtime = tmp_path / "runtime"
-    runtime.mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+pytestmark = pytest.mark.usefixtures("leases")
 
 
 @pytest.fixture

@@ -1,6 +1,12 @@
 import pytest
 
-from packedesm.cluster import embed_minutes, model_megabytes, reference_minutes, transfer_minutes
+from packedesm.cluster import (
+    embed_minutes,
+    model_megabytes,
+    reference_minutes,
+    shards_for,
+    transfer_minutes,
+)
 from packedesm.sequences.partition import token_cost
 from tests.typed import checkpoint
 
@@ -35,3 +41,15 @@ def test_memory_holds_the_weights_twice_and_grows_with_each_attempt():
     assert first > 2 * 4 * LARGE.geometry.parameters / 1e6
     assert second == pytest.approx(1.5 * first, abs=1)
     assert model_megabytes(checkpoint("esm2_tiny_random"), 1) < 4000
+
+
+def test_devices_have_one_shard_each_and_more_where_the_load_of_weights_is_a_tenth_of_each():
+    tokens = 24 * LARGE.geometry.layers * LARGE.geometry.width**2 / 200e12  # seconds of one
+    load = 5 + 8 * LARGE.geometry.parameters / 1e9
+    for seconds, each in ((0, 1), (15 * load, 1), (25 * load, 2), (45 * load, 4), (900 * load, 4)):
+        for devices in (2, 8):
+            assert shards_for(LARGE, devices * seconds / tokens, devices, "cuda") == devices * each
+
+
+def test_on_a_slow_device_less_work_is_worth_a_shard():
+    assert shards_for(LARGE, 1e6, 2, "cuda") < shards_for(LARGE, 1e6, 2, "cpu")

@@ -6,7 +6,7 @@ import time
 import pytest
 from tqdm import tqdm
 
-from packedesm.progress import Progress
+from packedesm.progress import Progress, telling
 
 
 @pytest.fixture
@@ -53,3 +53,26 @@ def test_a_bar_that_a_signal_interrupts_while_it_is_made_says_nothing(monkeypatc
         Progress("embedding", 1, "residues")
     gc.collect()
     assert not said
+
+
+def test_what_is_told_to_a_listener_is_all_that_is_done_and_nothing_is_logged(lines):
+    told = []
+    with telling(told.append), Progress("embedding", 100, "residues", 0, before=10) as progress:
+        progress.add(5)
+        progress.add(20)
+    assert told == [10, 15, 35]
+    assert not lines()
+    with Progress("embedding", 100, "residues"):
+        pass
+    assert told == [10, 15, 35]
+    assert lines()
+
+
+def test_what_is_found_or_lost_is_counted_but_not_as_work_of_now(lines):
+    with Progress("embedding", 1000, "residues") as progress:
+        progress.found(400)
+        time.sleep(0.1)
+        progress.add(50)
+        progress.found(-20)
+    assert lines()[-1].startswith("embedding: 430 of 1000 residues (43.0%), ")
+    assert 0 < float(lines()[-1].split("), ")[1].split(" residues/s")[0]) <= 500

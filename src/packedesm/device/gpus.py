@@ -49,6 +49,21 @@ def visible_gpus() -> Visible:
     return Visible(gpus, found.unread, reason, expected=bool(asked or found.unread))
 
 
+def numbered_gpus() -> list[Gpu]:
+    """Return the GPUs that this process may use, in the order in which CUDA numbers them.
+
+    Slices that CUDA does not show to who names none come last; where the driver does not answer
+    the order is that of NVML.
+    """
+    if VISIBLE in os.environ:
+        return list(visible_gpus().gpus)
+    found = inventory()
+    if _numbers_are_plain(found):
+        return list(found.gpus)
+    order = {uuid: number for number, uuid in enumerate(uuids_in_cuda_order() or ())}
+    return sorted(found.gpus, key=lambda gpu: order.get(gpu.uuid.partition("-")[2], len(order)))
+
+
 def select(gpus: Sequence[Gpu], entries: Sequence[str]) -> list[Gpu]:
     """Return those of `gpus` that the entries of ``CUDA_VISIBLE_DEVICES`` name, in their order.
 

@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,18 +54,23 @@ class Device:
         }
 
 
+_held: ContextVar[Device | None] = ContextVar("held", default=None)
+
+
 @contextmanager
 def leased_device(device: str = "auto") -> Iterator[Device]:
     """Give the device of this job, a leased GPU or else the CPU.
 
     From then on CUDA shows this process that GPU alone, as its first, so this must come before
     anything else that touches CUDA. Which GPU that is cannot be changed once CUDA has started: a
-    later lease in the same process waits for the same one.
+    later lease in the same process waits for the same one. Within the block it is given again: who
+    holds a device for many jobs leases it once.
 
     Parameters
     ----------
     device
-        ``cpu``; ``cuda``, a GPU; or ``auto``, a GPU where there is one.
+        ``cpu``; ``cuda``, a GPU; ``auto``, a GPU where there is one; or which GPUs it may be, by
+        their UUIDs with commas between.
 
     Raises
     ------
@@ -73,6 +79,19 @@ def leased_device(device: str = "auto") -> Iterator[Device]:
     Fault
         If machine, environment or Slurm shows a GPU, and none can be used.
     """
+    if (held := _held.get()) is not None:
+        yield held
+        return
+    with _leased(device) as leased:
+        token = _held.set(leased)
+        try:
+            yield leased
+        finally:
+            _held.reset(token)
+
+
+@contextmanager
+def _leased(device: str) -> Iterator[Device]:
     gpus, reason = job_gpus(device)
     if not gpus:
         logger.info("running on the CPU: %s", reason)
@@ -100,13 +119,18 @@ def job_gpus(device: str) -> tuple[list[Gpu], str]:
     if device == "cpu":
         return [], "device is cpu"
     visible = visible_gpus()
-    for other in visible.unread:
-        logger.warning("a GPU cannot be read and is left out: %s", other)
-    if visible.gpus:
+    gpus = visible.gpus
+    if device in ("auto", "cuda"):
+        for other in visible.unread:
+            logger.warning("a GPU cannot be read and is left out: %s", other)
+    else:  # one that is not seen any more has its reason when it is tried
+        known = {gpu.uuid: gpu for gpu in gpus}
+        gpus = tuple(known.get(uuid) or Gpu(uuid, uuid) for uuid in device.split(","))
+    if gpus:
         if torch.version.cuda is None:
-            names = ", ".join(map(str, visible.gpus))
+            names = ", ".join(map(str, gpus))
             raise Fault(f"{names}: this torch cannot use a GPU; {_remedy()}")
-        return freest_first(visible.gpus), ""
+        return freest_first(gpus), ""
     if device == "cuda":
         raise UserError(f"device is cuda: {visible.reason}; run where there is one, or say auto")
     if visible.expected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,18 +61,28 @@ class Partition:
     costs: np.ndarray
     bounds: np.ndarray
 
+    @property
+    def shards(self) -> int:
+        """How many there are."""
+        return len(self.bounds) - 1
+
     def shard_rows(self, shard: int) -> np.ndarray:
         """Return the rows of one shard, ascending."""
         return self.rows[self.bounds[shard] : self.bounds[shard + 1]]
 
 
+# How many shards there are to be, or what gives that for the cost of all of them, in tokens.
+Number = int | Callable[[float], int]
+
+
 def partition(
-    lengths: np.ndarray, rows: np.ndarray, shards: int, width: int, policy: LengthPolicy
+    lengths: np.ndarray, rows: np.ndarray, shards: Number, width: int, policy: LengthPolicy
 ) -> Partition:
     """Cut `rows`, int64 (U,), of records of `lengths`, int64 (N,) in residues, into shards."""
     tokens, counts = policy.tokens(lengths[rows]), policy.counts(lengths[rows])
     costs = counts * token_cost(tokens / counts, width)
-    return Partition(rows, tokens, costs, cut(costs, shards))
+    number = shards if isinstance(shards, int) else shards(float(costs.sum()))
+    return Partition(rows, tokens, costs, cut(costs, number))
 
 
 def first_occurrences(digests: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from packedesm.paths import Paths
 from packedesm.sequences.arrow import numbers
 from packedesm.sequences.faidx import Faidx, write_faidx
 from packedesm.sequences.index import write_index
-from packedesm.sequences.partition import duplicates, first_occurrences, partition
+from packedesm.sequences.partition import Number, duplicates, first_occurrences, partition
 from packedesm.sequences.staging import Input, Staging, read_digests, stage_records
 from packedesm.sequences.summary import write_summary
 
@@ -30,7 +30,7 @@ _NO_RESIDUES = "no residues"
 
 
 def write_shards(
-    fastas: list[Path], paths: Paths, options: ShardOptions, *, shards: int, width: int
+    fastas: list[Path], paths: Paths, options: ShardOptions, *, shards: Number, width: int
 ) -> dict[str, Any]:
     """Read the input once; write the index of its records and the shards to embed.
 
@@ -49,7 +49,7 @@ def write_shards(
     options
         How the input is read; ``long_sequences: error`` refuses longer records.
     shards
-        How many shards there are, at least 1.
+        How many shards there are, at least 1; or what gives that for their cost.
     width
         Width of the model, for the cost of attention.
 
@@ -70,7 +70,7 @@ def write_shards(
         unique = np.flatnonzero(duplicate_of < 0)
         plan = partition(staging.lengths, unique, shards, width, options.length)
         writer = _ShardWriter(staging)
-        for shard in range(shards):
+        for shard in range(plan.shards):
             writer.write(paths, shard, plan.shard_rows(shard))
         write_index(paths.shard_index, staging.read_groups(_ROW_GROUP), duplicate_of)
         _write_skipped(paths.shard_skipped, staging.inputs)

@@ -42,9 +42,8 @@ def write_summary(
     policy = options.length
     embedded = policy.embedded(staging.lengths)
     residues = embedded[plan.rows]
-    shards = len(plan.bounds) - 1
     written = [paths.shard_index, paths.shard_skipped]
-    for shard in range(shards):
+    for shard in range(plan.shards):
         written += paths.shard_files(shard)
     summary = {
         "records": len(staging.lengths),
