@@ -59,8 +59,8 @@ STEPS = {
 }
 # Which steps read a file, by the name that `file_of` knows.
 READERS = {
-    "sharding": ["merge", "verify", "metrics", "report"],
-    "shard_index": ["merge", "verify", "metrics", "report"],
+    "sharding": ["merge", "verify", "metrics"],
+    "shard_index": ["merge", "verify", "metrics"],
     "shard_fai": ["verify", "metrics"],
     "shard_fasta": ["verify"],
     "shard_run": ["merge", "verify", "metrics", "report", "manifest"],
@@ -69,11 +69,11 @@ READERS = {
     "shard residue": ["merge"],
     "checkpoint": ["verify"],
     "weights": ["verify"],
-    "merging": ["verify", "manifest"],
-    "mean": ["manifest"],
+    "merging": ["verify", "report", "manifest"],
+    "mean": ["report", "manifest"],
     "residue": ["manifest"],
     "residue_offsets": ["manifest"],
-    "index": ["manifest"],
+    "index": ["report", "manifest"],
     "verification": ["report", "manifest"],
     "metrics": ["report", "manifest"],
     "packing": ["manifest"],

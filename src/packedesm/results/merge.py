@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
@@ -49,6 +50,7 @@ def merge_shards(paths: Paths, shards: int, outputs: Sequence[str]) -> None:
     RuntimeError
         If the shards do not hold as many rows as the index has unique records.
     """
+    start = time.perf_counter()
     summary = read_summary(paths)
     runs = [_own_run(paths, shard, summary) for shard in range(shards)]
     _expect_one_kind(paths, runs)
@@ -73,7 +75,8 @@ def merge_shards(paths: Paths, shards: int, outputs: Sequence[str]) -> None:
             digests[paths.index.name] = file_digest(index)
         _retire(paths, outputs)
     made_from = [run.record_sha256 for run in runs]
-    write_record(paths.merging, {"sha256": digests, "made_from": made_from})
+    record = {"sha256": digests, "made_from": made_from, "seconds": time.perf_counter() - start}
+    write_record(paths.merging, record)
 
 
 def _retire(paths: Paths, outputs: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -59,6 +60,7 @@ def write_shards(
     UserError
         The input is at fault; nothing is written then.
     """
+    start = time.perf_counter()
     with _temporary_folder(paths) as folder:
         staging = stage_records(fastas, folder, options)
         first = first_occurrences(read_digests(staging.sequence_digests))
@@ -70,7 +72,8 @@ def write_shards(
         for shard in range(shards):
             writer.write(paths, shard, plan.shard_rows(shard))
         write_index(paths.shard_index, staging.read_groups(_ROW_GROUP), duplicate_of)
-    summary = write_summary(paths, staging, plan, options, repeats)
+    seconds = time.perf_counter() - start
+    summary = write_summary(paths, staging, plan, options, repeats, seconds)
     _say(summary)
     return summary
 
