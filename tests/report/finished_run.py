@@ -12,11 +12,14 @@ from packedesm.options import EmbedOptions
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.packing.packer import plan_packs
 from packedesm.paths import Paths
+from packedesm.report.metrics import write_metrics
+from packedesm.report.page import write_report
 from packedesm.results.merge import merge_shards
 from packedesm.sequences.shards import write_shards
 from packedesm.sequences.summary import read_summary, written_digest
 from tests.typed import options, shard_options, shard_run
 
+FASTA = f">a one\n{'M' + 'A' * 39}\n>b\n{'M' + 'C' * 79}\n>c\n{'M' * 8}\n>d\n{'M' * 8}\n"
 CONFIG = {"max_length": 60, "window_overlap": 20}
 BUDGET = 100
 PACK_SECONDS = 0.5  # each pack of the run took this long
@@ -57,6 +60,42 @@ def off(paths: Paths) -> None:
     result = {"passed": None, "sequences": 0, "min_cosine": 0.9995, "max_relative_l2": 1e-5}
     result |= {"reference": "fair-esm", "worst": worst, "records": [], "seconds": 0.0}
     write_record(paths.verification, result | {"made_from": _made_from(paths)})
+
+
+def record(row=0, record_id="a", relative_l2=2e-7, cosine=1.0, passed=True, output="mean"):
+    return {
+        "row": row,
+        "id": record_id,
+        "length": 40,
+        "embedded_length": 40,
+        "output": output,
+        "relative_l2": relative_l2,
+        "cosine": cosine,
+        "passed": passed,
+    }
+
+
+def measured(root, *, fasta=FASTA, shards=1, records=None, passed=True, **run) -> Paths:
+    """Write all that the report of such a run is made from; `records` were verified."""
+    paths = write_run(root, fasta, shards, **run)
+    off(paths)
+    if records:
+        verification = read_record(paths.verification)
+        worst = {"cosine": 1.0, "relative_l2": 2e-7, "row": 0, "output": "mean"}
+        write_record(
+            paths.verification,
+            verification
+            | {"passed": passed, "sequences": len(records), "records": records, "worst": worst},
+        )
+    write_metrics(paths, shards)
+    return paths
+
+
+def report(root, **run) -> str:
+    """Write the report of a `measured` run, and return it."""
+    paths = measured(root, **run)
+    assert write_report(paths) == paths.report
+    return paths.report.read_text(encoding="utf-8")
 
 
 def _made_from(paths: Paths) -> list[str]:

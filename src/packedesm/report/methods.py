@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from packedesm.errors import plural
-from packedesm.report.words import scientific
+from packedesm.report.words import OUTPUTS, scientific
 
 _ESM2 = (
     "Lin Z, Akin H, Rao R, et al. Evolutionary-scale prediction of atomic-level protein structure "
@@ -28,12 +28,6 @@ _ATTENTION = {
     "flash_attn": ("FlashAttention-2 (Dao 2024)", _FLASH_2),
     "torch_varlen": ("FlashAttention-2 in PyTorch (Dao 2024)", _FLASH_2),
     "fa3": ("FlashAttention-3 (Shah et al. 2024)", _FLASH_3),
-}
-_REPRESENTED = {
-    "mean": "the mean of its residues' vectors",
-    "cls": "the vector of its <cls> token",
-    "max": "the largest value over its residues in each dimension",
-    "residue": "one vector for each residue",
 }
 _REPLACED = {"stop_replaced": "stop codons inside", "j_replaced": "J"}
 
@@ -95,12 +89,8 @@ def _program(metrics: dict[str, Any], workflow: bool) -> str:
 
 
 def _outputs(metrics: dict[str, Any]) -> str:
-    outputs = [_REPRESENTED[output] for output in metrics["outputs"]]
-    last = f" and {outputs[-1]}" if outputs[1:] else outputs[0]
-    return (
-        f"Each protein is represented by {', '.join(outputs[:-1])}{last}, "
-        f"{metrics['model']['width']:,} numbers from the model's last layer."
-    )
+    outputs = "; ".join(OUTPUTS[output] for output in metrics["outputs"])
+    return f"Vectors of {metrics['model']['width']:,} numbers are from its last layer: {outputs}."
 
 
 def _sequences(metrics: dict[str, Any]) -> list[str]:
