@@ -12,6 +12,7 @@ rule merge:
         arrays=SAMPLE.arrays(OUTPUTS),
         index=SAMPLE.index,
         merging=SAMPLE.merging,
+        seconds=SAMPLE.merging_seconds,
     log:
         log_of("merge", "sample"),
     benchmark:

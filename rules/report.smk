@@ -43,6 +43,7 @@ rule report:
         arrays=SAMPLE.arrays(OUTPUTS),
         index=SAMPLE.index,
         merging=SAMPLE.merging,
+        seconds=[SAMPLE.sharding_seconds, SAMPLE.merging_seconds],
         packs=every_shard(SAMPLE.shard_packs),
         runs=every_shard(SAMPLE.shard_run),
     output:

@@ -8,6 +8,7 @@ rule shard:
         digests=every_shard(SAMPLE.shard_digests),
         index=SAMPLE.shard_index,
         sharding=SAMPLE.sharding,
+        seconds=SAMPLE.sharding_seconds,
     log:
         log_of("shard", "sample"),
     benchmark:

@@ -49,7 +49,10 @@ class Step(NamedTuple):
 STEPS = {
     "merge": Step(
         lambda paths: merge_shards(paths, 1, OUTPUTS),
-        lambda paths: [*paths.arrays(OUTPUTS), paths.index, paths.merging],
+        lambda paths: [
+            *paths.arrays(OUTPUTS),
+            *(paths.index, paths.merging, paths.merging_seconds),
+        ],
     ),
     "verify": Step(_verify, lambda paths: [paths.verification]),
     "metrics": Step(lambda paths: write_metrics(paths, 1), lambda paths: [paths.metrics]),
@@ -61,6 +64,7 @@ STEPS = {
 READERS = {
     "sharding": ["merge", "verify", "metrics"],
     "shard_index": ["merge", "verify", "metrics"],
+    "sharding_seconds": ["report"],
     "shard_fai": ["verify", "metrics"],
     "shard_fasta": ["verify"],
     "shard_run": ["merge", "verify", "metrics", "report", "manifest"],
@@ -70,6 +74,7 @@ READERS = {
     "checkpoint": ["verify"],
     "weights": ["verify"],
     "merging": ["verify", "report", "manifest"],
+    "merging_seconds": ["report"],
     "mean": ["report", "manifest"],
     "residue": ["manifest"],
     "residue_offsets": ["manifest"],

@@ -34,6 +34,9 @@ class Paths:
         self.checkpoint = self.work / "checkpoint.json"
         self.sharding = self.work / "sharding.json"
         self.merging = self.work / "merging.json"
+        # Apart from the steps' records: these say the same whenever a step has done the same.
+        self.sharding_seconds = self.work / "sharding_seconds.json"
+        self.merging_seconds = self.work / "merging_seconds.json"
         self.reporting = self.work / "reporting.json"
         self.shard_index = self.work / "index.parquet"
 
@@ -61,7 +64,8 @@ class Paths:
     def work_names(self) -> set[str]:
         """Return the names that files and folders in the folder of work may have."""
         records = [self.lock, self.request, self.checkpoint, self.sharding, self.merging]
-        files = [*records, self.reporting, self.shard_index]
+        seconds = [self.sharding_seconds, self.merging_seconds]
+        files = [*records, *seconds, self.reporting, self.shard_index]
         return {path.name for path in files} | {"shards", "staging", "state", "embeddings", "locks"}
 
     def kept(self) -> bool:

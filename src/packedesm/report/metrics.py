@@ -280,7 +280,6 @@ def _input_summary(sharding: dict, counts: np.ndarray) -> dict[str, Any]:
     )
     return {
         **{name: sharding[name] for name in kept},
-        "sharding_seconds": sharding["seconds"],
         "lengths": _length_summary(counts),
         "duplicates": {
             "records": sharding["records"] - sharding["unique"],

@@ -58,8 +58,7 @@ def write_report(paths: Paths, *, workflow: bool = False) -> Path:
         If a file is not as its step wrote it.
     """
     metrics, verification = read_record(paths.metrics), read_record(paths.verification)
-    merging = read_record(paths.merging)
-    merged = merging["sha256"]
+    merged = read_record(paths.merging)["sha256"]
     packs = [_packs(paths, run["shard"]) for run in metrics["runs"]]
     pooled = [output for output in metrics["outputs"] if output != "residue"]
     vectors = read_vectors(paths, pooled[0], merged) if pooled else None
@@ -77,7 +76,7 @@ def write_report(paths: Paths, *, workflow: bool = False) -> Path:
         "full_packs": float(np.mean(np.concatenate([pack["fill"] for pack in packs]) >= 0.95)),
         "flags": _flags(flags, flagged),
         "files": _files(metrics),
-        "phases": _phases(metrics, verification, merging),
+        "phases": _phases(paths, metrics, verification),
         "run_facts": _run_facts(metrics),
         "versions": _distinct(metrics, lambda run: run["versions"]),
         "methods": methods(metrics, verification, workflow=workflow),
@@ -187,18 +186,18 @@ def _files(metrics: dict) -> list[dict[str, str]]:
     return files + [{"name": name, "holds": holds} for name, holds in words.FILES.items()]
 
 
-def _phases(metrics: dict, verification: dict, merging: dict) -> list[dict[str, Any]]:
+def _phases(paths: Paths, metrics: dict, verification: dict) -> list[dict[str, Any]]:
     """Return the steps in their order, with the seconds that each took, over all jobs."""
     jobs = [run["seconds"] for run in metrics["runs"]]
     setup, embedding, total = (
         sum(job[name] for job in jobs) for name in ("setup", "embedding", "total")
     )
     phases = [
-        ("Reading the FASTA and cutting shards", metrics["sharding_seconds"]),
+        ("Reading the FASTA and cutting shards", read_record(paths.sharding_seconds)["seconds"]),
         ("Starting: weights, device, first measurements", setup),
         ("Embedding", embedding),
         ("Writing what was embedded", max(0.0, total - setup - embedding)),
-        ("Merging the shards", merging["seconds"]),
+        ("Merging the shards", read_record(paths.merging_seconds)["seconds"]),
         ("Verification", verification["seconds"]),
     ]
     whole = sum(seconds for _name, seconds in phases)

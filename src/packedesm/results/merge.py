@@ -40,7 +40,7 @@ def merge_shards(paths: Paths, shards: int, outputs: Sequence[str]) -> None:
 
     Records that duplicate an earlier one receive its vectors. Arrays and index are written to
     `paths`, and appear when all that they were made from has been read as it was written; their
-    digests stand in `paths.merging`.
+    digests stand in `paths.merging`; `paths.merging_seconds` says how long it took.
 
     Raises
     ------
@@ -75,8 +75,8 @@ def merge_shards(paths: Paths, shards: int, outputs: Sequence[str]) -> None:
             digests[paths.index.name] = file_digest(index)
         _retire(paths, outputs)
     made_from = [run.record_sha256 for run in runs]
-    record = {"sha256": digests, "made_from": made_from, "seconds": time.perf_counter() - start}
-    write_record(paths.merging, record)
+    write_record(paths.merging, {"sha256": digests, "made_from": made_from})
+    write_record(paths.merging_seconds, {"seconds": time.perf_counter() - start})
 
 
 def _retire(paths: Paths, outputs: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from packedesm.errors import UserError, plural, quote
-from packedesm.files import atomic_path, explained
+from packedesm.files import atomic_path, explained, write_record
 from packedesm.options import ShardOptions
 from packedesm.paths import Paths
 from packedesm.sequences.faidx import Faidx, write_faidx
@@ -34,9 +34,9 @@ def write_shards(
 
     Shard k is `paths.shard_fasta`, a line ``>ROW`` and one line of sequence per record, its faidx
     index, and digests of its sequences; `paths.shard_index` has a line per row; `paths.sharding`
-    is written last. A row is the 0-based position among the records that are kept. A shard may be
-    empty. Memory grows by about 150 bytes a record; temporary files need as much room again in
-    `paths.work`.
+    is written when all of them are there; `paths.sharding_seconds` says how long it took. A row is
+    the 0-based position among the records that are kept. A shard may be empty. Memory grows by
+    about 150 bytes a record; temporary files need as much room again in `paths.work`.
 
     Parameters
     ----------
@@ -72,8 +72,8 @@ def write_shards(
         for shard in range(shards):
             writer.write(paths, shard, plan.shard_rows(shard))
         write_index(paths.shard_index, staging.read_groups(_ROW_GROUP), duplicate_of)
-    seconds = time.perf_counter() - start
-    summary = write_summary(paths, staging, plan, options, repeats, seconds)
+    summary = write_summary(paths, staging, plan, options, repeats)
+    write_record(paths.sharding_seconds, {"seconds": time.perf_counter() - start})
     _say(summary)
     return summary
 

@@ -35,12 +35,7 @@ _WARNINGS = {
 
 
 def write_summary(
-    paths: Paths,
-    staging: Staging,
-    plan: Partition,
-    options: ShardOptions,
-    repeats: int,
-    seconds: float,
+    paths: Paths, staging: Staging, plan: Partition, options: ShardOptions, repeats: int
 ) -> dict[str, Any]:
     """Write `paths.sharding` and return its content.
 
@@ -52,8 +47,6 @@ def write_summary(
     ----------
     repeats
         Records that repeat both the id and the sequence of an earlier one.
-    seconds
-        That it took to read the input and to write index and shards.
     """
     policy = options.length
     embedded = policy.embedded(staging.lengths)
@@ -82,7 +75,6 @@ def write_summary(
         "shards": _summarise_shards(plan, residues),
         **options.as_config(),
         "warnings": _warnings(staging, repeats, policy.max_length),
-        "seconds": seconds,
         "sha256": {_name(paths, path): file_digest(path) for path in written},
     }
     write_record(paths.sharding, summary)
