@@ -9,6 +9,7 @@ from packedesm.files import read_record, write_record
 from packedesm.paths import Paths
 from packedesm.report import plots, words
 from packedesm.report.page import write_report
+from packedesm.report.svg import COLOURS
 from packedesm.results.manifest import write_manifest
 from tests.report.finished_run import FASTA, record, report
 from tests.typed import checkpoint, embed_plan
@@ -373,5 +374,6 @@ def test_every_colour_of_the_page_is_known_in_light_and_in_dark(html):
     light, dark = html.split("@media screen and (prefers-color-scheme: dark)")
     used = set(re.findall(r"var\(--([\w-]+)\)", html))
     assert used >= {"ink", "card", "length-3"}
+    used |= set(COLOURS)
     for style in (light, dark.split("* { box-sizing")[0]):
         assert used <= set(re.findall(r"--([\w-]+):", style))
