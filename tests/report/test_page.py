@@ -335,7 +335,10 @@ def test_where_the_time_went_is_what_the_steps_recorded(tmp_path):
         before = read_record(path)
         assert before["seconds"] >= 0
         write_record(path, before | {"seconds": seconds})
+    verification = read_record(paths.verification)
+    write_record(paths.verification, verification | {"reference_seconds": 7.0})
     text = Page(write_report(paths).read_text()).text
+    assert "Reference for the verification 7.00 s" in text
     assert "Reading the FASTA and cutting shards 1 min 30 s" in text
     assert "Starting: weights, device, first measurements 2.00 s" in text  # of two jobs
     assert "Merging the shards 5.00 s" in text

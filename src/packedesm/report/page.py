@@ -194,16 +194,18 @@ def _phases(paths: Paths, metrics: dict, verification: dict) -> list[dict[str, A
     )
     phases = [
         ("Reading the FASTA and cutting shards", read_record(paths.sharding_seconds)["seconds"]),
+        ("Reference for the verification", verification.get("reference_seconds")),
         ("Starting: weights, device, first measurements", setup),
         ("Embedding", embedding),
         ("Writing what was embedded", max(0.0, total - setup - embedding)),
         ("Merging the shards", read_record(paths.merging_seconds)["seconds"]),
         ("Verification", verification["seconds"]),
     ]
-    whole = sum(seconds for _name, seconds in phases)
+    known = [(name, seconds) for name, seconds in phases if seconds is not None]
+    whole = sum(seconds for _name, seconds in known)
     return [
         {"name": name, "seconds": seconds, "share": seconds / whole if whole else 0.0}
-        for name, seconds in phases
+        for name, seconds in known
     ]
 
 
