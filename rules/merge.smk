@@ -14,6 +14,7 @@ rule merge:
         index=SAMPLE.index,
         skipped=SAMPLE.skipped,
         merging=SAMPLE.merging,
+        seconds=SAMPLE.merging_seconds,
     log:
         log_of("merge", "sample"),
     benchmark:

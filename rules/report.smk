@@ -40,7 +40,10 @@ rule report:
     input:
         metrics=SAMPLE.metrics,
         verification=SAMPLE.verification,
+        arrays=SAMPLE.arrays(OUTPUTS),
         index=SAMPLE.index,
+        merging=SAMPLE.merging,
+        seconds=[SAMPLE.sharding_seconds, SAMPLE.merging_seconds],
         packs=every_shard(SAMPLE.shard_packs),
         runs=every_shard(SAMPLE.shard_run),
     output:

@@ -9,6 +9,7 @@ rule shard:
         index=SAMPLE.shard_index,
         skipped=SAMPLE.shard_skipped,
         sharding=SAMPLE.sharding,
+        seconds=SAMPLE.sharding_seconds,
     log:
         log_of("shard", "sample"),
     benchmark:

@@ -8,4 +8,4 @@ from packedesm.results.folder import one_at_a_time
 if __name__ == "__main__":
     paths = Paths(snakemake.params.root)
     with job_log(snakemake.log[0]), one_at_a_time(paths, "report"):
-        write_report(paths)
+        write_report(paths, workflow=True)

@@ -54,7 +54,10 @@ class Step(NamedTuple):
 STEPS = {
     "merge": Step(
         lambda paths: merge_shards(paths, 1, OUTPUTS),
-        lambda paths: [*paths.arrays(OUTPUTS), paths.index, paths.skipped, paths.merging],
+        lambda paths: [
+            *paths.arrays(OUTPUTS),
+            *(paths.index, paths.skipped, paths.merging, paths.merging_seconds),
+        ],
     ),
     "first": Step(lambda p: _reference(p, FIRST), lambda p: p.reference_files(FIRST)),
     "rest": Step(lambda p: _reference(p, REST), lambda p: p.reference_files(REST)),
@@ -68,8 +71,9 @@ STEPS = {
 }
 # Which steps read a file, by the name that `file_of` knows.
 READERS = {
-    "sharding": ["first", "rest", "merge", "verify", "metrics", "report"],
-    "shard_index": ["first", "rest", "merge", "metrics", "report"],
+    "sharding": ["first", "rest", "merge", "verify", "metrics"],
+    "shard_index": ["first", "rest", "merge", "metrics"],
+    "sharding_seconds": ["report"],
     "shard_skipped": ["merge"],
     "shard_fai": ["first", "rest", "metrics"],
     "shard_fasta": ["rest"],  # the first part reads four records, each with its digest
@@ -83,11 +87,12 @@ READERS = {
     "shard residue": ["merge"],
     "checkpoint": ["first", "rest"],
     "weights": ["first", "rest"],
-    "merging": ["verify", "manifest"],
-    "mean": ["manifest"],
+    "merging": ["verify", "report", "manifest"],
+    "merging_seconds": ["report"],
+    "mean": ["report", "manifest"],
     "residue": ["manifest"],
     "residue_offsets": ["manifest"],
-    "index": ["manifest"],
+    "index": ["report", "manifest"],
     "skipped": ["manifest"],
     "verification": ["report", "manifest"],
     "metrics": ["report", "manifest"],

@@ -36,6 +36,9 @@ class Paths:
         self.sharding = self.work / "sharding.json"
         self.choices = self.work / "choices"
         self.merging = self.work / "merging.json"
+        # Apart from the steps' records: these say the same whenever a step has done the same.
+        self.sharding_seconds = self.work / "sharding_seconds.json"
+        self.merging_seconds = self.work / "merging_seconds.json"
         self.reporting = self.work / "reporting.json"
         self.shard_index = self.work / "index.parquet"
         self.shard_skipped = self.work / "skipped.tsv"
@@ -64,7 +67,8 @@ class Paths:
     def work_names(self) -> set[str]:
         """Return the names that files and folders in the folder of work may have."""
         records = [self.lock, self.request, self.checkpoint, self.sharding, self.merging]
-        files = [*records, self.reporting, self.shard_index, self.shard_skipped]
+        seconds = [self.sharding_seconds, self.merging_seconds]
+        files = [*records, *seconds, self.reporting, self.shard_index, self.shard_skipped]
         return {path.name for path in files} | {
             *("shards", "staging", "reference", "choices", "state", "embeddings", "locks")
         }

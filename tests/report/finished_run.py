@@ -1,27 +1,37 @@
-"""A small run as its embedding jobs leave it, for the tests of what comes after them."""
+"""A small run as its embedding jobs leave it, and merged, for the tests of what comes after."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from packedesm.embedding.pack import PackStatistics, write_packs
-from packedesm.embedding.record import Seconds
+from packedesm.embedding.record import Seconds, ShardRun
 from packedesm.files import RECORD_DIGEST, file_digest, read_record, write_record
 from packedesm.options import EmbedOptions
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.packing.packer import plan_packs
 from packedesm.paths import Paths
+from packedesm.report.metrics import write_metrics
+from packedesm.report.page import write_report
+from packedesm.results.merge import merge_shards
 from packedesm.sequences.shards import write_shards
-from packedesm.sequences.summary import read_summary
+from packedesm.sequences.summary import read_summary, written_digest
 from tests.typed import options, shard_options, shard_run
 
+FASTA = f">a one\n{'M' + 'A' * 39}\n>b\n{'M' + 'C' * 79}\n>c\n{'M' * 8}\n>d\n{'M' * 8}\n"
 CONFIG = {"max_length": 60, "window_overlap": 20}
 BUDGET = 100
 PACK_SECONDS = 0.5  # each pack of the run took this long
 
 
-def write_run(root: Path, fasta: str, shards: int, *, run: dict | None = None, **config) -> Paths:
-    """Shard `fasta` and write what one job per shard would have recorded about itself.
+def write_run(
+    root: Path, fasta: str, shards: int, *, run: dict | None = None, vectors=None, **config
+) -> Paths:
+    """Shard `fasta`, write what one job per shard would have recorded about itself, and merge.
 
-    `run` are changes to the record of each job, see `tests.typed.shard_run`.
+    `run` are changes to the record of each job, see `tests.typed.shard_run`; `vectors` gives an
+    array of some shape and dtype, random numbers if it is left out.
     """
     paths = Paths(root)
     source = root / "input.fasta"
@@ -31,7 +41,9 @@ def write_run(root: Path, fasta: str, shards: int, *, run: dict | None = None, *
     write_shards([source], paths, shard_options(**config), shards=shards, width=64)
     config.pop("deduplicate", None)
     for shard in range(shards):
-        _write_job(paths, shard, options(EmbedOptions, **config), run or {})
+        job = _write_job(paths, shard, options(EmbedOptions, **config), run or {})
+        _write_arrays(paths, job, vectors or _random)
+    merge_shards(paths, shards, job.plan.outputs)
     return paths
 
 
@@ -50,11 +62,47 @@ def off(paths: Paths) -> None:
     write_record(paths.verification, result | {"made_from": _made_from(paths)})
 
 
+def record(row=0, record_id="a", relative_l2=2e-7, cosine=1.0, passed=True, output="mean"):
+    return {
+        "row": row,
+        "id": record_id,
+        "length": 40,
+        "embedded_length": 40,
+        "output": output,
+        "relative_l2": relative_l2,
+        "cosine": cosine,
+        "passed": passed,
+    }
+
+
+def measured(root, *, fasta=FASTA, shards=1, records=None, passed=True, **run) -> Paths:
+    """Write all that the report of such a run is made from; `records` were verified."""
+    paths = write_run(root, fasta, shards, **run)
+    off(paths)
+    if records:
+        verification = read_record(paths.verification)
+        worst = {"cosine": 1.0, "relative_l2": 2e-7, "row": 0, "output": "mean"}
+        write_record(
+            paths.verification,
+            verification
+            | {"passed": passed, "sequences": len(records), "records": records, "worst": worst},
+        )
+    write_metrics(paths, shards)
+    return paths
+
+
+def report(root, **run) -> str:
+    """Write the report of a `measured` run, and return it."""
+    paths = measured(root, **run)
+    assert write_report(paths) == paths.report
+    return paths.report.read_text(encoding="utf-8")
+
+
 def _made_from(paths: Paths) -> list[str]:
     return [read_record(paths.merging)[RECORD_DIGEST]] if paths.merging.exists() else []
 
 
-def _write_job(paths: Paths, shard: int, asked: EmbedOptions, changes: dict) -> None:
+def _write_job(paths: Paths, shard: int, asked: EmbedOptions, changes: dict) -> ShardRun:
     dataset = SequenceDataset(paths.shard_fasta(shard), asked.length)
     packs = plan_packs(dataset.tokens, BUDGET)
     statistics = []
@@ -74,6 +122,7 @@ def _write_job(paths: Paths, shard: int, asked: EmbedOptions, changes: dict) -> 
         "options": asked,
         "token_budget": BUDGET,
         "packs": len(packs),
+        "fasta_sha256": written_digest(read_summary(paths), paths, paths.shard_fasta(shard)),
         "packs_sha256": file_digest(paths.shard_packs(shard)),
         "fill": packs.fill,
         "flops": 1e9 * len(packs),
@@ -81,4 +130,18 @@ def _write_job(paths: Paths, shard: int, asked: EmbedOptions, changes: dict) -> 
         "started": f"2025-01-01T00:00:{10 * shard:02d}+00:00",
         "finished": f"2025-01-01T00:00:{10 * shard + 1 + seconds:04.1f}+00:00",
     }
-    shard_run(**facts | changes).write(paths.shard_run(shard))
+    return shard_run(**facts | changes)
+
+
+def _write_arrays(paths: Paths, run: ShardRun, vectors) -> None:
+    digests = {}
+    for output in run.plan.outputs:
+        rows = run.residues if output == "residue" else run.records
+        path = paths.shard_vectors(run.shard, output)
+        np.save(path, vectors((rows, run.checkpoint.geometry.width), run.plan.output_dtype))
+        digests[output] = file_digest(path)
+    replace(run, arrays=digests).write(paths.shard_run(run.shard))
+
+
+def _random(shape: tuple[int, int], dtype: str) -> np.ndarray:
+    return np.random.default_rng(shape[0]).standard_normal(shape).astype(dtype)

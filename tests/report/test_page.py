@@ -1,20 +1,24 @@
-import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
-from packedesm.files import read_json, write_record
+from packedesm.files import read_record, write_record
+from packedesm.paths import Paths
 from packedesm.report import plots
-from packedesm.report.metrics import write_metrics
 from packedesm.report.page import write_report
-from tests.report.finished_run import off, write_run
+from packedesm.report.svg import COLOURS
+from packedesm.results.manifest import write_manifest
+from tests.report.finished_run import FASTA, record, report
 from tests.typed import checkpoint, embed_plan
 
-FASTA = f">a one\n{'M' + 'A' * 39}\n>b\n{'M' + 'C' * 79}\n>c\n{'M' * 8}\n>d\n{'M' * 8}\n"
+TWO = "2 \N{MULTIPLICATION SIGN} 10⁻"  # and a power
 HOSTILE = """<script>alert("x")</script>'&amp;"""
 LOADING = {"src", "href", "xlink:href", "srcset", "data", "action", "poster", "background"}
+ALL = np.ones(1000, bool)
+FIVE = [(str(k), np.arange(1000) % 5 == k) for k in range(5)]
 FORBIDDEN = {"script", "link", "iframe", "img", "object", "embed", "base", "form", "image"}
 
 
@@ -44,35 +48,6 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.texts).split())
 
 
-def record(row=0, record_id="a", relative_l2=2e-7, cosine=1.0, passed=True, output="mean"):
-    return {
-        "row": row,
-        "id": record_id,
-        "length": 40,
-        "embedded_length": 40,
-        "output": output,
-        "relative_l2": relative_l2,
-        "cosine": cosine,
-        "passed": passed,
-    }
-
-
-def report(root, *, fasta=FASTA, shards=1, records=None, passed=True, **run) -> str:
-    paths = write_run(root, fasta, shards, **run)
-    off(paths)
-    if records:
-        verification = read_json(paths.verification)
-        worst = {"cosine": 1.0, "relative_l2": 2e-7, "row": 0, "output": "mean"}
-        write_record(
-            paths.verification,
-            verification
-            | {"passed": passed, "sequences": len(records), "records": records, "worst": worst},
-        )
-    write_metrics(paths, shards)
-    assert write_report(paths) == paths.report
-    return paths.report.read_text(encoding="utf-8")
-
-
 @pytest.fixture(scope="module")
 def html(tmp_path_factory) -> str:
     return report(tmp_path_factory.mktemp("good") / "proteins", records=[record()])
@@ -92,9 +67,9 @@ def test_page_loads_nothing_and_runs_nothing(html):
     assert "default-src 'none'" in html
 
 
-def test_page_has_five_figures_and_every_reference_in_it_has_one_target(html):
+def test_page_has_six_figures_and_every_reference_in_it_has_one_target(html):
     page = Page(html)
-    assert page.tags.count("svg") == 5
+    assert page.tags.count("svg") == 6
     assert len(page.ids) == len(set(page.ids))
     targets = {*page.references, *re.findall(r"url\((#[^)]*)\)", html)}
     assert {target[1:] for target in targets} <= set(page.ids)
@@ -144,9 +119,9 @@ def test_a_vector_of_nan_is_reported_not_a_crash(tmp_path):
 
 def test_input_changes_and_repeats_are_told(tmp_path):
     text = Page(report(tmp_path, fasta=FASTA + ">e\nmkvj\n", empty_sequences="skip")).text
-    assert "1 record ( truncated ): Longer than the limit" in text
-    assert "1 record ( upper_cased ): Lower-case" in text
-    assert "1 record ( j_replaced ): J (leucine" in text
+    assert "Flag truncated 1 record: Longer than the limit" in text
+    assert "Flag upper_cased 1 record: Lower-case letters were read as upper case. Ids: e" in text
+    assert "Flag j_replaced 1 record: J (leucine" in text
     assert "1 (8 residues): computed once" in text
 
 
@@ -204,24 +179,9 @@ def test_what_a_gpu_did_not_tell_is_unknown(tmp_path):
     assert f"not measured: {refused}" in text
 
 
-def test_the_same_run_makes_the_same_page(tmp_path, html):
-    again = report(tmp_path / "proteins", records=[record()])
-    # The input's path is all that differs.
-    paths = r"<code>[^<]*input\.fasta</code>"
-    assert re.sub(paths, "", again) == re.sub(paths, "", html)
-
-
-def test_nearly_full_is_not_rounded_to_full(tmp_path):
-    paths = write_run(tmp_path, FASTA, 1)
-    off(paths)
-    write_metrics(paths, 1)
-    metrics = json.loads(paths.metrics.read_text())
-    metrics["packing"]["all"]["fill"] = 0.99999
-    write_record(paths.metrics, metrics)
-    write_report(paths)
-    text = Page(paths.report.read_text()).text
-    assert "> 99.9% fill of the packs" in text
-    assert "100.0% fill" not in text
+def test_the_same_run_makes_the_same_page(tmp_path):
+    first = report(tmp_path, records=[record()])
+    assert write_report(Paths(tmp_path)).read_text(encoding="utf-8") == first
 
 
 @pytest.mark.filterwarnings("error")
@@ -231,14 +191,15 @@ def test_nearly_full_is_not_rounded_to_full(tmp_path):
         lambda: plots.lengths(np.array([0, 0, 5]), 2),
         lambda: plots.lengths(np.bincount([1, 35_000]), None),
         lambda: plots.padding(3, 3, 3),
-        lambda: plots.fill(np.array([0.02])),
-        lambda: plots.fill(np.random.default_rng(1).random(100_000)),
         lambda: plots.throughput([(0.0, np.array([1e-3]), np.array([1]))]),
         lambda: plots.throughput([(5.0, np.array([]), np.array([])), (0, np.ones(1), np.ones(1))]),
         lambda: plots.throughput([(0.0, np.arange(1, 50_001.0), np.full(50_000, 7))]),
-        lambda: plots.accuracy([record(relative_l2=0.0)], 1.0, 1e-5),
-        lambda: plots.accuracy([record(relative_l2=None, cosine=None)], 0.9995, 0.02),
-        lambda: plots.accuracy([record(relative_l2=None, cosine=None)], 1.0, 0.02),
+        lambda: plots.distances([record(relative_l2=0.0)], 1e-5),
+        lambda: plots.distances([record(relative_l2=None)], 0.02),
+        lambda: plots.angles([record(cosine=None)], 0.9995),
+        lambda: plots.angles([record(cosine=None)], 1.0),
+        lambda: plots.vectors(np.array([[0.0, 0], [1, 0]]), np.array([1.0, 0]), [("5", ALL[:2])]),
+        lambda: plots.vectors(np.random.default_rng(1).random((1000, 2)), np.ones(2), FIVE),
     ],
 )
 def test_figures_stand_extreme_runs_and_stay_small(draw):
@@ -258,21 +219,164 @@ def test_an_unknown_peak_has_its_reason_and_no_share(tmp_path):
     reason = "matrix products could not be timed: out of memory"
     html = report(tmp_path / "r", run={"matmul_peak_flops": None, "matmul_peak_reason": reason})
     assert f"(unknown: {reason})" in Page(html).text
-    assert "A share above" not in html
+    assert "busy" not in html
 
 
-def test_a_share_above_the_peak_is_explained(tmp_path):
+def test_a_share_above_the_peak_is_no_headline(tmp_path):
     html = report(tmp_path / "r", run={"matmul_peak_flops": 1e9})  # the packs reach twice that
-    assert "200.0%" in Page(html).text
-    assert "A share above 100% says" in Page(html).text
-    assert "measured in the job, when it was slower than later" in Page(html).text
+    text = Page(html).text
+    assert "unclear of the device" in text
+    assert "speed limit the machine was busy when the limit was measured" in text
+    assert "is unclear where it comes out above 100%: the machine was busy with other work" in text
+    assert "200" not in text
 
 
 def test_what_a_gpu_computes_in_lower_precision_is_said(tmp_path, html):
     assert "TF32" not in html  # of a CPU
     device = {"kind": "cuda", "name": "a GPU", "uuid": "GPU-1", "memory_bytes": 1, "threads": 2}
     exact = Page(report(tmp_path / "exact", run={"device": device})).text
-    assert "on the GPU no TF32, sums of products in float32" in exact
+    assert "Products on the GPU no TF32, sums of products in float32" in exact
     precision = {"tf32": True, "float16_sums": False, "bfloat16_sums": False}
     coarse = report(tmp_path / "tf32", run={"device": device, "precision": precision})
-    assert "on the GPU tf32" in Page(coarse).text
+    assert "Products on the GPU tf32" in Page(coarse).text
+
+
+def test_cut_proteins_are_named_with_what_they_lost(tmp_path):
+    more = "".join(f">cut{k}\n{'MKVLA' * (13 + k)}\n" for k in range(12))
+    html = report(tmp_path, fasta=FASTA + more)
+    text = Page(html).text
+    assert "lost the rest of the sequence: which ones" in text
+    assert "The first 10 of 13 proteins that were cut" in text
+    assert "1 b 80 60 20 25.0% 4 cut0 65 60 5 7.7%" in text
+    assert "cut8" in text and "cut9" not in text
+    assert 'results.index["flags"].str.contains("truncated")' in text
+
+
+def test_a_flag_that_nobody_explains_comes_first(tmp_path, monkeypatch):
+    monkeypatch.delitem(FLAGS, "upper_cased")
+    text = Page(report(tmp_path, fasta=FASTA + ">low\nmkv\n")).text
+    told = "Flag upper_cased 1 record: See the table of flags in the documentation. Ids: low"
+    assert 0 < text.index(told) < text.index("Flag truncated")
+
+
+def test_records_in_float32_are_named(tmp_path):
+    text = Page(report(tmp_path, run={"float32_rows": (2,)})).text
+    assert "Flag float32 2 records:" in text  # and its repeat
+    assert "computed in float32. Ids: c , d" in text
+
+
+def test_warnings_stand_at_the_top_each_on_a_line(tmp_path, html):
+    warned = report(tmp_path, fasta=FASTA + ">e\nMJ*V\n")
+    top = warned.split('<div class="cards">')[0]
+    assert top.count("<li>") == 3
+    assert "Before you use the vectors:" in Page(top).text
+
+
+def along(numbers):
+    """Vectors of which only the first number is not zero."""
+
+    def vectors(shape, dtype):
+        array = np.zeros(shape, dtype)
+        array[:, 0] = numbers[: shape[0]]
+        return array
+
+    return vectors
+
+
+def test_the_largest_error_is_told_beside_distances_between_proteins(tmp_path):
+    # 8 and 10: 2 / 9 apart; of 8, 10 and 12 with each other: 2 / 9, 4 / 10 and 2 / 11.
+    shown = report(tmp_path, records=[record()], vectors=along([8, 10, 12]))
+    text = Page(shown).text
+    assert "typically 0.22 apart, and 99 of 100 pairs more than 0.18 (3 proteins," in text
+    assert f"The largest error of a mean vector is {TWO}⁷. Only proteins that are nearly" in text
+    assert f"{TWO}⁷ largest error 1,100,000 times smaller than proteins typically differ" in text
+
+
+def test_an_error_of_another_output_is_not_told_as_that_of_the_picture(tmp_path):
+    records = [record(relative_l2=2e-8), record(output="cls")]
+    text = Page(report(tmp_path, records=records, run={"outputs": ["mean", "cls"]})).text
+    assert f"The largest error of a mean vector is {TWO}⁸" in text
+    assert f"{TWO}⁷ largest error relative to float32; limit" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "told", "figures"),
+    [
+        ({}, "Each dot is the mean vector of one protein.", 4),
+        ({"fasta": ">a\nMKV\n"}, "needs three different proteins or more", 3),
+        ({"fasta": ">a\nMKV\n>b\nMKA\n>c\nMKV\n"}, "needs three different proteins or more", 3),
+        ({"vectors": along([7] * 9)}, "All vectors are the same", 3),
+        ({"vectors": along([0] * 9)}, "All vectors are the same", 3),
+        ({"vectors": along([np.nan] * 9)}, "4 vectors of those drawn from the results hold", 3),
+        ({"run": {"outputs": ["residue"]}}, "there is none for a whole protein to draw", 3),
+        ({"run": {"outputs": ["residue", "max"]}}, "Each dot is the max vector", 4),
+    ],
+)
+def test_the_vectors_are_drawn_where_there_is_something_to_see(tmp_path, given, told, figures):
+    page = Page(report(tmp_path, **given))
+    assert told in page.text
+    assert page.tags.count("svg") == figures
+
+
+def test_every_vector_is_a_dot():
+    svg = plots.vectors(np.random.default_rng(1).random((1000, 2)), np.ones(2), FIVE)
+    dots = re.findall(r"M (\S+) (\S+)\s+L \1 \2\s", svg)
+    assert len(dots) == 1000
+
+
+def test_where_the_time_went_is_what_the_steps_recorded(tmp_path):
+    report(tmp_path, shards=2, records=[record()])
+    paths = Paths(tmp_path)
+    for path, seconds in (
+        (paths.sharding_seconds, 90.0),
+        (paths.merging_seconds, 5.0),
+        (paths.verification, 3.0),
+    ):
+        before = read_record(path)
+        assert before["seconds"] >= 0
+        write_record(path, before | {"seconds": seconds})
+    verification = read_record(paths.verification)
+    write_record(paths.verification, verification | {"reference_seconds": 7.0})
+    text = Page(write_report(paths).read_text()).text
+    assert "Reference for the verification 7.00 s" in text
+    assert "Reading the FASTA and cutting shards 1 min 30 s" in text
+    assert "Starting: weights, device, first measurements 2.00 s" in text  # of two jobs
+    assert "Merging the shards 5.00 s" in text
+    assert "Verification 3.00 s" in text
+
+
+def test_each_choice_has_its_reason_and_weights_their_layout(tmp_path):
+    report(tmp_path)
+    paths = Paths(tmp_path)
+    metrics = read_record(paths.metrics)
+    metrics["model"]["layout"] = "a folder of some library"
+    reasons = {"dtype": "float16 missed its bar", "attention": "named"}
+    metrics["runs"][0]["plan"]["reasons"] = reasons
+    write_record(paths.metrics, metrics)
+    text = Page(write_report(paths).read_text()).text
+    assert "read as a folder of some library" in text
+    assert "Number format of the computation float32 : float16 missed its bar" in text
+    assert "Attention sdpa : named" in text
+    assert "Tokens in a pack, at most 100" in text
+
+
+def test_the_python_of_the_page_runs(tmp_path, monkeypatch):
+    sample = tmp_path / 'it\'s a "sample"'
+    html = report(sample, run={"outputs": ["mean", "residue"]})
+    write_manifest(Paths(sample), {})
+    code = unescape(html.split("<h3>In Python</h3>\n<pre>")[1].split("</pre>")[0])
+    monkeypatch.chdir(tmp_path)
+    known = {}
+    exec(code, known)
+    assert len(known["results"]) == 4
+    query = re.findall(r"<code>(results\.index\[.*?)</code>", html)
+    assert eval(unescape(query[0]), known)["id"].tolist() == ["b"]
+
+
+def test_every_colour_of_the_page_is_known_in_light_and_in_dark(html):
+    light, dark = html.split("@media screen and (prefers-color-scheme: dark)")
+    used = set(re.findall(r"var\(--([\w-]+)\)", html))
+    assert used >= {"ink", "card", "length-3"}
+    used |= set(COLOURS)
+    for style in (light, dark.split("* { box-sizing")[0]):
+        assert used <= set(re.findall(r"--([\w-]+):", style))

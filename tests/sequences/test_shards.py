@@ -358,7 +358,7 @@ def test_only_the_declared_files_remain(write):
     leftover.mkdir()
     (leftover / "records.fasta").write_text("of a run that was killed")
     paths, _ = write(b">a\nMK\n>b\nAC\n", shards=2)
-    declared = [paths.shard_index, paths.shard_skipped, paths.sharding]
+    declared = [paths.shard_index, paths.shard_skipped, paths.sharding, paths.sharding_seconds]
     for shard in range(2):
         declared += paths.shard_files(shard)
     assert files_below(paths.root) == sorted(declared)

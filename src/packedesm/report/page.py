@@ -1,5 +1,7 @@
 """The report of one sample: one HTML file that needs nothing beside it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
@@ -12,7 +14,6 @@ from markupsafe import Markup
 
 from packedesm.embedding.pack import read_packs
 from packedesm.embedding.record import ShardRun
-from packedesm.errors import printable
 from packedesm.files import (
     RECORD_DIGEST,
     file_digest,
@@ -22,51 +23,66 @@ from packedesm.files import (
     write_text,
 )
 from packedesm.paths import Paths
-from packedesm.report import plots
-from packedesm.sequences.flags import FLAGS
-from packedesm.sequences.index import length_counts
-from packedesm.sequences.summary import reading_sharded
+from packedesm.report import plots, words
+from packedesm.report.flagged import first_flagged
+from packedesm.report.methods import methods
+from packedesm.report.vectors import (
+    Vectors,
+    apart,
+    length_groups,
+    principal_components,
+    read_vectors,
+)
+from packedesm.sequences.flags import FLAGS, Flag
+from packedesm.sequences.index import FLOAT32, length_counts
 
-OUTPUTS = {
-    "mean": "the mean over the residues of each protein",
-    "cls": "the vector of the <cls> token that starts each protein",
-    "max": "the largest value over the residues of each protein",
-    "residue": "one vector per residue, the proteins back to back",
-}
-FILES = {
-    "index.parquet": "one line per protein, in the same order: id, description, length, flags",
-    "skipped.tsv": "records without residues, which have no line in the index",
-    "manifest.json": "model, checkpoint digest, shapes, versions; written last, so a folder that"
-    " has it is complete",
-    "verification.json": "each verified protein and how far it was from the reference",
-    "metrics.json": "every number of this report",
-    "packing.tsv": "fill of the packs and the padding avoided, shard by shard",
-    "throughput.tsv": "speed and hardware use, shard by shard",
-}
-SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_UNEXPLAINED = Flag("See the table of flags in the documentation.")
 
 
-def write_report(paths: Paths) -> Path:
-    """Write report.html from metrics.json, verification.json, the index and the packs.
+def write_report(paths: Paths, *, workflow: bool = False) -> Path:
+    """Write report.html from metrics.json, verification.json, the packs and the merged results.
 
     The page holds its style and its figures, loads nothing, and runs no script. Text that comes
     from the input is escaped.
+
+    Parameters
+    ----------
+    workflow
+        Whether Snakemake runs the steps: who describes them then cites it.
 
     Returns
     -------
     Path
         The report.
+
+    Raises
+    ------
+    Damaged
+        If a file is not as its step wrote it.
     """
     metrics, verification = read_record(paths.metrics), read_record(paths.verification)
+    merged = read_record(paths.merging)["sha256"]
+    packs = [_packs(paths, run["shard"]) for run in metrics["runs"]]
+    pooled = [output for output in metrics["outputs"] if output != "residue"]
+    vectors = read_vectors(paths, pooled[0], merged) if pooled else None
+    flags = metrics["flags"] | {FLOAT32: metrics["recoveries"]["float32_records"]}
+    with reading(paths.index, sha256=merged[paths.index.name]):
+        counts, flagged = length_counts(paths.index), first_flagged(paths.index, flags)
+    picture, drawn = _picture(vectors) if vectors else ({"kind": "none", "lost": 0}, {})
     content = {
         "sample": paths.root.resolve().name,
         "metrics": metrics,
         "verification": verification,
-        "figures": _figures(paths, metrics, verification),
-        "flags": _flags(metrics["flags"]),
+        "figures": _figures(metrics, verification, counts, packs) | drawn,
+        "picture": picture,
+        "error": _error(verification, vectors) if vectors else None,
+        "full_packs": float(np.mean(np.concatenate([pack["fill"] for pack in packs]) >= 0.95)),
+        "flags": _flags(flags, flagged),
         "files": _files(metrics),
+        "phases": _phases(paths, metrics, verification),
         "run_facts": _run_facts(metrics),
         "versions": _distinct(metrics, lambda run: run["versions"]),
+        "methods": methods(metrics, verification, workflow=workflow),
     }
     write_text(paths.report, _environment().get_template("report.html.j2").render(content))
     made_from = [record[RECORD_DIGEST] for record in (metrics, verification)]
@@ -75,10 +91,9 @@ def write_report(paths: Paths) -> Path:
     return paths.report
 
 
-def _figures(paths: Paths, metrics: dict, verification: dict) -> dict[str, Markup]:
-    packs = [_packs(paths, run["shard"]) for run in metrics["runs"]]
-    with reading_sharded(paths, paths.shard_index):
-        counts = length_counts(paths.shard_index)
+def _figures(
+    metrics: dict, verification: dict, counts: np.ndarray, packs: list[dict]
+) -> dict[str, Markup]:
     packing = metrics["packing"]["all"]
     limit = None if metrics["long_sequences"] == "full" else metrics["max_length"]
     figures = {
@@ -86,14 +101,43 @@ def _figures(paths: Paths, metrics: dict, verification: dict) -> dict[str, Marku
         "padding": plots.padding(
             packing["tokens"], packing["padded_tokens_sorted"], packing["padded_tokens_arrival"]
         ),
-        "fill": plots.fill(np.concatenate([pack["fill"] for pack in packs])),
         "throughput": plots.throughput(_timelines(metrics["runs"], packs)),
     }
-    if verification["records"]:
-        figures["accuracy"] = plots.accuracy(
-            verification["records"], verification["min_cosine"], verification["max_relative_l2"]
-        )
+    if records := verification["records"]:
+        figures["distances"] = plots.distances(records, verification["max_relative_l2"])
+        figures["angles"] = plots.angles(records, verification["min_cosine"])
     return {name: Markup(svg) for name, svg in figures.items()}
+
+
+def _picture(vectors: Vectors) -> tuple[dict[str, Any], dict[str, Markup]]:
+    """Return what the page says of the picture of the vectors, and the figure, if there is one."""
+    said = {"output": vectors.output, "shown": len(vectors.values), "lost": vectors.not_finite}
+    if len(set(vectors.sequences)) < 3:
+        return said | {"kind": "few"}, {}
+    coordinates, shares = principal_components(vectors.values)
+    if not shares.any():
+        return said | {"kind": "same"}, {}
+    svg = plots.vectors(coordinates, shares, length_groups(vectors.lengths))
+    return said | {"kind": "drawn", "share": float(shares.sum())}, {"vectors": Markup(svg)}
+
+
+def _error(verification: dict, vectors: Vectors) -> dict[str, Any] | None:
+    """Return the largest error of an output beside the distances between proteins, if both are."""
+    distances = [
+        record["relative_l2"]
+        for record in verification["records"]
+        if record["output"] == vectors.output
+    ]
+    found = apart(vectors)
+    if found is None or not distances or None in distances:
+        return None
+    return {
+        "output": vectors.output,
+        "largest": (largest := max(distances)),
+        "apart": found,
+        "times": found.median / largest if largest else None,
+        "meaning": words.meaning_of_error(largest, found),
+    }
 
 
 def _packs(paths: Paths, shard: int) -> dict[str, np.ndarray]:
@@ -114,12 +158,21 @@ def _timelines(runs: list[dict], packs: list[dict]) -> list[tuple[float, np.ndar
     ]
 
 
-def _flags(counts: dict[str, int]) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "records": count, "meaning": FLAGS[name].meaning}
-        for name, count in counts.items()
-        if count
+def _flags(counts: dict[str, int], flagged: dict[str, list]) -> list[dict[str, Any]]:
+    """Return what is said of each flag that a record carries; those that nobody explains first."""
+    order = [*FLAGS]
+    flags = [
+        {
+            "name": name,
+            "records": counts[name],
+            "meaning": FLAGS.get(name, _UNEXPLAINED).meaning,
+            "first": first,
+        }
+        for name, first in flagged.items()
     ]
+    return sorted(
+        flags, key=lambda flag: order.index(flag["name"]) if flag["name"] in order else -1
+    )
 
 
 def _files(metrics: dict) -> list[dict[str, str]]:
@@ -129,21 +182,44 @@ def _files(metrics: dict) -> list[dict[str, str]]:
     for output in metrics["outputs"]:
         rows = metrics["embedded_residues"] if output == "residue" else records
         shape = f"{rows:,} \N{MULTIPLICATION SIGN} {width:,} {number}"
-        files.append({"name": f"{output}.npy", "holds": f"{shape}: {OUTPUTS[output]}"})
+        files.append({"name": f"{output}.npy", "holds": f"{shape}: {words.OUTPUTS[output]}"})
     if "residue" in metrics["outputs"]:
         holds = f"{records + 1:,} int64: protein k has rows offsets[k] to offsets[k + 1] - 1"
         files.append({"name": "residue_offsets.npy", "holds": holds})
-    return files + [{"name": name, "holds": holds} for name, holds in FILES.items()]
+    return files + [{"name": name, "holds": holds} for name, holds in words.FILES.items()]
 
 
-def _run_facts(metrics: dict) -> dict[str, list[str]]:
+def _phases(paths: Paths, metrics: dict, verification: dict) -> list[dict[str, Any]]:
+    """Return the steps in their order, with the seconds that each took, over all jobs."""
+    jobs = [run["seconds"] for run in metrics["runs"]]
+    setup, embedding, total = (
+        sum(job[name] for job in jobs) for name in ("setup", "embedding", "total")
+    )
+    phases = [
+        ("Reading the FASTA and cutting shards", read_record(paths.sharding_seconds)["seconds"]),
+        ("Reference for the verification", verification.get("reference_seconds")),
+        ("Starting: weights, device, first measurements", setup),
+        ("Embedding", embedding),
+        ("Writing what was embedded", max(0.0, total - setup - embedding)),
+        ("Merging the shards", read_record(paths.merging_seconds)["seconds"]),
+        ("Verification", verification["seconds"]),
+    ]
+    known = [(name, seconds) for name, seconds in phases if seconds is not None]
+    whole = sum(seconds for _name, seconds in known)
+    return [
+        {"name": name, "seconds": seconds, "share": seconds / whole if whole else 0.0}
+        for name, seconds in known
+    ]
+
+
+def _run_facts(metrics: dict) -> dict[str, Any]:
     """Return what the jobs ran on and with; more than one value where the jobs differed."""
     return {
         "devices": _distinct(metrics, _device),
-        "dtypes": _distinct(metrics, lambda run: run["plan"]["dtype"]),
-        "output_dtypes": _distinct(metrics, lambda run: run["plan"]["output_dtype"]),
-        "attention": _distinct(metrics, partial(_chosen, "attention")),
-        "kernels": _distinct(metrics, partial(_chosen, "kernels")),
+        "choices": {
+            name: _distinct(metrics, partial(_chosen, choice))
+            for choice, name in words.CHOICES.items()
+        },
         "precision": _distinct(metrics, _precision),
         "peak_reasons": _distinct(metrics, lambda run: run["matmul_peak_reason"]),
         "gpu_reasons": _distinct(metrics, lambda run: run["gpu"]["reason"]),
@@ -164,8 +240,10 @@ def _precision(run: dict) -> str | None:
     return ", ".join(used) or "no TF32, sums of products in float32"
 
 
-def _chosen(what: str, run: dict) -> str:
-    return f"{run['plan'][what]} ({run['plan']['reasons'][what]})"
+def _chosen(what: str, run: dict) -> dict[str, str]:
+    value = run["plan"][what]
+    shown = f"{value:,}" if isinstance(value, int) else value
+    return {"value": shown, "reason": run["plan"]["reasons"].get(what, "")}
 
 
 def _distinct(metrics: dict, value: Callable[[dict], Any]) -> list[Any]:
@@ -184,58 +262,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "printable": printable,
-        "count": lambda value: f"{value:,}",
-        "number": _number,
-        "percent": _percent,
-        "duration": _duration,
-        "bytes": _bytes,
-        "scientific": _scientific,
-        "cosine": lambda value: "not a number" if value is None else f"{value:.8f}",
-    }
+    environment.filters |= words.FILTERS
     return environment
-
-
-def _number(value: float | None, unit: str = "") -> str:
-    """Format with about three digits, and no power of ten; what is unknown has no unit."""
-    if value is None:
-        return "unknown"
-    return (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}") + unit
-
-
-def _percent(fraction: float | None) -> str:
-    if fraction is None:
-        return "unknown"
-    text = f"{fraction:.1%}"
-    # Only what is complete may look complete.
-    return "> 99.9%" if text == "100.0%" and fraction < 1 else text
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown"
-    if seconds < 60:
-        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def _bytes(value: float | None) -> str:
-    if value is None:
-        return "unknown"
-    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
-        if value >= 1024**power:
-            return f"{value / 1024**power:.3g} {unit}"
-    return f"{value} bytes"
-
-
-def _scientific(value: float | None) -> str:
-    if value is None:
-        return "not a number"
-    if value == 0 or 0.01 <= value < 1000:
-        return f"{value:.2g}"
-    digits, exponent = f"{value:.1e}".replace(".0e", "e").split("e")
-    power = str(int(exponent)).translate(SUPERSCRIPTS)
-    return f"{digits} \N{MULTIPLICATION SIGN} 10{power}"

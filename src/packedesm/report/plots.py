@@ -1,53 +1,36 @@
 """The report's figures, each drawn from plain numbers to an SVG element for an HTML page."""
 
-import io
-import re
+from __future__ import annotations
+
 from collections.abc import Iterable
-from html import escape
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-INK, MUTED, GRID = "#1d2733", "#5b6776", "#e4e8ed"
-BLUE, AMBER, RED = "#2b6cb0", "#f0b961", "#c2372e"
+from packedesm.report.svg import INK, colour, drawn
+
+BLUE, RED = colour("blue"), colour("red")
 OUTPUT_STYLES = {
     "mean": (BLUE, "o"),
-    "cls": ("#2f855a", "s"),
-    "max": ("#805ad5", "D"),
-    "residue": ("#b7791f", "^"),
+    "cls": (colour("green"), "s"),
+    "max": (colour("purple"), "D"),
+    "residue": (colour("ochre"), "^"),
 }
-STYLE: Any = {  # matplotlib's own type names every setting there is
-    "svg.fonttype": "none",  # text stays text: searchable, and in the page's own font
-    "svg.hashsalt": "packedesm",  # without it every run names the clip paths anew
-    "font.size": 9,
-    "text.color": INK,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "legend.frameon": False,
-}
-WIDE, HALF = (9.6, 3.1), (5.2, 3.1)  # inches; the page scales them to its columns
-FILL_POINTS, TIME_POINTS = 400, 80  # more would not be seen and would weigh the page down
+LENGTH_COLOURS = [colour(f"length-{step}") for step in range(1, 6)]  # short to long
+TIME_POINTS = 80  # more would not be seen and would weigh the page down
 # float64 cannot tell two cosines near 1 apart below this, and a logarithmic axis has no zero.
 SMALLEST = 1e-16
 DASHED = (0, (4, 3))
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_TAG: dict[str, Any] = {"ha": "right", "va": "bottom", "color": INK, "fontsize": 8.5}
+_TAG: dict[str, Any] = {"ha": "right", "va": "bottom", "color": INK}
 
 
-def lengths(counts: np.ndarray, max_length: int | None) -> str:
+@drawn("Histogram of the lengths of all records")
+def lengths(axes: Axes, counts: np.ndarray, max_length: int | None) -> None:
     """Draw how many records have which length, on a logarithmic length axis.
 
     Parameters
@@ -60,78 +43,50 @@ def lengths(counts: np.ndarray, max_length: int | None) -> str:
     present = np.flatnonzero(counts)
     marks = present if max_length is None else np.append(present, max_length)
     edges = np.geomspace(marks.min() / 1.1, marks.max() * 1.1, 41)
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(HALF)
-        axes.hist(
-            present,
-            bins=edges.tolist(),
-            weights=counts[present],
-            color=BLUE,
-            edgecolor="white",
-            lw=0.4,
-        )
-        axes.set(xscale="log", xlabel="length (residues)", ylabel="records")
-        _plain_log_ticks(axes)
-        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.yaxis.set_major_formatter(FuncFormatter(_thousands))
-        axes.grid(axis="x", visible=False)
-        if max_length is not None:
-            axes.axvline(max_length, color=RED, linewidth=1, linestyle=DASHED)
-            axes.margins(y=0.14)
-            label = f"limit {max_length:,}"
-            axes.text(max_length, 1, label, transform=axes.get_xaxis_transform(), **_TAG)
-        return _svg(figure, "lengths", "Histogram of the lengths of all records")
+    axes.hist(
+        present,
+        bins=edges.tolist(),
+        weights=counts[present],
+        color=BLUE,
+        edgecolor=colour("card"),
+        lw=0.4,
+    )
+    axes.set(xscale="log", xlabel="length (residues)", ylabel="records")
+    _plain_log_ticks(axes)
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(_thousands))
+    axes.grid(axis="x", visible=False)
+    if max_length is not None:
+        axes.axvline(max_length, color=RED, linewidth=1, linestyle=DASHED)
+        axes.margins(y=0.14)
+        label = f"limit {max_length:,}"
+        axes.text(max_length, 1, label, transform=axes.get_xaxis_transform(), **_TAG)
 
 
-def padding(tokens: int, padded_sorted: int, padded_arrival: int) -> str:
+@drawn("Tokens computed by packing and by two ways of padding")
+def padding(axes: Axes, tokens: int, padded_sorted: int, padded_arrival: int) -> None:
     """Draw the tokens computed with packing and with padded batches of the same budget."""
     computed = np.array([tokens, padded_sorted, padded_arrival])
-    names = ["packed\n(this run)", "padded,\nsorted by length", "padded,\nin file order"]
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(HALF)
-        axes.barh(names, [tokens] * 3, color=BLUE, height=0.58, label="protein")
-        axes.barh(names, computed - tokens, left=tokens, color=AMBER, height=0.58, label="padding")
-        for place, value in enumerate(computed):
-            axes.annotate(
-                _short(value), (value, place), (5, 0), textcoords="offset points", va="center"
-            )
-        axes.set(xlabel="tokens that the model computes", xlim=(0, computed.max() * 1.18))
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(FuncFormatter(_short))
-        axes.invert_yaxis()
-        axes.tick_params(axis="y", length=0, labelcolor=INK)
-        axes.grid(axis="y", visible=False)
-        _legend_above(axes, 2)
-        return _svg(figure, "padding", "Tokens computed by packing and by two ways of padding")
+    names = ["packed\n(this run)", "padded,\nsorted by\nlength", "padded,\nin file order"]
+    axes.barh(names, [tokens] * 3, color=BLUE, height=0.58, label="protein")
+    axes.barh(
+        names, computed - tokens, left=tokens, color=colour("amber"), height=0.58, label="padding"
+    )
+    for place, value in enumerate(computed):
+        axes.annotate(
+            _short(value), (value, place), (5, 0), textcoords="offset points", va="center"
+        )
+    axes.set(xlabel="tokens that the model computes", xlim=(0, computed.max() * 1.3))
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(FuncFormatter(_short))
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.grid(axis="y", visible=False)
+    _legend_above(axes, 2)
 
 
-def fill(fills: np.ndarray) -> str:
-    """Draw how full the packs are, the fullest first; the blue area is the fill of the run.
-
-    Parameters
-    ----------
-    fills : ndarray of float, shape (P,)
-        Fill of each pack, 0 to 1.
-    """
-    ordered = np.sort(fills)[::-1]
-    groups = np.array_split(ordered, min(len(ordered), FILL_POINTS))
-    edges = np.cumsum([0, *map(len, groups)])
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(HALF)
-        axes.stairs(np.ones(1), [0, len(ordered)], fill=True, color="#d5dbe3", label="left empty")
-        means = [group.mean() for group in groups]
-        axes.stairs(means, edges, fill=True, color=BLUE, label="filled with protein")
-        axes.set(xlabel="packs, fullest first", ylabel="share of the token budget")
-        axes.set(xlim=(0, len(ordered)), ylim=(0, 1))
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
-        axes.grid(visible=False)
-        _legend_above(axes, 2)
-        return _svg(figure, "fill", "Fill of the packs in descending order")
-
-
-def throughput(shards: Iterable[tuple[float, np.ndarray, np.ndarray]]) -> str:
+@drawn("Residues embedded per second over the time of the run")
+def throughput(axes: Axes, shards: Iterable[tuple[float, np.ndarray, np.ndarray]]) -> None:
     """Draw the residues embedded per second, by all jobs together, from the first job's start.
 
     Parameters
@@ -150,61 +105,88 @@ def throughput(shards: Iterable[tuple[float, np.ndarray, np.ndarray]]) -> str:
     edges = np.linspace(start, stop, min(TIME_POINTS, max(4, packs // 2)) + 1)
     done = sum(np.interp(edges, times, residues) for times, residues in lines)
     scale, unit = _time_unit(stop)
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(HALF)
-        axes.stairs(np.diff(done) / np.diff(edges), edges / scale, fill=True, color=BLUE)
-        mean = done[-1] / (stop - start)
-        axes.axhline(
-            mean, color=INK, linewidth=1, linestyle=DASHED, label=f"mean: {_short(mean)} per second"
-        )
-        _legend_above(axes, 1)
-        axes.set(xlabel=f"{unit} since the first job began", ylabel="residues per second")
-        axes.set(ylim=(0, None))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(FuncFormatter(_short))
-        axes.grid(axis="x", visible=False)
-        return _svg(figure, "throughput", "Residues embedded per second over the time of the run")
+    axes.stairs(np.diff(done) / np.diff(edges), edges / scale, fill=True, color=BLUE)
+    mean = done[-1] / (stop - start)
+    axes.axhline(
+        mean, color=INK, linewidth=1, linestyle=DASHED, label=f"mean: {_short(mean)} per second"
+    )
+    _legend_above(axes, 1)
+    axes.set(xlabel=f"{unit} since the first job began", ylabel="residues per second")
+    axes.set(ylim=(0, None))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(FuncFormatter(_short))
+    axes.grid(axis="x", visible=False)
 
 
-def accuracy(records: list[dict], min_cosine: float, max_relative_l2: float) -> str:
-    """Draw how far each verified vector is from the reference, with the limits that pass.
+@drawn("The vectors along their first two principal components, coloured by length")
+def vectors(
+    axes: Axes, coordinates: np.ndarray, shares: np.ndarray, groups: list[tuple[str, np.ndarray]]
+) -> None:
+    """Draw each vector as a dot where its first two principal components are.
+
+    Parameters
+    ----------
+    coordinates : ndarray of float, shape (N, 2)
+    shares : ndarray of float, shape (2,)
+        Of the variance, that each component holds.
+    groups
+        Of lengths, short to long, at most five: what the legend calls each, and bool (N,), its
+        members.
+    """
+    paints = LENGTH_COLOURS[-len(groups) :]
+    for (label, members), paint in zip(groups, paints, strict=True):
+        axes.add_patch(PathPatch(_dots(coordinates[members]), edgecolor=paint, **_DOT))
+        axes.plot([], [], "o", color=paint, markersize=5, label=label)
+    low, high = coordinates.min(axis=0), coordinates.max(axis=0)
+    room = 0.06 * np.maximum(high - low, 0.2 * (high - low).max())
+    axes.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
+    axes.set(xlabel=f"first component ({shares[0]:.0%} of the variance)")
+    axes.set(ylabel=f"second ({shares[1]:.0%})")
+    axes.tick_params(labelbottom=False, labelleft=False, length=0)
+    axes.grid(visible=False)
+    axes.legend(
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+        title="residues",
+        handlelength=0.6,
+        handletextpad=0.4,
+        borderpad=0.2,
+    )
+
+
+@drawn("Distance of each verified vector from the reference")
+def distances(axes: Axes, records: list[dict], max_relative_l2: float) -> None:
+    """Draw how far each verified vector is from the reference, with the limit that passes.
 
     Parameters
     ----------
     records
-        Dicts with ``length``, ``output``, ``relative_l2`` and ``cosine``; None for the last two
-        where the vector was not a number, drawn as a cross at the top.
-    min_cosine, max_relative_l2
-        The limits of the run.
+        Dicts with ``length``, ``output`` and ``relative_l2``; that is None where the vector was
+        not a number, drawn as a cross at the top.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=WIDE, layout="constrained")
-        left, right = figure.subplots(1, 2)
-        lengths = [record["length"] for record in records]
-        names = [record["output"] for record in records]
-        distances = [record["relative_l2"] for record in records]
-        _distances(left, lengths, distances, names, max_relative_l2)
-        left.set_ylabel("relative L2 distance")
-        cosines = [record["cosine"] for record in records]
-        distances = [None if cosine is None else 1 - cosine for cosine in cosines]
-        _distances(right, lengths, distances, names, 1 - min_cosine)
-        right.set_ylabel("1 \N{MINUS SIGN} cosine similarity")
-        if len(set(names)) > 1:
-            left.legend(loc="upper left", ncols=4, bbox_to_anchor=(0, 1.16))
-        return _svg(figure, "accuracy", "Distance of each verified vector from the reference")
+    found = [record["relative_l2"] for record in records]
+    _over_lengths(axes, records, found, max_relative_l2)
+    axes.set_ylabel("relative L2 distance")
 
 
-def _distances(
-    axes: Axes,
-    lengths: list[int],
-    distances: list[float | None],
-    outputs: list[str],
-    limit: float,
+@drawn("How far each verified vector is from pointing the same way as the reference")
+def angles(axes: Axes, records: list[dict], min_cosine: float) -> None:
+    """Draw 1 minus the cosine of each verified vector with the reference; else as `distances`."""
+    cosines = [record["cosine"] for record in records]
+    found = [None if cosine is None else 1 - cosine for cosine in cosines]
+    _over_lengths(axes, records, found, 1 - min_cosine)
+    axes.set_ylabel("1 \N{MINUS SIGN} cosine similarity")
+
+
+def _over_lengths(
+    axes: Axes, records: list[dict], distances: list[float | None], limit: float
 ) -> None:
     """Scatter distances over lengths, one colour per output; None is a cross at the top."""
+    lengths = [record["length"] for record in records]
+    outputs = [record["output"] for record in records]
     axes.set(xscale="log", yscale="log", xlabel="length (residues)")
     for output in dict.fromkeys(outputs):
-        colour, marker = OUTPUT_STYLES[output]
+        paint, marker = OUTPUT_STYLES[output]
         points = [
             (length, max(distance, SMALLEST))
             for length, distance, name in zip(lengths, distances, outputs, strict=True)
@@ -216,9 +198,9 @@ def _distances(
             y,
             s=38,
             marker=marker,
-            color=colour,
+            color=paint,
             alpha=0.8,
-            edgecolor="white",
+            edgecolor=colour("card"),
             label=output,
         )
     broken = [
@@ -236,14 +218,22 @@ def _distances(
     _plain_log_ticks(axes)
     axes.yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
     axes.yaxis.set_minor_locator(NullLocator())
+    if len(set(outputs)) > 1:
+        _legend_above(axes, len(OUTPUT_STYLES))
     if limit > 0:
         axes.axhline(limit, color=RED, linewidth=1, linestyle=DASHED)
         axes.text(1, limit, "limit", transform=axes.get_yaxis_transform(), **_TAG)
 
 
-def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots()
+# A line that goes nowhere and has round ends is a dot, in a tenth of what a marker takes.
+_DOT: dict[str, Any] = {"fill": False, "linewidth": 4, "capstyle": "round", "alpha": 0.75}
+
+
+def _dots(coordinates: np.ndarray) -> Path:
+    codes = np.tile([Path.MOVETO, Path.LINETO], len(coordinates))
+    path = Path(np.repeat(coordinates, 2, axis=0), codes)
+    path.should_simplify = False  # which would leave out lines that go nowhere
+    return path
 
 
 def _legend_above(axes: Axes, columns: int) -> None:
@@ -254,7 +244,7 @@ def _legend_above(axes: Axes, columns: int) -> None:
 
 def _plain_log_ticks(axes: Axes) -> None:
     low, high = axes.get_xlim()
-    bases = (1, 2, 5) if high / low < 200 else (1, 3)
+    bases = (1, 2, 5) if high / low < 60 else (1, 3) if high / low < 500 else (1,)
     steps = [base * 10**power for power in range(9) for base in bases]
     axes.set_xticks([step for step in steps if low <= step <= high])
     axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
@@ -281,18 +271,3 @@ def _short(value: float, _position: int | None = None) -> str:
         if value >= scale:
             return f"{value / scale:.3g}{name}"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _svg(figure: Figure, name: str, description: str) -> str:
-    """Return the figure as one ``<svg>`` whose ids no other figure of the page shares."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    opening, rest = svg.split(">", 1)
-    (view_box,) = re.findall(r'viewBox="[^"]*"', opening)
-    label = f'role="img" aria-label="{escape(description)}"'
-    links = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    return f"<svg {links} {view_box} {label}>{rest}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
@@ -40,7 +41,8 @@ def merge_shards(paths: Paths, shards: int, outputs: Sequence[str]) -> None:
 
     Records that duplicate an earlier one receive its vectors. Arrays, index and the table of
     skipped records are written to `paths`, and appear when all that they were made from has been
-    read as it was written; their digests stand in `paths.merging`.
+    read as it was written; their digests stand in `paths.merging`; `paths.merging_seconds` says how
+    long it took.
 
     Raises
     ------
@@ -50,6 +52,7 @@ def merge_shards(paths: Paths, shards: int, outputs: Sequence[str]) -> None:
     RuntimeError
         If the shards do not hold as many rows as the index has unique records.
     """
+    start = time.perf_counter()
     summary = read_summary(paths)
     runs = [_own_run(paths, shard, summary) for shard in range(shards)]
     _expect_one_kind(paths, runs)
@@ -79,6 +82,7 @@ def merge_shards(paths: Paths, shards: int, outputs: Sequence[str]) -> None:
         _retire(paths, outputs)
     made_from = [run.record_sha256 for run in runs]
     write_record(paths.merging, {"sha256": digests, "made_from": made_from})
+    write_record(paths.merging_seconds, {"seconds": time.perf_counter() - start})
 
 
 def _retire(paths: Paths, outputs: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from packedesm.errors import SHOWN, UserError, listed, plural, printable, quote
-from packedesm.files import atomic_path, explained, write_table
+from packedesm.files import atomic_path, explained, write_record, write_table
 from packedesm.options import ShardOptions
 from packedesm.paths import Paths
 from packedesm.sequences.arrow import numbers
@@ -36,7 +37,8 @@ def write_shards(
 
     Shard k is `paths.shard_fasta`, a line ``>ROW`` and one line of sequence per record, its faidx
     index, and digests of its sequences; `paths.shard_index` has a line per row, and
-    `paths.shard_skipped` one per record without a row; `paths.sharding` is written last. A row is
+    `paths.shard_skipped` one per record without a row; `paths.sharding` is written when all of them
+    are there; `paths.sharding_seconds` says how long it took. A row is
     the 0-based position among the records that are kept. A shard may be empty. Memory grows by
     about 150 bytes a record; temporary files need as much room again in `paths.work`.
 
@@ -62,6 +64,7 @@ def write_shards(
     UserError
         The input is at fault; nothing is written then.
     """
+    start = time.perf_counter()
     with _temporary_folder(paths) as folder:
         staging = stage_records(fastas, folder, options)
         first = first_occurrences(read_digests(staging.sequence_digests))
@@ -75,6 +78,7 @@ def write_shards(
         write_index(paths.shard_index, staging.read_groups(_ROW_GROUP), duplicate_of)
         _write_skipped(paths.shard_skipped, staging.inputs)
     summary = write_summary(paths, staging, plan, options, repeats)
+    write_record(paths.sharding_seconds, {"seconds": time.perf_counter() - start})
     _say(summary)
     return summary
 
