@@ -1,4 +1,4 @@
-"""The companion command: what the workflow does, for one FASTA file, without Snakemake."""
+"""The companion command: what the workflow does, for one sample, without Snakemake."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,8 +20,9 @@ from packedesm.errors import Fault, UserError, permissions_told, printable
 from packedesm.esm2.registry import MODELS, locate, model_files
 from packedesm.files import explained
 from packedesm.log import LineFormatter, expect_end
-from packedesm.paths import Paths
+from packedesm.paths import STANDARD_INPUT, Paths, named
 from packedesm.results.folder import at_rest, clean_up, finished_request, refuse_foreign, working_in
+from packedesm.results.inputs import check_together
 from packedesm.results.request import Request
 
 # Options of the workflow that the command replaces by its own arguments.
@@ -98,6 +100,8 @@ def _flushed() -> bool:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        if re.match("unrecognized arguments: [^-]", message):  # argparse takes them from one place
+            message += " (FASTA files stand together, all before the options or all after them)"
         super().error(printable(message))
 
 
@@ -108,8 +112,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=metadata.version("packedesm"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    embed = commands.add_parser("embed", help="embed the proteins of one FASTA file")
-    embed.add_argument("fasta", type=Path, help="FASTA file: plain, gzip or bgzip")
+    embed = commands.add_parser("embed", help="embed the proteins of FASTA files")
+    embed.add_argument(
+        "fasta",
+        type=_fasta,
+        nargs="+",
+        help="FASTA files, together one sample: plain, gzip or bgzip; - is standard input",
+    )
     embed.add_argument(
         "-o",
         "--output",
@@ -134,6 +143,10 @@ def _parser() -> argparse.ArgumentParser:
     models = commands.add_parser("models", help="list the models by name")
     models.set_defaults(run=_models)
     return parser
+
+
+def _fasta(text: str) -> Path:
+    return STANDARD_INPUT if text == "-" else Path(text)
 
 
 def _folder(text: str) -> Path:
@@ -163,7 +176,8 @@ def _help(described: dict[str, Any]) -> str:
 
 def _config(options: argparse.Namespace) -> dict[str, Any]:
     """Return the resolved configuration that the command line stands for."""
-    config: dict[str, Any] = {"fasta": str(options.fasta)}
+    fastas = [*map(str, options.fasta)]
+    config: dict[str, Any] = {"fasta": fastas if len(fastas) > 1 else fastas[0]}
     for _flag, key, described in _schema_options():
         text = getattr(options, key)
         if text is None:
@@ -182,16 +196,19 @@ def _embed(options: argparse.Namespace) -> None:
     config = _config(options)
     configuration.check_path("-o", str(options.output))
     root = Path(configuration.expanded("-o", str(options.output))).absolute()
-    configuration.check_readable(options.fasta)
+    check_together(options.fasta)
+    for fasta in options.fasta:
+        configuration.check_readable(fasta)
     paths = Paths(root)
     with explained(paths.root), permissions_told():
         refuse_foreign(paths)
-    for path in (options.fasta, locate(config["model"], config["checkpoints"])):
+    for path in (*options.fasta, locate(config["model"], config["checkpoints"])):
         if path.resolve().is_relative_to(root.resolve()):
             raise UserError(f"{path}: lies in the folder of the results; give another with -o")
-    if options.force and not options.fasta.is_file():
+    once = [named(fasta) for fasta in options.fasta if not fasta.is_file()]
+    if options.force and once:
         raise UserError(
-            f"{options.fasta}: can be read only once, and --force looks at the input before it "
+            f"{once[0]}: can be read only once, and --force looks at the input before it "
             "removes anything; write it to a file first"
         )
     if not options.force and _finished_at_rest(paths, config):

@@ -1,4 +1,4 @@
-"""The whole way from one FASTA file to results, in this process."""
+"""The whole way from FASTA files to results, in this process."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from packedesm.report.verify import verify
 from packedesm.results.folder import adopt_request, start_over
 from packedesm.results.manifest import write_manifest
 from packedesm.results.merge import merge_shards
+from packedesm.results.request import input_files
 from packedesm.sequences.fasta import read_blocks
 from packedesm.sequences.shards import write_shards
 
@@ -29,24 +30,26 @@ logger = logging.getLogger(__name__)
 def embed_fasta(
     paths: Paths, config: Mapping[str, Any], threads: int, *, force: bool = False
 ) -> None:
-    """Do for one FASTA file what the workflow's rules do, one shard after another.
+    """Do for one sample what the workflow's rules do, one shard after another.
 
     Goes on where an earlier attempt of the same request was stopped. `config` is a resolved
-    configuration whose ``fasta`` is one path; `force` starts over. Raises what its steps raise,
-    UserError if the folder holds an attempt of another request, and Fault if another kind of device
-    has finished a part of it.
+    configuration whose ``fasta`` is the path, or a list of the paths, of this sample; `force`
+    starts over. Raises what its steps raise, UserError if the folder holds an attempt of another
+    request, and Fault if another kind of device has finished a part of it.
     """
     # Only one device is used here, so more shards than asked for would gain nothing.
     shards = 1 if config["shards"] == "auto" else config["shards"]
+    fastas = input_files(config)
     checkpoint = prepare(config["model"], config["checkpoints"])
     if force:
-        next(read_blocks(Path(config["fasta"])))  # what is there is not given up for a mistake
+        for fasta in fastas:
+            next(read_blocks(fasta))  # what is there is not given up for a mistake
         start_over(paths)
     weights = model_files(Path(checkpoint.path))
     request = adopt_request(paths, config, weights, checkpoint.sha256)
     checkpoint.write(paths.checkpoint)
-    fasta, width = Path(config["fasta"]), checkpoint.geometry.width
-    summary = write_shards([fasta], paths, ShardOptions.of(config), shards=shards, width=width)
+    width = checkpoint.geometry.width
+    summary = write_shards(fastas, paths, ShardOptions.of(config), shards=shards, width=width)
     request.check_read([source["sha256"] for source in summary["inputs"]])
     options, job = EmbedOptions.of(config), JobOptions.of(config)
     kept = [finished(paths, shard, checkpoint, options) for shard in range(shards)]

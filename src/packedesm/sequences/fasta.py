@@ -15,6 +15,7 @@ import numpy as np
 
 from packedesm.alphabet import GAPS, RESIDUES
 from packedesm.errors import UserError, quote
+from packedesm.paths import named
 from packedesm.sequences.pieces import (
     BLANKS,
     MAX_RECORD_BYTES,
@@ -110,6 +111,7 @@ def read_blocks(
     path = Path(path)
     records_before, line = 0, 1
     pieces = read_pieces(path, block_size, on_read)
+    path = named(path)
     try:
         for piece in pieces:
             if not records_before:

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from packedesm.errors import UserError, quote
 from packedesm.options import LengthPolicy, ShardOptions
+from packedesm.paths import named
 from packedesm.progress import Progress
 from packedesm.sequences.arrow import numbers, texts
 from packedesm.sequences.fasta import Block, read_blocks
@@ -114,14 +115,16 @@ def stage_records(fastas: list[Path], folder: Path, options: ShardOptions) -> St
         As `read_records`; or a record is empty and `empty_sequences` is ``error``, is longer than
         `max_length` and `long_sequences` is ``error``, or no record is left.
     """
-    inputs = [Input(path, bytes=_size(path)) for path in map(Path, fastas)]
+    inputs = [Input(named(path), bytes=_size(path)) for path in fastas]
+    sizes = [source.bytes for source in inputs]
+    total = None if 0 in sizes else sum(sizes)  # a pipe has no size
     with (
         _StagingWriter(folder) as writer,
-        Progress("reading", sum(source.bytes for source in inputs), "bytes") as progress,
+        Progress("reading", total, "bytes") as progress,
     ):
-        for source in inputs:
+        for path, source in zip(fastas, inputs, strict=True):
             source.first_row = writer.rows
-            for block in read_blocks(source.path, on_read=partial(_note, source, progress)):
+            for block in read_blocks(path, on_read=partial(_note, source, progress)):
                 if kept := _keep(block, source, options):
                     writer.write(_Batch(kept, writer.rows, options.length))
     if writer.rows == 0:
