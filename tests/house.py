@@ -20,6 +20,8 @@ ROOMS = {
     # Of embedding only what tells of finished packs and jobs: it loads no torch.
     "results": ("sequences", "embedding.record"),
     "report": ("sequences", "packing", "esm2", "embedding.pack", "embedding.record"),
+    # Of the report only how close is right.
+    "doctor": ("esm2", "device", "report.verify"),
 }
 # Modules at the root that lead into rooms. All others there are shared: they import no room.
 DOORS = ("__init__", "cli", "pipeline", "cluster")

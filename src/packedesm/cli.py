@@ -27,6 +27,8 @@ from packedesm.results.request import Request
 
 # Options of the workflow that the command replaces by its own arguments.
 _NOT_OPTIONS = ("fasta", "results")
+# Those that decide whether a run works on a machine.
+_OF_DOCTOR = ("model", "checkpoints", "device")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -139,6 +141,19 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("model", help="a name that `packedesm models` lists")
     fetch.add_argument("--checkpoints", default="auto", help="folder; default: fair-esm's own")
     fetch.set_defaults(run=_fetch)
+
+    doctor = commands.add_parser("doctor", help="tell whether a run would work on this machine")
+    doctor.add_argument(
+        "-o", "--output", type=_folder, default=Path("results"), help="folder for the results"
+    )
+    for flag, key, described in _schema_options():
+        if key in _OF_DOCTOR:
+            doctor.add_argument(flag, dest=key, metavar="VALUE", help=_help(described))
+    doctor.add_argument(
+        "--digests", action="store_true", help="read large files of models too, to their end"
+    )
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.set_defaults(run=_doctor)
 
     models = commands.add_parser("models", help="list the models by name")
     models.set_defaults(run=_models)
@@ -273,6 +288,20 @@ def _fetch(options: argparse.Namespace) -> None:
     configuration.check_path("--checkpoints", options.checkpoints)
     folder = configuration.expanded("--checkpoints", options.checkpoints)
     _answer(str(fetch(options.model, folder)))
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from packedesm.doctor.examine import Run, examine
+    from packedesm.doctor.findings import as_json, screen, works
+
+    given = {key: value for key in _OF_DOCTOR if (value := getattr(options, key)) is not None}
+    config = configuration.resolve({"fasta": "-", **given})
+    output = configuration.expanded("-o", str(options.output))
+    model, checkpoints, device = (config[key] for key in _OF_DOCTOR)
+    findings = examine(Run(Path(output).absolute(), model, checkpoints, device, options.digests))
+    _answer(as_json(findings) if options.json else screen(findings))
+    if not works(findings):
+        raise Fault("a run would not work here; what is amiss is above, with what to do")
 
 
 def _models(_options: argparse.Namespace) -> None:
