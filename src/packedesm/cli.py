@@ -209,8 +209,7 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
 
 def _embed(options: argparse.Namespace) -> None:
     config = _config(options)
-    configuration.check_path("-o", str(options.output))
-    root = Path(configuration.expanded("-o", str(options.output))).absolute()
+    root = _checked("-o", options.output)
     check_together(options.fasta)
     for fasta in options.fasta:
         configuration.check_readable(fasta)
@@ -239,6 +238,12 @@ def _embed(options: argparse.Namespace) -> None:
     arrays = ", ".join(path.name for path in paths.arrays(config["outputs"]))
     report = options.output / paths.report.name
     _say(f"{options.output} holds {arrays} and index.parquet; open {report} in a browser")
+
+
+def _checked(flag: str, folder: Path) -> Path:
+    """Return a folder that was given by an option as an absolute path."""
+    configuration.check_path(flag, str(folder))
+    return Path(configuration.expanded(flag, str(folder))).absolute()
 
 
 def _finished_at_rest(paths: Paths, config: dict[str, Any]) -> bool:
@@ -296,9 +301,9 @@ def _doctor(options: argparse.Namespace) -> None:
 
     given = {key: value for key in _OF_DOCTOR if (value := getattr(options, key)) is not None}
     config = configuration.resolve({"fasta": "-", **given})
-    output = configuration.expanded("-o", str(options.output))
+    output = _checked("-o", options.output)
     model, checkpoints, device = (config[key] for key in _OF_DOCTOR)
-    findings = examine(Run(Path(output).absolute(), model, checkpoints, device, options.digests))
+    findings = examine(Run(output, model, checkpoints, device, options.digests))
     _answer(as_json(findings) if options.json else screen(findings))
     if not works(findings):
         raise Fault("a run would not work here; what is amiss is above, with what to do")

@@ -54,7 +54,7 @@ def test_a_machine_without_a_gpu_runs_on_its_cpu(doctor):
     assert (status, error) == (0, "")
     assert "runs use the CPU: no NVIDIA GPU: NVML Shared Library" in found["device"]["said"]
     assert found["torch"]["facts"] == {"version": metadata.version("torch"), "cuda": "12.8"}
-    assert found["driver"]["said"] == "NVIDIA's: none answers"
+    assert found["driver"]["said"] == "no NVIDIA driver answers"
     assert amiss(found) == amiss(found, "note") == []
     assert "default" in found["CPU float32"]["said"]
     assert 0 < found["CPU bfloat16"]["facts"]["relative_l2"] < 0.02
@@ -83,6 +83,8 @@ def test_a_gpu_that_no_job_can_use_is_told_and_the_cpu_can_be(
     assert the_line(error).startswith("packedesm: a run would not work here")
     assert {found[name]["part"] for name in amiss(found)} == {"GPU"}
     assert words in " ".join(found[name]["said"] for name in amiss(found))
+    unfit = machine.driver_cuda < 12000 or machine.torch_cuda is None
+    assert (amiss(found, "note") == ["driver"]) == unfit
     if "lost" in request.node.name:
         status, found, _ = doctor(machine, "--device", "cpu")
         assert (status, amiss(found)) == (0, [])
@@ -101,7 +103,8 @@ def test_of_several_gpus_one_that_works_is_enough(doctor):
         "NVIDIA H100, 53.7 GB of 85.9 GB free, used by 2 other processes, compute capability 9.0"
     )
     assert found["GPU 1"]["facts"]["free_bytes"] == 50 << 30
-    assert found["driver"]["said"] == "NVIDIA's: 550.54.15, for CUDA up to 12.4"
+    said = "NVIDIA's 550.54.15, for CUDA up to 12.4, which fits this torch"
+    assert found["driver"]["said"] == said
     assert found["GPU 1 float16"]["status"] == "ok"
 
 

@@ -14,6 +14,7 @@ from packedesm.errors import Fault
 _SECONDS = 120  # a driver, or a disk with torch on it, that takes longer hangs
 _REINSTALL = "install torch and packedesm again into this Python, in one environment"
 _DRIVER = "ask who runs this machine; without a GPU, and slower, a run works with --device cpu"
+_FIT = "install a torch for that CUDA or an older one, or a newer driver"
 _BROKEN = "do not use this one: name others in CUDA_VISIBLE_DEVICES; ask who runs this machine"
 _SAY_SO = "name another in the configuration, and report it with this output"
 _FUSE = "nothing is needed; Triton wants a C compiler (gcc) and a cache that it can write to"
@@ -65,8 +66,14 @@ def _torch(machine: Answer) -> Iterator[Finding]:
 def _gpus(machine: Answer, gpus: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Yield what is said of the driver, and of GPUs that there should be."""
     driver = machine.of("driver")
-    said = f"{driver['version']}, for CUDA up to {driver['cuda']}" if driver else "none answers"
-    yield Finding("GPU", "driver", f"NVIDIA's: {said}", facts=driver or {})
+    if driver is None:
+        yield Finding("GPU", "driver", "no NVIDIA driver answers")
+    else:
+        said = f"NVIDIA's {driver['version']}, for CUDA up to {driver['cuda']}"
+        if driver["fits_torch"]:
+            yield Finding("GPU", "driver", f"{said}, which fits this torch", facts=driver)
+        else:
+            yield Finding("GPU", "driver", f"{said}: no fit for this torch", _FIT, NOTE, driver)
     for reason in machine.of("unread") or []:
         yield Finding("GPU", "not readable", reason, _BROKEN, NOTE if gpus else FAULT)
     if refused := machine.of("refused"):

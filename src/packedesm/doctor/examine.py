@@ -54,7 +54,7 @@ def examine(run: Run) -> list[Finding]:
 
 
 def _disk(run: Run, missing: bool) -> Iterator[Finding]:
-    advice = "free some space, or give another folder with -o (in the workflow: `results`)"
+    advice = "free space or raise the limit, or give another folder: -o, in the workflow `results`"
     yield place("results", run.output, _ROOM, advice, vital=True)
     folder = checkpoint_folder(run.checkpoints)
     needed = int(MODELS[run.model].parameters * _FILE) if missing else 0

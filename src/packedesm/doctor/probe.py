@@ -34,10 +34,16 @@ class Probe:
     """A process that was asked; more than one may be at work at once."""
 
     def __init__(self, kind: str, *arguments: str, **variables: str) -> None:
-        self._process = _started([kind, *arguments], os.environ | variables)
+        self._refused: str | None = None
+        try:
+            self._process = _started([kind, *arguments], os.environ | variables)
+        except OSError as error:  # a limit on processes, or on memory
+            self._refused = f"no process could be started ({error.strerror})"
 
     def answer(self, seconds: float | None) -> Answer:
         """Wait for its end, at most so long, and return what it told."""
+        if self._refused:
+            return Answer([], self._refused)
         late = False
         try:
             printed, _ = self._process.communicate(timeout=seconds)

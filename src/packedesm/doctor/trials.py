@@ -13,7 +13,7 @@ import torch
 
 from packedesm.device.auto import load_model, resolve_dtype
 from packedesm.device.gpus import visible_gpus
-from packedesm.device.hardware import Device, check_dtype, job_gpus
+from packedesm.device.hardware import Device, check_dtype, fits, job_gpus
 from packedesm.device.memory import out_of_memory
 from packedesm.device.nvml import driver_version
 from packedesm.device.precision import fix_precision
@@ -48,7 +48,8 @@ def machine(device: str) -> Facts:
     yield {"doing": "asking the driver"}
     driver = driver_version()
     newest = driver and ".".join(map(str, driver[1]))
-    yield {"driver": driver and {"version": driver[0], "cuda": newest}}
+    fit = fits(driver and driver[1], torch.version.cuda)
+    yield {"driver": driver and {"version": driver[0], "cuda": newest, "fits_torch": fit}}
     if device != "cpu":
         yield {"unread": visible_gpus().unread}
     try:
