@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from importlib import metadata
 
 import pynvml
@@ -11,6 +12,7 @@ import pytest
 
 from packedesm.cli import main
 from packedesm.doctor import devices, probe
+from packedesm.doctor.probe import Probe
 from packedesm.esm2.registry import DEMO
 from tests.commands import the_line
 from tests.doctor.made_up import processes_on
@@ -69,7 +71,7 @@ def test_a_machine_without_a_gpu_runs_on_its_cpu(doctor):
         (Machine([], control=True, **NO_DRIVER), "but /dev/null is there"),
         (Machine([MadeUpGpu("a", fault=OLD)], driver="470.57", driver_cuda=11040), OLD),
         (Machine([MadeUpGpu("a", fault="dies")]), "signal SIGABRT while starting CUDA"),
-        (Machine([MadeUpGpu("a", fault="hangs")]), "no answer within 9 s while starting CUDA"),
+        (Machine([MadeUpGpu("a", fault="hangs")]), "no answer within 5 s while starting CUDA"),
         (Machine([MadeUpGpu("a", lost=True)]), "GPU 0: GPU is lost"),
     ],
     ids=["torch for CPUs", "mismatch", "no NVML", "old", "dies", "hangs", "lost"],
@@ -77,7 +79,7 @@ def test_a_machine_without_a_gpu_runs_on_its_cpu(doctor):
 def test_a_gpu_that_no_job_can_use_is_told_and_the_cpu_can_be(
     doctor, machine, words, monkeypatch, request
 ):
-    monkeypatch.setattr(devices, "_SECONDS", 9)
+    monkeypatch.setattr(devices, "_GPU_SECONDS", 5)
     status, found, error = doctor(machine)
     assert status == 1
     assert the_line(error).startswith("packedesm: a run would not work here")
@@ -91,21 +93,43 @@ def test_a_gpu_that_no_job_can_use_is_told_and_the_cpu_can_be(
         assert found["device"]["said"] == "runs use the CPU: device is cpu"
 
 
+def test_processes_that_hang_are_waited_for_together(monkeypatch):
+    def hanging(_arguments, environment):
+        return subprocess.Popen(["sleep", "60"], env=environment, stdout=subprocess.PIPE)
+
+    monkeypatch.setattr(probe, "_started", hanging)
+    processes = [Probe("gpu") for _ in range(4)]
+    start = time.monotonic()
+    answers = [process.answer(1) for process in processes]
+    assert {answer.broken for answer in answers} == {"no answer within 1 s while starting Python"}
+    assert time.monotonic() - start < 3
+
+
+def test_a_process_that_cannot_be_started_is_told(monkeypatch):
+    def refuse(*_):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(probe, "_started", refuse)
+    assert Probe("gpu").answer(1).broken == (
+        "no process could be started (Resource temporarily unavailable)"
+    )
+
+
 def test_of_several_gpus_one_that_works_is_enough(doctor):
     bad, good = MadeUpGpu("bad", fault="dies"), MadeUpGpu("good", used=30 << 30, processes=2)
-    status, found, error = doctor(Machine([bad, good, MadeUpGpu("lost", lost=True)]))
+    status, found, error = doctor(Machine([good, bad, MadeUpGpu("lost", lost=True)]))
     assert (status, error) == (0, "")
-    assert amiss(found, "note") == ["not readable", "GPU 0"]
+    assert amiss(found, "note") == ["not readable", "GPU 1"]
     assert (
-        "SIGABRT" in found["GPU 0"]["said"] and "CUDA_VISIBLE_DEVICES" in found["GPU 0"]["advice"]
+        "SIGABRT" in found["GPU 1"]["said"] and "CUDA_VISIBLE_DEVICES" in found["GPU 1"]["advice"]
     )
-    assert found["GPU 1"]["said"] == (
+    assert found["GPU 0"]["said"] == (
         "NVIDIA H100, 53.7 GB of 85.9 GB free, used by 2 other processes, compute capability 9.0"
     )
-    assert found["GPU 1"]["facts"]["free_bytes"] == 50 << 30
+    assert found["GPU 0"]["facts"]["free_bytes"] == 50 << 30
     said = "NVIDIA's 550.54.15, for CUDA up to 12.4, which fits this torch"
     assert found["driver"]["said"] == said
-    assert found["GPU 1 float16"]["status"] == "ok"
+    assert found["GPU 0 float16"]["status"] == "ok"
 
 
 def test_cuda_that_is_asked_for_and_not_there_is_told(doctor):

@@ -11,7 +11,8 @@ from packedesm.doctor.places import gigabytes
 from packedesm.doctor.probe import Answer, Probe
 from packedesm.errors import Fault
 
-_SECONDS = 120  # a driver, or a disk with torch on it, that takes longer hangs
+_SECONDS = 120  # a disk with torch on it that takes longer hangs
+_GPU_SECONDS = 120  # and so does a driver
 _REINSTALL = "install torch and packedesm again into this Python, in one environment"
 _DRIVER = "ask who runs this machine; without a GPU, and slower, a run works with --device cpu"
 _FIT = "install a torch for that CUDA or an older one, or a newer driver"
@@ -26,7 +27,7 @@ def devices(machine: Answer) -> Iterator[Finding]:
     yield from _torch(machine)
     gpus = machine.of("gpus") or []
     tried = [Probe("gpu", CUDA_VISIBLE_DEVICES=gpu["uuid"]) for gpu in gpus]
-    answers = [probe.answer(_SECONDS) for probe in tried]
+    answers = [probe.answer(_GPU_SECONDS) for probe in tried]
     reasons = [_unfit(answer) for answer in answers]
     yield from _gpus(machine, gpus)
     any_fit = None in reasons

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from signal import Signals
 from typing import Any, NamedTuple
@@ -35,18 +36,20 @@ class Probe:
 
     def __init__(self, kind: str, *arguments: str, **variables: str) -> None:
         self._refused: str | None = None
+        self._started = time.monotonic()
         try:
             self._process = _started([kind, *arguments], os.environ | variables)
         except OSError as error:  # a limit on processes, or on memory
             self._refused = f"no process could be started ({error.strerror})"
 
     def answer(self, seconds: float | None) -> Answer:
-        """Wait for its end, at most so long, and return what it told."""
+        """Wait until it ends, or has had so long since its start, and return what it told."""
         if self._refused:
             return Answer([], self._refused)
         late = False
+        left = seconds and max(0.1, self._started + seconds - time.monotonic())
         try:
-            printed, _ = self._process.communicate(timeout=seconds)
+            printed, _ = self._process.communicate(timeout=left)
         except subprocess.TimeoutExpired as error:
             printed, late = error.output or b"", True
         finally:

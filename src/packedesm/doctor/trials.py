@@ -50,11 +50,13 @@ def machine(device: str) -> Facts:
     newest = driver and ".".join(map(str, driver[1]))
     fit = fits(driver and driver[1], torch.version.cuda)
     yield {"driver": driver and {"version": driver[0], "cuda": newest, "fits_torch": fit}}
+    visible = visible_gpus()
     if device != "cpu":
-        yield {"unread": visible_gpus().unread}
+        yield {"unread": visible.unread}
     try:
-        gpus, reason = job_gpus(device)
-        yield {"gpus": [asdict(gpu) for gpu in gpus], "reason": reason}
+        taken, reason = job_gpus(device)
+        # In the machine's order, by which people number them.
+        yield {"gpus": [asdict(gpu) for gpu in visible.gpus if taken], "reason": reason}
     except (Fault, UserError) as error:
         yield {"refused": str(error)}
     cpu = torch.device("cpu")
