@@ -25,7 +25,7 @@ GIVES = {
     "report": "report",
 }
 # What those that serve put into the job.
-LENDS = {"esm2": "model", "device": "plan"}
+LENDS = {"esm2": "model", "device": "plan", "doctor": "advice"}
 DOES = {
     "sequences": "reads and checks records, cuts them into shards",
     "packing": "plans packs that fill the token budget, collates them",
@@ -35,6 +35,7 @@ DOES = {
     "embedding": "one job: packs through the model, committed as they are done",
     "results": "merges shards in input order, reads them back",
     "report": "checks against fair-esm, adds up, draws, tells",
+    "doctor": "whether a run would work on this machine, and what to do if not",
 }
 # Mid-tones, which stand out from white and from black.
 COLOURS = {
@@ -46,6 +47,7 @@ COLOURS = {
     "embedding": "#d04f5f",
     "results": "#1499a8",
     "report": "#c25fa4",
+    "doctor": "#6b7d3a",
 }
 
 WIDTH = 1080

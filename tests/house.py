@@ -28,6 +28,8 @@ ROOMS = {
         *("sequences", "packing", "esm2", "embedding.pack", "embedding.record"),
         *("reference.vectors", "reference.comparison"),
     ),
+    # Of the reference only how close is right.
+    "doctor": ("esm2", "device", "reference.comparison"),
 }
 # Modules at the root that lead into rooms. All others there are shared: they import no room.
 DOORS = ("__init__", "cli", "pipeline", "cluster")

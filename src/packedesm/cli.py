@@ -1,4 +1,4 @@
-"""The companion command: what the workflow does, for one FASTA file, without Snakemake."""
+"""The companion command: what the workflow does, for one sample, without Snakemake."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,12 +20,15 @@ from packedesm.errors import Fault, UserError, permissions_told, printable
 from packedesm.esm2.registry import MODELS, locate, present_files
 from packedesm.files import explained
 from packedesm.log import LineFormatter, expect_end
-from packedesm.paths import Paths
+from packedesm.paths import STANDARD_INPUT, Paths, named
 from packedesm.results.folder import at_rest, clean_up, finished_request, refuse_foreign, working_in
-from packedesm.results.request import Request
+from packedesm.results.inputs import check_together
+from packedesm.results.request import Request, input_files
 
 # Options of the workflow that the command replaces by its own arguments.
 _NOT_OPTIONS = ("fasta", "results")
+# Those that decide whether a run works on a machine.
+_OF_DOCTOR = ("model", "checkpoints", "device")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,6 +102,8 @@ def _flushed() -> bool:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        if re.match("unrecognized arguments: [^-]", message):  # argparse takes them from one place
+            message += " (FASTA files stand together, all before the options or all after them)"
         super().error(printable(message))
 
 
@@ -108,8 +114,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=metadata.version("packedesm"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    embed = commands.add_parser("embed", help="embed the proteins of one FASTA file")
-    embed.add_argument("fasta", help="FASTA file: plain, gzip or bgzip")
+    embed = commands.add_parser("embed", help="embed the proteins of FASTA files")
+    embed.add_argument(
+        "fasta",
+        nargs="+",
+        help="FASTA files, together one sample: plain, gzip or bgzip; - is standard input",
+    )
     embed.add_argument(
         "-o",
         "--output",
@@ -135,6 +145,19 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("model", help="a name that `packedesm models` lists")
     fetch.add_argument("--checkpoints", default="auto", help="folder; default: fair-esm's own")
     fetch.set_defaults(run=_fetch)
+
+    doctor = commands.add_parser("doctor", help="tell whether a run would work on this machine")
+    doctor.add_argument(
+        "-o", "--output", type=_folder, default="results", help="folder for the results"
+    )
+    for flag, key, described in _schema_options():
+        if key in _OF_DOCTOR:
+            doctor.add_argument(flag, dest=key, metavar="VALUE", help=_help(described))
+    doctor.add_argument(
+        "--digests", action="store_true", help="read large files of models too, to their end"
+    )
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.set_defaults(run=_doctor)
 
     models = commands.add_parser("models", help="list the models by name")
     models.set_defaults(run=_models)
@@ -168,7 +191,8 @@ def _help(described: dict[str, Any]) -> str:
 
 def _config(options: argparse.Namespace) -> dict[str, Any]:
     """Return the resolved configuration that the command line stands for."""
-    config: dict[str, Any] = {"fasta": options.fasta}
+    fastas = [str(STANDARD_INPUT) if text == "-" else text for text in options.fasta]
+    config: dict[str, Any] = {"fasta": fastas if len(fastas) > 1 else fastas[0]}
     for _flag, key, described in _schema_options():
         text = getattr(options, key)
         if text is None:
@@ -185,20 +209,22 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
 
 def _embed(options: argparse.Namespace) -> None:
     config = _config(options)
-    configuration.check_path("-o", options.output)
-    root = Path(configuration.expanded("-o", options.output)).absolute()
     # Only now: a Path takes an address for a path.
-    options.fasta, options.output = Path(options.fasta), Path(options.output)
-    configuration.check_readable(options.fasta)
+    options.fasta = input_files(config)
+    root = _checked("-o", options.output)
+    check_together(options.fasta)
+    for fasta in options.fasta:
+        configuration.check_readable(fasta)
     paths = Paths(root)
     with explained(paths.root), permissions_told():
         refuse_foreign(paths)
-    for path in (options.fasta, locate(config["model"], config["checkpoints"])):
+    for path in (*options.fasta, locate(config["model"], config["checkpoints"])):
         if path.resolve().is_relative_to(root.resolve()):
             raise UserError(f"{path}: lies in the folder of the results; give another with -o")
-    if options.force and not options.fasta.is_file():
+    once = [named(fasta) for fasta in options.fasta if not fasta.is_file()]
+    if options.force and once:
         raise UserError(
-            f"{options.fasta}: can be read only once, and --force looks at the input before it "
+            f"{once[0]}: can be read only once, and --force looks at the input before it "
             "removes anything; write it to a file first"
         )
     if not options.force and _finished_at_rest(paths, config):
@@ -213,8 +239,14 @@ def _embed(options: argparse.Namespace) -> None:
         embed_fasta(paths, config, threads=_cores(), force=options.force, devices=devices)
         clean_up(paths)
     arrays = ", ".join(path.name for path in paths.arrays(config["outputs"]))
-    report = options.output / paths.report.name
+    report = Path(options.output) / paths.report.name
     _say(f"{options.output} holds {arrays} and index.parquet; open {report} in a browser")
+
+
+def _checked(flag: str, folder: str) -> Path:
+    """Return a folder that was given by an option as an absolute path."""
+    configuration.check_path(flag, folder)
+    return Path(configuration.expanded(flag, folder)).absolute()
 
 
 def _finished_at_rest(paths: Paths, config: dict[str, Any]) -> bool:
@@ -265,6 +297,20 @@ def _fetch(options: argparse.Namespace) -> None:
     configuration.check_path("--checkpoints", options.checkpoints)
     folder = configuration.expanded("--checkpoints", options.checkpoints)
     _answer(str(fetch(options.model, folder)))
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from packedesm.doctor.examine import Run, examine
+    from packedesm.doctor.findings import as_json, screen, works
+
+    given = {key: value for key in _OF_DOCTOR if (value := getattr(options, key)) is not None}
+    config = configuration.resolve({"fasta": "-", **given})
+    output = _checked("-o", options.output)
+    model, checkpoints, device = (config[key] for key in _OF_DOCTOR)
+    findings = examine(Run(output, model, checkpoints, device, options.digests))
+    _answer(as_json(findings) if options.json else screen(findings))
+    if not works(findings):
+        raise Fault("a run would not work here; what is amiss is above, with what to do")
 
 
 def _models(_options: argparse.Namespace) -> None:

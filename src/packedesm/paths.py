@@ -8,6 +8,12 @@ from pathlib import Path
 WORK = ".work"
 OUTPUTS = ("mean", "cls", "max", "residue")  # that a run can be asked for
 COMMIT_SUFFIX = ".commit"  # of the files in a shard's state that hold finished packs
+STANDARD_INPUT = Path("/dev/stdin")  # what `-` stands for
+
+
+def named(path: Path) -> Path:
+    """Return an input file as messages and reports name it."""
+    return Path("standard input") if path == STANDARD_INPUT else path
 
 
 class Paths:

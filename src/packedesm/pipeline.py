@@ -1,4 +1,4 @@
-"""The whole way from one FASTA file to results, by this process or one on each device."""
+"""The whole way from FASTA files to results, by this process or one on each device."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from packedesm.cluster import shards_for
@@ -33,6 +32,7 @@ from packedesm.results.folder import adopt_request, start_over
 from packedesm.results.manifest import write_manifest
 from packedesm.results.merge import merge_shards
 from packedesm.results.outdated import kept_number
+from packedesm.results.request import input_files
 from packedesm.sequences.fasta import read_blocks
 from packedesm.sequences.partition import Number
 from packedesm.sequences.shards import write_shards
@@ -48,7 +48,7 @@ def embed_fasta(
     force: bool = False,
     devices: str | None = None,
 ) -> None:
-    """Do for one FASTA file what the workflow's rules do.
+    """Do for one sample what the workflow's rules do.
 
     Goes on where an earlier attempt of the same request was stopped. Raises what its steps raise,
     UserError if the folder holds an attempt of another request or `devices` are not there, and
@@ -57,7 +57,7 @@ def embed_fasta(
     Parameters
     ----------
     config
-        A resolved configuration whose ``fasta`` is one path.
+        A resolved configuration whose ``fasta`` is the path, or a list of the paths, of the sample.
     threads
         CPU threads to use, in all processes together.
     force
@@ -66,16 +66,18 @@ def embed_fasta(
         Which devices to use, as `find_places` takes them; default: all that `config` allows.
     """
     places = find_places(config["device"], devices)
+    fastas = input_files(config)
     checkpoint = prepare(config["model"], config["checkpoints"])
     if force:
-        next(read_blocks(Path(config["fasta"])))  # what is there is not given up for a mistake
+        for fasta in fastas:
+            next(read_blocks(fasta))  # what is there is not given up for a mistake
         start_over(paths)
     request = adopt_request(paths, config, checkpoint.files(), checkpoint.sha256)
     checkpoint.write(paths.checkpoint)
-    fasta, width = Path(config["fasta"]), checkpoint.geometry.width
+    width = checkpoint.geometry.width
     known = [source.in_words() for source in request.inputs]
     number = _number_of_shards(config, kept_number(paths, config, known), checkpoint, places)
-    summary = write_shards([fasta], paths, ShardOptions.of(config), shards=number, width=width)
+    summary = write_shards(fastas, paths, ShardOptions.of(config), shards=number, width=width)
     request.check_read([source["sha256"] for source in summary["inputs"]])
     shards, reference = len(summary["shards"]), ReferenceOptions.of(config)
     write_reference(paths, checkpoint, reference, FIRST, shards=shards)

@@ -3,9 +3,9 @@
 import platform
 from importlib import metadata
 
-_PACKAGES = ("packedesm", "torch", "fair-esm", "numpy", "pyarrow", "pyfaidx", "snakemake")
+PACKAGES = ("packedesm", "torch", "fair-esm", "numpy", "pyarrow", "pyfaidx", "snakemake")
 
 
 def versions() -> dict[str, str]:
     """Return the installed version of Python and of each package that matters."""
-    return {"python": platform.python_version(), **{p: metadata.version(p) for p in _PACKAGES}}
+    return {"python": platform.python_version(), **{p: metadata.version(p) for p in PACKAGES}}

@@ -177,6 +177,15 @@ def _settled(gpus: list[Gpu]) -> Iterator[Gpu]:
         yield gpu
 
 
+def fits(newest: tuple[int, int] | None, built: str | None) -> bool:
+    """Tell whether a driver for CUDA up to `newest` runs a torch that is `built` for a version.
+
+    None is no driver, and a torch for CPUs.
+    """
+    # Within one major version of CUDA, older drivers run what was built for newer ones.
+    return newest is not None and built is not None and newest[0] >= int(built.partition(".")[0])
+
+
 def _remedy() -> str:
     """Return what driver and torch are made for, and what to do where they do not fit."""
     built, driver = torch.version.cuda, driver_version()
@@ -187,8 +196,7 @@ def _remedy() -> str:
     else:
         newest = driver[1]
         facts.append(f"driver {driver[0]} supports CUDA {newest[0]}.{newest[1]}")
-    # Within one major version of CUDA, older drivers run what was built for newer ones.
-    if newest is None or built is None or newest[0] < int(built.partition(".")[0]):
+    if not fits(newest, built):
         facts.append("install a driver and a torch that fit each other")
     return f"{'; '.join(facts)}; or say device: cpu to compute without a GPU"
 

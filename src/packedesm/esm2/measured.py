@@ -21,7 +21,7 @@ def read_measured(name: str, figures: Sequence[str]) -> dict[str, dict[str, Any]
     What cannot be read is left out, and so is an entry whose `figures` are not positive numbers.
     """
     try:
-        found = read_json(_folder() / name)
+        found = read_json(measured_folder() / name)
     except (OSError, ValueError, RuntimeError):  # the last: no home, or brackets without end
         return {}
     if not isinstance(found, dict):
@@ -35,7 +35,7 @@ def write_measured(name: str, key: str, entry: dict[str, Any]) -> None:
     What others have kept there meanwhile stays.
     """
     try:
-        path = _folder() / name
+        path = measured_folder() / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, read_measured(name, tuple(entry)) | {key: entry})
     except (OSError, Fault, RuntimeError) as error:  # no home, or one that cannot be written to
@@ -49,5 +49,6 @@ def _is_whole(entry: Any, figures: Sequence[str]) -> bool:
     )
 
 
-def _folder() -> Path:
+def measured_folder() -> Path:
+    """Return the folder of what was measured; RuntimeError where the user has no home."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packedesm"

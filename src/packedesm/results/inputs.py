@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import stat
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from packedesm.errors import Damaged, UserError
 from packedesm.files import file_digest, read_record, write_record
+from packedesm.paths import STANDARD_INPUT, named
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +68,27 @@ class Input:
         ):
             raise TypeError("an input of other types")
         return found
+
+
+def check_together(paths: Sequence[Path]) -> None:
+    """Raise UserError if a file is given twice, or standard input is closed.
+
+    Whoever sits at a terminal that is to be read is told so. Of a path that leads to no file
+    nothing is said here.
+    """
+    if STANDARD_INPUT in paths and sys.stdin is None:  # something else may have its number
+        raise UserError("standard input: is closed; give a FASTA file, or pipe one in")
+    seen: dict[tuple[int, int], Path] = {}
+    for path in paths:
+        with suppress(OSError, ValueError):
+            found = path.stat()
+            file = (found.st_dev, found.st_ino)
+            if file in seen:
+                also = "" if seen[file] == path else f", as {named(seen[file])} too"
+                raise UserError(f"{named(path)}: is given twice{also}; give each FASTA file once")
+            seen[file] = path
+    if STANDARD_INPUT in paths and os.isatty(0):
+        logger.warning("standard input is this terminal: paste FASTA, then press Enter and Ctrl-D")
 
 
 def describe(paths: Sequence[Path], cache: Path) -> list[str]:

@@ -24,6 +24,12 @@ NOT_DECIDING = (
 ONLY_VERIFIED = ("verify", "seed")
 
 
+def input_files(config: Mapping[str, Any]) -> list[Path]:
+    """Return the FASTA files of a run of the command: one sample, in this order."""
+    fasta = config["fasta"]
+    return [Path(path) for path in ([fasta] if isinstance(fasta, str) else fasta)]
+
+
 @dataclass(frozen=True)
 class Request:
     """What decides the results of a run."""
@@ -66,7 +72,7 @@ class Request:
 
         plain = json.loads(json.dumps(dict(config), default=str))
         return cls(
-            inputs=(read(Path(config["fasta"])),),
+            inputs=tuple(map(read, input_files(config))),
             weights=tuple(read(path, digest) for path in weights),
             options={key: value for key, value in plain.items() if key not in NOT_DECIDING},
             model=config["model"],
@@ -130,7 +136,7 @@ class Request:
         if digests[0] != digests[1]:
             found.append("the FASTA is another one")
         elif None in digests[0]:
-            found.append("the input could be read only once")
+            found.append("an input could be read only once")
         weights = [[entry.sha256 for entry in request.weights] for request in (self, other)]
         # Weights that are gone after a run have no digest: then the name has to do.
         if weights[0] != weights[1] and (weights[0] or self.model != other.model):

@@ -15,6 +15,7 @@ import numpy as np
 
 from packedesm.alphabet import RESIDUES
 from packedesm.errors import UserError, quote
+from packedesm.paths import named
 from packedesm.sequences.advice import MIXED_LINE_ENDS, explain, is_three_letter_code
 from packedesm.sequences.pieces import (
     BLANKS,
@@ -113,6 +114,7 @@ def read_blocks(
     path = Path(path)
     records_before, line = 0, 1
     pieces = read_pieces(path, block_size, on_read)
+    path = named(path)
     try:
         for piece in pieces:
             if not records_before:

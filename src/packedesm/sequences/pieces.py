@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import re
+import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from packedesm.errors import UserError, quote, quote_path
+from packedesm.paths import STANDARD_INPUT, named
 from packedesm.sequences import containers
 
 MAX_RECORD_BYTES = 100_000_000
@@ -54,7 +57,7 @@ def read_pieces(
         A record does not end.
     """
     text = _unify_line_ends(_read_chunks(path, block_size, on_read))
-    return _whole_records(_expect_fasta(path, text), block_size)
+    return _whole_records(_expect_fasta(named(path), text), block_size)
 
 
 class _Watched(io.RawIOBase):
@@ -62,8 +65,9 @@ class _Watched(io.RawIOBase):
 
     def __init__(self, path: Path, on_read: Callable[[memoryview], object]) -> None:
         self.last = b""  # bytes that were read, as many as end a bgzip file
-        self._file = io.FileIO(path)
+        self._file = _opened(path)
         self._on_read = on_read
+        self._ended = False  # once for all: a terminal could go on
 
     def readable(self) -> bool:
         return True
@@ -71,7 +75,9 @@ class _Watched(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         free = buffer = memoryview(buffer)
         # A pipe may bring its first bytes one by one, and they say what the file is.
-        while free and (count := self._file.readinto(free)):
+        while free and not self._ended:
+            count = self._file.readinto(free) or 0
+            self._ended = not count
             free = free[count:]
         count = len(buffer) - len(free)
         found = buffer[:count]
@@ -84,12 +90,22 @@ class _Watched(io.RawIOBase):
         super().close()
 
 
+def _opened(path: Path) -> io.FileIO:
+    if path != STANDARD_INPUT:
+        return io.FileIO(path)
+    # By its number: no name opens a socket, or the pipe of another user.
+    file = io.FileIO(0, closefd=False)
+    if stat.S_ISREG(os.fstat(0).st_mode):
+        file.seek(0)  # it may be read again
+    return file
+
+
 def _read_chunks(
     path: Path, block_size: int, on_read: Callable[[memoryview], object]
 ) -> Iterator[bytes]:
     """Yield the decompressed bytes of a file, without a UTF-8 byte-order mark."""
     try:
-        watched = _Watched(path, on_read)
+        watched, path = _Watched(path, on_read), named(path)
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         reason = getattr(error, "strerror", None) or error
         raise UserError(

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from packedesm.errors import SHOWN, UserError, quote
 from packedesm.options import LengthPolicy, ShardOptions
+from packedesm.paths import named
 from packedesm.progress import Progress
 from packedesm.sequences.arrow import numbers, texts
 from packedesm.sequences.doubts import find_doubts
@@ -116,14 +117,16 @@ def stage_records(fastas: list[Path], folder: Path, options: ShardOptions) -> St
         As `read_records`; or a record is empty and `empty_sequences` is ``error``, is longer than
         `max_length` and `long_sequences` is ``error``, or no record is left.
     """
-    inputs = [Input(path, bytes=_size(path)) for path in map(Path, fastas)]
+    inputs = [Input(named(path), bytes=_size(path)) for path in fastas]
+    sizes = [source.bytes for source in inputs]
+    total = None if 0 in sizes else sum(sizes)  # a pipe has no size
     with (
         _StagingWriter(folder) as writer,
-        Progress("reading", sum(source.bytes for source in inputs), "bytes") as progress,
+        Progress("reading", total, "bytes") as progress,
     ):
-        for file, source in enumerate(inputs, 1):
+        for file, (path, source) in enumerate(zip(fastas, inputs, strict=True), 1):
             on_read = partial(_note, source, progress)
-            for block in read_blocks(source.path, on_read=on_read, ids=options.ids):
+            for block in read_blocks(path, on_read=on_read, ids=options.ids):
                 kept, records = _keep(block, source, options)
                 if kept:
                     writer.write(_Batch(kept, writer.rows, file, records, options.length))

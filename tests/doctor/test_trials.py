@@ -1,0 +1,166 @@
+"""What is computed on a device, and how what is wrong there is told."""
+
+import pytest
+import torch
+
+from packedesm.doctor import trials
+from packedesm.doctor.devices import devices
+from packedesm.doctor.probe import Answer
+from packedesm.esm2 import fused, kernels
+from packedesm.esm2.attention import PREFERENCE
+from packedesm.esm2.registry import DEMO
+from packedesm.report.verify import AUTO_LIMITS
+from tests.fake_cuda.attention import install_stand_ins
+from tests.fake_cuda.models import fake_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def told() -> list[dict]:
+    """What is told of this machine's CPU."""
+    return list(trials.machine("cpu"))
+
+
+def findings(told) -> dict:
+    return {finding.name: finding for finding in devices(Answer([*told], None))}
+
+
+def wrong_by(monkeypatch, factor: float) -> None:
+    """Let every model but the first, with which the others are compared, scale one layer."""
+    real, loaded = trials.load_model, []
+
+    def load(*arguments):
+        model = real(*arguments)
+        if loaded:
+            model.layers[2].fc2.weight *= factor
+        loaded.append(model)
+        return model
+
+    monkeypatch.setattr(trials, "load_model", load)
+
+
+@pytest.mark.parametrize(
+    ("factor", "wrong"), [(1.01, ["float32"]), (1.3, ["float32", "float16", "bfloat16"])]
+)
+def test_a_device_that_computes_wrong_is_told_in_each_number_format(monkeypatch, factor, wrong):
+    wrong_by(monkeypatch, factor)
+    found = findings(trials.machine("cpu"))
+    for dtype in AUTO_LIMITS:
+        finding = found[f"CPU {dtype}"]
+        amiss = "fault" if dtype == "float32" else "note"
+        assert finding.status == (amiss if dtype in wrong else "ok")
+    assert "does not work: off by" in found["CPU float32"].said
+
+
+def test_vectors_that_are_no_numbers_are_told(monkeypatch):
+    wrong_by(monkeypatch, float("nan"))
+    said = findings(trials.machine("cpu"))["CPU float16"].said
+    assert said.startswith("does not work: off by nan")
+
+
+def test_a_backend_that_computes_wrong_is_a_note(monkeypatch):
+    real = trials.attend
+
+    def attend(backend, q, *given):
+        return real(backend, q, *given) * (1.1 if q.dtype == torch.float16 else 1)
+
+    monkeypatch.setattr(trials, "attend", attend)
+    finding = findings(trials.machine("cpu"))["CPU attention"]
+    assert finding.status == "note" and "sdpa in float16 does not work: off by" in finding.said
+
+
+def test_a_kernel_that_was_not_compiled_is_a_note_with_what_to_do(monkeypatch, told):
+    assert findings(told)["kernels"].status == "ok"
+    monkeypatch.setattr(kernels, "_library", lambda: None)
+    found = findings(trials.machine("cpu"))
+    assert found["kernels"].status == "note"
+    assert "not compiled when packedesm was installed" in found["kernels"].said
+    assert "C++ compiler" in found["kernels"].advice
+    assert found["CPU float32"].facts["backend"] == "sdpa"
+
+
+def test_a_cpu_that_has_no_kernels_is_no_fault_of_the_installation(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    found = findings(trials.machine("cpu"))["kernels"]
+    assert found.status == "ok" and "it needs a CPU with AVX-512 or AVX2" in found.said
+
+
+def test_memory_that_is_short_is_told_as_that_and_the_rest_is_tried(monkeypatch):
+    def short(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(trials, "_pass", short)
+    found = findings(trials.machine("cpu"))
+    assert found["CPU bfloat16"].said == "does not work: out of memory"
+    assert found["CPU attention"].status == "ok"
+
+
+@pytest.mark.parametrize("dtype", AUTO_LIMITS)
+@pytest.mark.parametrize("backend", PREFERENCE["cuda"])
+def test_attention_is_tried_on_the_gpu(monkeypatch, fake_cuda, backend, dtype):
+    """Rehearsed without numbers: what is compared is of the GPU, and of one shape."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
+    install_stand_ins(monkeypatch)
+    pairs = []
+    monkeypatch.setattr(
+        trials, "_distance", lambda _dtype, *pair: pairs.append(pair) or {"relative_l2": 0.0}
+    )
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        told = trials._attention(backend, dtype, fake_cuda)
+    if "lacking" in told:
+        assert (backend, dtype) not in {("sdpa", dtype), ("fa3", "bfloat16")}
+        return
+    ((found,), (expected,)) = pairs[0]
+    assert found.shape == expected.shape == (178, 2, 64)
+
+
+@pytest.mark.parametrize("dtype", AUTO_LIMITS)
+def test_a_pack_is_tried_on_the_gpu(monkeypatch, fake_cuda, dtype):
+    """Rehearsed in the same way."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
+    monkeypatch.setattr(
+        trials, "load_model", lambda used, *given: fake_model(used.geometry, *given)
+    )
+    pairs = []
+    monkeypatch.setattr(trials, "_distance", lambda _dtype, *pair: pairs.append(pair) or {})
+    checkpoint = trials.prepare(DEMO, "auto")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        told = trials._pass(checkpoint, dtype, fake_cuda, torch.zeros(178, 192), True)
+    assert told["backend"] == ("memory_efficient" if dtype == "float32" else "torch_varlen")
+    assert told["kernels"] == "torch" and told["unfused"]
+    found, expected = pairs[0]
+    assert [x.shape for x in found] == [x.shape for x in expected]
+
+
+def test_only_the_default_format_waits_for_kernels_to_be_compiled(monkeypatch, told):
+    asked = []
+
+    def select(_geometry, dtype, _device, demanded):
+        asked.append((str(dtype).removeprefix("torch."), demanded))
+        return fused.Selection(fused.TORCH, "no compiler")
+
+    monkeypatch.setattr(trials, "select_kernels", select)
+    list(trials.machine("cpu"))
+    assert asked == [("float32", "triton"), ("float16", "torch"), ("bfloat16", "torch")]
+
+
+def test_a_damaged_file_of_a_model_is_told_and_a_large_one_read_if_asked_to(tmp_path, monkeypatch):
+    (tmp_path / "esm2_t6_8M_UR50D.pt").write_bytes(b"half a download")
+    damaged, demo = (
+        fact for fact in trials.checkpoints(str(tmp_path), DEMO, "no") if "model" in fact
+    )
+    if damaged["model"] == DEMO:
+        damaged, demo = demo, damaged
+    assert "md5 is" in damaged["fault"] and "packedesm fetch esm2_t6_8M" in damaged["fault"]
+    assert demo["digest"] == "none published" and len(demo["sha256"]) == 64
+    monkeypatch.setattr(trials, "_QUICK_BYTES", 10)
+    for read_all, digest in (("no", "not read"), ("yes", "none published")):
+        facts = [x for x in trials.checkpoints(str(tmp_path), DEMO, read_all) if "model" in x]
+        assert [x["digest"] for x in facts if x["model"] == DEMO] == [digest]
+        (damaged,) = [x for x in facts if x["model"] != DEMO]
+        assert "fault" in damaged  # seen without reading all of it, too
