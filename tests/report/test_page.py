@@ -11,6 +11,7 @@ from packedesm.report import plots
 from packedesm.report.page import write_report
 from packedesm.report.svg import COLOURS
 from packedesm.results.manifest import write_manifest
+from packedesm.sequences.flags import FLAGS
 from tests.report.finished_run import FASTA, record, report
 from tests.typed import checkpoint, embed_plan
 
