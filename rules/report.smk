@@ -1,7 +1,3 @@
-localrules:
-    manifest,
-
-
 rule metrics:
     input:
         index=SAMPLE.shard_index,
@@ -40,7 +36,8 @@ rule report:
     input:
         metrics=SAMPLE.metrics,
         verification=SAMPLE.verification,
-        index=SAMPLE.index,
+        index=SAMPLE.shard_index,
+        sharding=SAMPLE.sharding,
         packs=every_shard(SAMPLE.shard_packs),
         runs=every_shard(SAMPLE.shard_run),
     output:
@@ -84,6 +81,7 @@ rule manifest:
         log_of("manifest", "sample"),
     benchmark:
         benchmark_of("manifest", "sample")
+    localrule: True
     conda:
         "../envs/packedesm.yaml"
     threads: 1
@@ -92,6 +90,7 @@ rule manifest:
         runtime=60,
     params:
         root=sample_root,
+        config=changes_no_result(OPTIONS),
     message:
         "Check the results of {wildcards.sample} and write their manifest"
     script:

@@ -7,7 +7,9 @@ rule verify:
         fasta=every_shard(SAMPLE.shard_fasta),
         fai=every_shard(SAMPLE.shard_fai),
         runs=every_shard(SAMPLE.shard_run),
+        shard_index=SAMPLE.shard_index,
         checkpoint=RUN.checkpoint,
+        weights=WEIGHTS,
     output:
         verification=SAMPLE.verification,
     log:
@@ -23,7 +25,7 @@ rule verify:
     params:
         root=sample_root,
         shards=SHARDS,
-        options=VerifyOptions.part(config),
+        options=VerifyOptions.part(OPTIONS),
     message:
         "Compare sampled records of {wildcards.sample} with fair-esm in float32"
     script:

@@ -9,7 +9,7 @@ import yaml
 
 from packedesm.config import resolve, samples
 from packedesm.errors import UserError
-from packedesm.esm2.registry import locate
+from packedesm.esm2.registry import files_as_named
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -23,13 +23,15 @@ def write_config(folder: Path, **config) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
 
 
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def snakemake(
+    folder: Path, *arguments: str, errors: int = subprocess.STDOUT
+) -> subprocess.CompletedProcess[str]:
     """Run the workflow in `folder`; standard error is merged into standard output."""
     command = [BIN / "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder]
     return subprocess.run(
         [*map(str, command), "--cores", "2", *arguments],
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=errors,
         text=True,
         cwd=ROOT,  # where `--profile slurm` is found
         timeout=600,
@@ -41,7 +43,7 @@ def refusal(config: dict) -> str:
     with pytest.raises(UserError) as caught:
         resolved = resolve(config)
         samples(resolved["fasta"])
-        locate(resolved["model"], resolved["checkpoints"])
+        files_as_named(resolved["model"], str)
     return str(caught.value)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ MODELS = {
     "esm2_t48_15B_UR50D": Geometry(layers=48, width=5120, heads=40),
 }
 
+_INDEX = "model.safetensors.index.json"  # of a folder with several files of weights: their names
 _JSON_BYTES = 10_000_000  # the index of the largest model has 300,000
 
 # md5 as TorchDrug publishes them, sha256 as several public projects agree.
@@ -101,6 +102,13 @@ class Checkpoint:
                 f"{path}: is not the record of a checkpoint; delete it and run again"
             ) from None
 
+    def at(self, files: Sequence[str | Path]) -> Checkpoint:
+        """Return the checkpoint where a step sees its `model_files`; as it is if there are none.
+
+        A step may be given copies, made for it on another machine.
+        """
+        return replace(self, path=str(model_path(files).absolute())) if files else self
+
     def write(self, path: Path) -> None:
         """Write ``checkpoint.json``, atomically."""
         write_record(path, self.as_json())
@@ -146,7 +154,42 @@ def locate(model: str, folder: str | Path = "auto") -> Path:
 
 def model_files(path: Path) -> list[Path]:
     """Return all files that decide what a checkpoint computes, as `weight_files` does."""
-    return [path / "config.json", *weight_files(path)] if path.is_dir() else [path]
+    if not path.is_dir():
+        return [path]
+    index = [path / _INDEX] if (path / _INDEX).is_file() else []
+    return [path / "config.json", *index, *weight_files(path)]
+
+
+def model_path(files: Sequence[str | Path]) -> Path:
+    """Return the path of a checkpoint from its files; undoes `model_files`."""
+    first = Path(files[0])
+    return first.parent if first.suffix == ".json" else first
+
+
+def files_as_named(model: str, place: Callable[[str], str]) -> list[str]:
+    """Return the `model_files` of a model that is named by its path; of one with a name none.
+
+    Parameters
+    ----------
+    model
+        As `locate` takes it. A .pt file need not be there yet; of a folder nobody could know which
+        files it will have.
+    place
+        Gives where a file lies that is named so; the files are named as `model` is.
+
+    Raises
+    ------
+    UserError
+        As `locate` and `weight_files`.
+    """
+    if model in MODELS:
+        return []
+    there = Path(place(model))
+    if there.suffix == ".pt" and not there.exists():
+        return [model]
+    files = model_files(locate(str(there)))
+    inside = [file.relative_to(there) if file.is_relative_to(there) else file for file in files]
+    return [str(Path(model) / file) for file in inside]
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -159,7 +202,7 @@ def weight_files(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         return [path]
-    folder, index = path, path / "model.safetensors.index.json"
+    folder, index = path, path / _INDEX
     names = ["model.safetensors"]
     if index.is_file():
         try:
