@@ -14,6 +14,7 @@ if Path("config.yaml").exists():
 report: "report/workflow.rst"
 
 
+include: "rules/package.smk"
 include: "rules/common.smk"
 
 

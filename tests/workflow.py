@@ -24,10 +24,16 @@ def write_config(folder: Path, **config) -> None:
 
 
 def snakemake(
-    folder: Path, *arguments: str, errors: int = subprocess.STDOUT
+    folder: Path,
+    *arguments: str,
+    errors: int = subprocess.STDOUT,
+    snakefile: Path = ROOT / "Snakefile",
 ) -> subprocess.CompletedProcess[str]:
-    """Run the workflow in `folder`; standard error is merged into standard output."""
-    command = [BIN / "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder]
+    """Run a workflow, ours if none is given, in `folder`.
+
+    Standard error is merged into standard output.
+    """
+    command = [BIN / "snakemake", "--snakefile", snakefile, "--directory", folder]
     return subprocess.run(
         [*map(str, command), "--cores", "2", *arguments],
         stdout=subprocess.PIPE,
