@@ -30,7 +30,9 @@ if (brought or linted) and is_missing("packedesm"):
     sys.path.insert(0, str(checkout / "src"))
 
 if missing := [name for module, name in NEEDED.items() if is_missing(module)]:
-    wanted = f"'{checkout}'" if "packedesm" in missing else " ".join(missing)
+    # These rules may have been read from the web.
+    whole = f"'{checkout}'" if (checkout / "src").is_dir() else "CHECKOUT"
+    wanted = whole if "packedesm" in missing else " ".join(missing)
     raise WorkflowError(
         f"the Python that runs Snakemake has no {', '.join(missing)}; install it by: "
         f"{sys.executable} -m pip install {wanted}"

@@ -77,6 +77,17 @@ def test_two_modules_embed_what_another_rule_made(tmp_path):
     assert DONE in snakemake(tmp_path, "--dry-run", snakefile=tmp_path / "Snakefile").stdout
 
 
+def test_without_a_config_file_what_is_missing_is_said(tmp_path):
+    run = snakemake(tmp_path, "--dry-run")
+    assert run.returncode == 1
+    assert "config key 'fasta' is missing; set it in config.yaml or with --config" in run.stdout
+    run = snakemake(tmp_path, "--dry-run", "--config", "fasta=nothing.fasta")
+    assert run.returncode == 1
+    assert "MissingInputException" in run.stdout
+    assert "nothing.fasta" in run.stdout
+    assert "Traceback" not in run.stdout
+
+
 # Jobs see no GPU where the run was started with two: they are to cut as many shards all the same.
 SUBMIT = """#!/bin/sh
 CUDA_VISIBLE_DEVICES= nohup sh "$1" > "$1.printed" 2>&1 &

@@ -28,8 +28,9 @@ def snakemake(
     *arguments: str,
     errors: int = subprocess.STDOUT,
     snakefile: Path = ROOT / "Snakefile",
+    start_in: Path = ROOT,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a workflow, ours if none is given, in `folder`.
+    """Run a workflow, ours if none is given, in `folder`; `start_in` is where profiles are found.
 
     Standard error is merged into standard output.
     """
@@ -39,7 +40,7 @@ def snakemake(
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,
-        cwd=ROOT,  # where `--profile slurm` is found
+        cwd=start_in,
         timeout=600,
     )
 
