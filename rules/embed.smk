@@ -6,7 +6,7 @@ rule embed:
         sharding=SAMPLE.sharding,
         index=SAMPLE.shard_index,
         checkpoint=RUN.checkpoint,
-        weights=WEIGHTS,
+        weights=[ancient(path) for path in WEIGHTS],
     output:
         vectors=[SAMPLE.shard_vectors("{shard}", output) for output in OUTPUTS],
         packs=SAMPLE.shard_packs("{shard}"),

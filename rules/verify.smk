@@ -9,7 +9,7 @@ rule verify:
         runs=every_shard(SAMPLE.shard_run),
         shard_index=SAMPLE.shard_index,
         checkpoint=RUN.checkpoint,
-        weights=WEIGHTS,
+        weights=[ancient(path) for path in WEIGHTS],
     output:
         verification=SAMPLE.verification,
     log:

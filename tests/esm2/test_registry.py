@@ -63,10 +63,10 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def test_every_file_that_decides_the_vectors_is_named_as_the_model_is(folder):
-    weights = ["mine/a.safetensors", "mine/b.safetensors"]
     found = files_as_named("mine", str)
     assert found[0] == "mine/config.json"
-    assert set(weights) < set(found)
+    names = ("a.safetensors", "b.safetensors", "model.safetensors.index.json")
+    assert sorted(found[1:]) == [f"mine/{name}" for name in names]
     (folder.parent / "sub").mkdir()
     folder.rename("sub/mine")
     assert files_as_named("mine", lambda path: f"sub/{path}") == found

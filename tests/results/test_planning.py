@@ -1,5 +1,6 @@
 """What the rules ask while they are planned: the number of shards, and what is outdated."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,14 @@ def test_steps_are_outdated_by_what_lies_where_the_module_puts_it(planned, prefi
     assert planning.outdated_steps("a", 2) == [paths.sharding]
     Path(f"{prefix}a.fasta").unlink()  # made by a rule, and removed after its use
     assert planning.outdated_steps("a", 2) == []
+
+
+def test_a_module_may_put_another_folder_in_the_place_of_the_results(planned):
+    replaced = replace(planned(), place=lambda path: path.replace("results/", "sub/", 1))
+    assert replaced.sample("a").root == Path("sub/a")
+    record = Paths("sub").checkpoint
+    checkpoint().write(record)
+    assert replaced.outdated_checkpoint() == [record]
 
 
 @pytest.mark.parametrize("change", ["written to", "replaced", "removed"])

@@ -43,7 +43,7 @@ class Planning:
 
     def sample(self, name: str) -> Paths:
         """Return where the folder of a sample lies."""
-        return Paths(self.place(f"{self.options['results']}/{name}"))
+        return self._placed(Paths(f"{self.options['results']}/{name}").manifest)
 
     def refuse_foreign(self) -> None:
         """Raise UserError if the folder of a sample holds what the workflow did not make."""
@@ -98,7 +98,7 @@ class Planning:
     def outdated_checkpoint(self) -> list[Path]:
         """Return the record of the checkpoint if the model is another one now."""
         weights = self._described(self.weights)
-        return outdated_checkpoint(Paths(self._results), self.options["model"], weights)
+        return outdated_checkpoint(self._run, self.options["model"], weights)
 
     def outdated_steps(self, name: str, shards: int) -> list[Path]:
         """Return the records of a sample's steps that were given something else than now."""
@@ -106,7 +106,7 @@ class Planning:
         if not paths.sharding.exists():
             return []
         inputs = self._described(self.samples[name])
-        return outdated_steps(Paths(self._results), paths, self.options, inputs, shards)
+        return outdated_steps(self._run, paths, self.options, inputs, shards)
 
     def _kept_number(self, name: str) -> int | None:
         paths = self.sample(name)
@@ -127,8 +127,16 @@ class Planning:
         return None if self.options["shards"] == "auto" else int(self.options["shards"])
 
     @property
+    def _run(self) -> Paths:
+        return self._placed(Paths(self.options["results"]).checkpoint)
+
+    @property
     def _results(self) -> str:
-        return self.place(self.options["results"])
+        return str(self._run.root)
+
+    def _placed(self, file: Path) -> Paths:
+        # A module may give another place to the files in a folder, and none to the folder.
+        return Paths.of(self.place(str(file)))
 
     @property
     def _shards(self) -> Path:
