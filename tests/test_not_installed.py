@@ -15,7 +15,7 @@ WITHOUT = """
 import sys
 from pathlib import Path
 if "packedesm" in sys.argv[1].split(","):
-    sys.path = [path for path in sys.path if not (Path(path) / "packedesm").is_dir()]
+    sys.path = [path for path in sys.path if not (Path(path) / "packedesm/paths.py").exists()]
 sys.modules |= {name: None for name in sys.argv.pop(1).split(",") if name != "packedesm"}
 from snakemake.cli import main
 sys.exit(main())
