@@ -1,17 +1,13 @@
-# Local, because compute nodes often have no network.
-localrules:
-    checkpoint,
-
-
 rule checkpoint:
     input:
-        model_file,
+        model_files,
     output:
         record=RUN.checkpoint,
     log:
         log_of("checkpoint"),
     benchmark:
         benchmark_of("checkpoint")
+    localrule: True  # because compute nodes often have no network
     conda:
         "../envs/packedesm.yaml"
     threads: 1
@@ -20,9 +16,8 @@ rule checkpoint:
         runtime=240,
     params:
         # Functions, because Snakemake takes braces in plain text for wildcards.
-        model=lambda _wildcards: config["model"],
-        checkpoints=lambda _wildcards: config["checkpoints"],
-        weights=described_model,
+        model=lambda _wildcards: OPTIONS["model"],
+        checkpoints=lambda _wildcards: OPTIONS["checkpoints"],
     message:
         "Find, fetch or make the model {params.model} and check it"
     script:

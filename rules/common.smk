@@ -2,7 +2,6 @@ import re
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from snakemake.logging import logger
 from snakemake.settings.types import RerunTrigger
 
 from packedesm.config import resolve, samples
@@ -10,17 +9,16 @@ from packedesm.device.gpus import gpu_count, shard_count
 from packedesm.errors import UserError, permissions_told
 from packedesm.files import read_json
 from packedesm.paths import Paths
-from packedesm.esm2.registry import Checkpoint, locate, model_files
+from packedesm.esm2.registry import Checkpoint, files_as_named, published_base
 from packedesm.options import (
     EmbedOptions,
+    JobOptions,
     ReferenceOptions,
     ShardOptions,
     VerifyOptions,
 )
 from packedesm.reference.vectors import FIRST, PARTS
-from packedesm.results.folder import refuse_foreign_sample
-from packedesm.results.inputs import describe
-from packedesm.results.outdated import kept_number, outdated_checkpoint, outdated_steps
+from packedesm.results.planning import Planning
 from packedesm.cluster import (
     embed_minutes,
     model_megabytes,
@@ -28,26 +26,35 @@ from packedesm.cluster import (
     reference_minutes,
 )
 
+place = workflow.modifier.path_modifier.replace_prefix  # a module may have one
+first = workflow.is_main_process  # and not a job, which reads this file again
+
 try:
     with permissions_told():
-        config.update(resolve(config))
-        SAMPLES = samples(config["fasta"])
-        locate(config["model"], config["checkpoints"])
-        RESULTS = config["results"]
-        if workflow.is_main_process:
-            for name in SAMPLES:
-                refuse_foreign_sample(Paths(f"{RESULTS}/{name}"))
+        # All that is read of `config`: in messages and scripts it would be that of the workflow
+        # that uses this one as a module.
+        OPTIONS = resolve(config)
+        SAMPLES = samples(OPTIONS["fasta"], place)
+        WEIGHTS = files_as_named(OPTIONS["model"], place)
+        BASE = published_base(OPTIONS["model"], place, OPTIONS["checkpoints"])
+        PLANNING = Planning(OPTIONS, SAMPLES, WEIGHTS, BASE, place, Path(".snakemake"))
+        GPUS = gpu_count(OPTIONS["device"])
+        if first:
+            PLANNING.refuse_foreign()
+            found = shard_count(OPTIONS["shards"], OPTIONS["device"])
+            SHARDS = PLANNING.number_of_shards(found)
+        else:
+            SHARDS = PLANNING.remembered_shards()
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
+RESULTS = OPTIONS["results"]
 RUN = Paths(RESULTS)
 SAMPLE = Paths(f"{RESULTS}/{{sample}}")
-OUTPUTS = config["outputs"]
-MODEL = Path(config["model"])  # where it is a path
-GPUS = gpu_count(config["device"])
+OUTPUTS = OPTIONS["outputs"]
 # `workflow.cores` refuses to be read where no --cores was given, as on a cluster.
 CORES = workflow.resource_settings.cores or 4
-MAX_MINUTES = config["cluster"]["max_minutes"]
+MAX_MINUTES = OPTIONS["cluster"]["max_minutes"]
 
 
 wildcard_constraints:
@@ -77,69 +84,28 @@ def benchmark_of(rule, *wildcards):
     return log_of(rule, *wildcards).removesuffix(".log") + ".benchmark.jsonl"
 
 
-def described(paths):
-    """Return what identifies input files: a step whose input is another one is to be run again.
+def changes_no_result(value):
+    """Return `value` as a parameter whose change makes no step run again.
 
-    Snakemake itself looks at times, and misses a file that was replaced by an older one.
+    Snakemake takes a function of the input for one that gives nothing of its own.
     """
-    return describe([*map(Path, paths)], Path(".snakemake/packedesm-inputs.json"))
-
-
-def number_of_shards():
-    """Return the number of shards; what ``auto`` was stands, as long as the shards do.
-
-    Another number would make them all anew, and how many GPUs are seen changes: one is lost, the
-    device is another, or finished results are looked at where there is none.
-    """
-    found = shard_count(config["shards"], config["device"])
-    if config["shards"] != "auto":
-        return found
-    kept = set()
-    for name, fasta in SAMPLES.items():
-        there = Paths(f"{RESULTS}/{name}")
-        if there.sharding.exists():
-            kept.add(kept_number(there, config, described(fasta)))
-    before = kept.pop() if len(kept) == 1 else None
-    if before not in (None, found):
-        logger.info(
-            f"shards: auto stays {before}, as these results were begun; for as many as there are "
-            f"GPUs now, which makes them all anew, say shards={found}"
-        )
-    return before or found
-
-
-if workflow.is_main_process:
-    SHARDS = number_of_shards()
-    if config["shards"] == "auto":
-        # A job on another node reads this file again and may see other GPUs there, but must plan
-        # the same shards: it is told the number as if the user had.
-        settings = workflow.config_settings
-        settings.config_args = [*settings.config_args, f"shards={SHARDS}"]
-else:
-    SHARDS = shard_count(config["shards"], config["device"])
+    return lambda _wildcards, input: value
 
 
 def fasta_files(wildcards):
     """Return the input of a sample."""
-    fasta, there = SAMPLES[wildcards.sample], Paths(f"{RESULTS}/{wildcards.sample}")
-    if workflow.is_main_process and there.sharding.exists():
-        run_again(outdated_steps(RUN, there, config, described(fasta), SHARDS))
-    return fasta
+    if first:
+        run_again(PLANNING.outdated_steps(wildcards.sample, SHARDS))
+        if not workflow.dryrun:
+            PLANNING.remember_shards(SHARDS)
+    return SAMPLES[wildcards.sample]
 
 
-def described_model(_wildcards):
-    """Return what identifies the weights that the user names by their path."""
-    return described(model_files(MODEL)) if MODEL.exists() else []
-
-
-def model_file(wildcards):
-    """Return the weights as input where the user names a file, so that a new file is noticed."""
-    if workflow.is_main_process:
-        named = described_model(wildcards)
-        run_again(outdated_checkpoint(RUN, config["model"], named))
-    if MODEL.is_dir():
-        return str(MODEL / "config.json")
-    return str(MODEL) if MODEL.is_file() else []
+def model_files(_wildcards):
+    """Return the weights as input where the user names a path, so that new ones are noticed."""
+    if first:
+        run_again(PLANNING.outdated_checkpoint())
+    return WEIGHTS
 
 
 def run_again(outdated):
@@ -160,7 +126,7 @@ def minutes_to_embed(wildcards, input, attempt):
         cost = shards[int(wildcards.shard)]["cost"]
     else:  # of a run with another number of shards, before the shard step runs again
         cost = sum(shard["cost"] for shard in shards) / SHARDS
-    speed = config["cluster"]["tflops"]
+    speed = OPTIONS["cluster"]["tflops"]
     return embed_minutes(
         Checkpoint.read(input.checkpoint),
         cost,
@@ -172,7 +138,7 @@ def minutes_to_embed(wildcards, input, attempt):
 
 def minutes_for_reference(_wildcards, input, attempt):
     """Return the time limit of the reference, from its records and the size of the model."""
-    tokens = config["verify"]["sequences"] * (config["max_length"] + 2)
+    tokens = OPTIONS["verify"]["sequences"] * (OPTIONS["max_length"] + 2)
     return reference_minutes(
         Checkpoint.read(input.checkpoint), tokens, attempt, max_minutes=MAX_MINUTES
     )

@@ -4,9 +4,11 @@ rule embed:
         fai=SAMPLE.shard_fai("{shard}"),
         digests=SAMPLE.shard_digests("{shard}"),
         sharding=SAMPLE.sharding,
+        index=SAMPLE.shard_index,
         checkpoint=RUN.checkpoint,
         # Of whatever age: another sample is a reason to verify again, not to embed again.
         reference=[ancient(path) for path in SAMPLE.reference_files(FIRST)],
+        weights=[ancient(path) for path in WEIGHTS],
     output:
         vectors=[SAMPLE.shard_vectors("{shard}", output) for output in OUTPUTS],
         packs=SAMPLE.shard_packs("{shard}"),
@@ -22,13 +24,15 @@ rule embed:
     # set-resources the type of the GPU.
     threads: max(1, min(4, CORES // GPUS)) if GPUS else CORES
     resources:
-        gpu=0 if config["device"] == "cpu" else 1,
+        gpu=0 if OPTIONS["device"] == "cpu" else 1,
         mem_mb=megabytes_with_model,
         runtime=minutes_to_embed,
     params:
         root=sample_root,
-        options=EmbedOptions.part(config),
+        model=changes_no_result(OPTIONS["model"]),
+        options=EmbedOptions.part(OPTIONS),
+        job=changes_no_result(JobOptions.part(OPTIONS)),
     message:
-        "Embed shard {wildcards.shard} of {wildcards.sample} with {config[model]}"
+        "Embed shard {wildcards.shard} of {wildcards.sample} with {params.model}"
     script:
         "../scripts/embed.py"

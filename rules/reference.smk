@@ -17,6 +17,7 @@ rule reference:
         fasta=every_shard(SAMPLE.shard_fasta),
         fai=every_shard(SAMPLE.shard_fai),
         checkpoint=RUN.checkpoint,
+        weights=[ancient(path) for path in WEIGHTS],
         first=first_part,
     output:
         facts=SAMPLE.reference("{part}"),
@@ -34,7 +35,7 @@ rule reference:
     params:
         root=sample_root,
         shards=SHARDS,
-        options=ReferenceOptions.part(config),
+        options=ReferenceOptions.part(OPTIONS),
     message:
         "Embed sampled records of {wildcards.sample} with fair-esm in float32: {wildcards.part}"
     script:

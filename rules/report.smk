@@ -1,7 +1,3 @@
-localrules:
-    manifest,
-
-
 rule metrics:
     input:
         index=SAMPLE.shard_index,
@@ -88,6 +84,7 @@ rule manifest:
         log_of("manifest", "sample"),
     benchmark:
         benchmark_of("manifest", "sample")
+    localrule: True
     conda:
         "../envs/packedesm.yaml"
     threads: 1
@@ -96,6 +93,7 @@ rule manifest:
         runtime=60,
     params:
         root=sample_root,
+        config=changes_no_result(OPTIONS),
     message:
         "Check the results of {wildcards.sample} and write their manifest"
     script:

@@ -23,8 +23,7 @@ rule shard:
     params:
         root=sample_root,
         shards=SHARDS,
-        inputs=lambda wildcards: described(SAMPLES[wildcards.sample]),
-        options=ShardOptions.part(config),
+        options=ShardOptions.part(OPTIONS),
     message:
         "Check {wildcards.sample} and cut it into shards, number of shards: {params.shards}"
     script:

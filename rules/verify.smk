@@ -21,7 +21,7 @@ rule verify:
     params:
         root=sample_root,
         shards=SHARDS,
-        options=VerifyOptions.part(config),
+        options=VerifyOptions.part(OPTIONS),
     message:
         "Compare sampled vectors of {wildcards.sample} with those of fair-esm"
     script:

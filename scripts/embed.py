@@ -11,9 +11,8 @@ if __name__ == "__main__":
         embed_shard(
             Paths(snakemake.params.root),
             int(snakemake.wildcards.shard),
-            Checkpoint.read(snakemake.input.checkpoint),
+            Checkpoint.read(snakemake.input.checkpoint).at(snakemake.input.weights),
             EmbedOptions.of(snakemake.params.options),
-            # Not parameters of the rule: they change no vector, so they cause no new run.
-            JobOptions.of(snakemake.config),
+            JobOptions.of(snakemake.params.job),
             threads=snakemake.threads,
         )

@@ -8,4 +8,4 @@ from packedesm.results.manifest import write_manifest
 if __name__ == "__main__":
     paths = Paths(snakemake.params.root)
     with job_log(snakemake.log[0]), one_at_a_time(paths, "manifest"):
-        write_manifest(paths, snakemake.config)
+        write_manifest(paths, snakemake.params.config)

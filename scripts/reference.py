@@ -12,7 +12,7 @@ if __name__ == "__main__":
     with job_log(snakemake.log[0]), one_at_a_time(paths, f"reference-{part}"):
         write_reference(
             paths,
-            Checkpoint.read(snakemake.input.checkpoint),
+            Checkpoint.read(snakemake.input.checkpoint).at(snakemake.input.weights),
             ReferenceOptions.of(snakemake.params.options),
             part,
             shards=snakemake.params.shards,

@@ -7,18 +7,17 @@ from packedesm.log import job_log
 from packedesm.options import ShardOptions
 from packedesm.paths import Paths
 from packedesm.results.folder import one_at_a_time
-from packedesm.results.inputs import check_read
+from packedesm.results.inputs import unchanged
 from packedesm.sequences.shards import write_shards
 
 if __name__ == "__main__":
     paths = Paths(snakemake.params.root)
-    with job_log(snakemake.log[0]), one_at_a_time(paths, "shard"):
-        summary = write_shards(
-            [Path(path) for path in snakemake.input.fasta],
+    files = [Path(path) for path in snakemake.input.fasta]
+    with job_log(snakemake.log[0]), one_at_a_time(paths, "shard"), unchanged(*files):
+        write_shards(
+            files,
             paths,
             ShardOptions.of(snakemake.params.options),
             shards=snakemake.params.shards,
             width=Checkpoint.read(snakemake.input.checkpoint).geometry.width,
         )
-        read = [source["sha256"] for source in summary["inputs"]]
-        check_read(snakemake.input.fasta, snakemake.params.inputs, read)

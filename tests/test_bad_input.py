@@ -214,7 +214,7 @@ def test_the_workflow_stops_with_the_same_line(tmp_path):
 
 
 BAD_CONFIG = {
-    "no file": ({"fasta": "nothing.fasta"}, "nothing.fasta: no such FASTA file"),
+    "folder": ({"fasta": {"here": "."}}, "is a folder, not a FASTA file"),
     "key": ({"modle": "x"}, "unknown config key 'modle'; did you mean 'model'?"),
     "model": ({"model": "esm2_t33_650M_UR50"}, "esm2_t33_650M_UR50D"),
 }

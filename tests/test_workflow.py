@@ -222,8 +222,11 @@ def test_a_missed_threshold_fails_the_run_and_keeps_the_evidence(runs):
     assert not sample(runs[1]).manifest.exists()
 
 
-def test_the_slurm_profile_plans_from_a_checkout(tmp_path):
-    run = snakemake(ROOT, "--profile", "slurm", "--dry-run", "--config", f"results={tmp_path}")
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_slurm_profile_plans_from_a_checkout_and_by_its_path(tmp_path, fasta, inside):
+    start_in, profile = (ROOT, "slurm") if inside else (tmp_path, f"{ROOT}/profiles/slurm")
+    asked = ["--dry-run", "--config", f"fasta={fasta}", "shards=2"]
+    run = snakemake(tmp_path, "--profile", profile, *asked, start_in=start_in)
     assert run.returncode == 0, run.stdout
     assert "embed" in jobs_run(run.stdout)
 

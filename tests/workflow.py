@@ -9,7 +9,7 @@ import yaml
 
 from packedesm.config import resolve, samples
 from packedesm.errors import UserError
-from packedesm.esm2.registry import locate
+from packedesm.esm2.registry import files_as_named
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -23,15 +23,24 @@ def write_config(folder: Path, **config) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
 
 
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the workflow in `folder`; standard error is merged into standard output."""
-    command = [BIN / "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder]
+def snakemake(
+    folder: Path,
+    *arguments: str,
+    errors: int = subprocess.STDOUT,
+    snakefile: Path = ROOT / "Snakefile",
+    start_in: Path = ROOT,
+) -> subprocess.CompletedProcess[str]:
+    """Run a workflow, ours if none is given, in `folder`; `start_in` is where profiles are found.
+
+    Standard error is merged into standard output.
+    """
+    command = [BIN / "snakemake", "--snakefile", snakefile, "--directory", folder]
     return subprocess.run(
         [*map(str, command), "--cores", "2", *arguments],
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=errors,
         text=True,
-        cwd=ROOT,  # where `--profile slurm` is found
+        cwd=start_in,
         timeout=600,
     )
 
@@ -41,7 +50,7 @@ def refusal(config: dict) -> str:
     with pytest.raises(UserError) as caught:
         resolved = resolve(config)
         samples(resolved["fasta"])
-        locate(resolved["model"], resolved["checkpoints"])
+        files_as_named(resolved["model"], str)
     return str(caught.value)
 
 

@@ -7,7 +7,7 @@ import difflib
 import math
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib import resources
@@ -68,15 +68,18 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
     return resolved
 
 
-def samples(fasta: str | list[str] | dict[str, str | list[str]]) -> dict[str, list[Path]]:
+def samples(
+    fasta: str | list[str] | dict[str, str | list[str]], place: Callable[[str], str] = str
+) -> dict[str, list[Path]]:
     """Return the FASTA files of each sample.
 
-    A path's sample is its file name without ``.gz`` and ``.fasta``, ``.fa`` or ``.faa``.
+    A path's sample is its file name without ``.gz`` and ``.fasta``, ``.fa`` or ``.faa``. `place`
+    gives where the file of a path lies; it may be made later.
 
     Raises
     ------
     UserError
-        If two paths make the same sample, a name cannot be a folder, or a file does not exist.
+        If two paths make the same sample, a name cannot be a folder, or what is there is no file.
     """
     if isinstance(fasta, dict):
         named = {
@@ -95,9 +98,10 @@ def samples(fasta: str | list[str] | dict[str, str | list[str]]) -> dict[str, li
     for name, paths in named.items():
         _check_sample_name(name)
         for path in paths:
-            check_readable(Path(path))
+            there = Path(place(str(path)))
+            check_readable(there, to_come=True)
             _check_placeholders("fasta", str(path))
-            if not Path(path).is_file():
+            if there.exists() and not there.is_file():
                 raise UserError(
                     f"{path}: can be read only once, and jobs that run again read it again; write "
                     "it to a file (config key fasta)"
@@ -116,11 +120,13 @@ def sample_name(path: Path) -> str:
     return name
 
 
-def check_readable(path: Path) -> None:
-    """Raise UserError unless `path` is a file (or a pipe) that exists."""
+def check_readable(path: Path, *, to_come: bool = False) -> None:
+    """Raise UserError unless `path` is a file (or a pipe) that exists, or may be `to_come`."""
     try:
         folder = stat.S_ISDIR(path.stat().st_mode)
     except FileNotFoundError:
+        if to_come:
+            return
         raise UserError(f"{path}: no such FASTA file; check the path (config key fasta)") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         reason = getattr(error, "strerror", None) or error

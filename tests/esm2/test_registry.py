@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from packedesm.errors import UserError
-from packedesm.esm2.registry import MODELS, checkpoint_folder, locate
+from packedesm.esm2.registry import (
+    MODELS,
+    checkpoint_folder,
+    files_as_named,
+    locate,
+    model_files,
+    model_path,
+)
+from tests.typed import checkpoint
 
 
 @pytest.mark.parametrize("variables", [{}, {"TORCH_HOME": "/a"}, {"XDG_CACHE_HOME": "/b"}])
@@ -39,3 +47,47 @@ def test_an_unknown_model_is_an_error_with_the_nearest_name_and_all_names():
 def test_a_folder_without_config_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"config\.json"):
         locate(str(tmp_path))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A Hugging Face folder of two files of weights, as far as its names go; named relatively."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("mine")
+    folder.mkdir()
+    for name in ("config.json", "a.safetensors", "b.safetensors"):
+        (folder / name).touch()
+    index = '{"weight_map": {"x": "b.safetensors", "y": "a.safetensors"}}'
+    (folder / "model.safetensors.index.json").write_text(index)
+    return folder
+
+
+def test_every_file_that_decides_the_vectors_is_named_as_the_model_is(folder):
+    found = files_as_named("mine", str)
+    assert found[0] == "mine/config.json"
+    names = ("a.safetensors", "b.safetensors", "model.safetensors.index.json")
+    assert sorted(found[1:]) == [f"mine/{name}" for name in names]
+    (folder.parent / "sub").mkdir()
+    folder.rename("sub/mine")
+    assert files_as_named("mine", lambda path: f"sub/{path}") == found
+    assert model_path(model_files(Path("sub/mine"))) == Path("sub/mine")
+
+
+def test_a_file_of_weights_may_come_later_but_no_folder_and_no_name(tmp_path):
+    assert files_as_named("later.pt", lambda path: str(tmp_path / path)) == ["later.pt"]
+    assert model_path(["later.pt"]) == Path("later.pt")
+    for missing in ("later", "esm2_t6_8M"):
+        with pytest.raises(UserError, match="neither a name nor"):
+            files_as_named(missing, str)
+
+
+def test_a_model_with_a_name_has_no_files_of_the_users():
+    assert [files_as_named(name, str) for name in MODELS] == [[]] * len(MODELS)
+
+
+def test_a_step_uses_the_copies_of_the_weights_that_it_was_given(tmp_path):
+    made = checkpoint()
+    assert made.at([]) == made
+    assert made.at([tmp_path / "mine.pt"]).path == str(tmp_path / "mine.pt")
+    files = [tmp_path / "mine" / name for name in ("config.json", "model.safetensors")]
+    assert made.at(files).path == str(tmp_path / "mine")

@@ -8,6 +8,7 @@ from packedesm.config import resolve
 from packedesm.files import combined, write_record
 from packedesm.options import EmbedOptions, ShardOptions, VerifyOptions
 from packedesm.paths import Paths
+from packedesm.results.inputs import MISSING
 from packedesm.results.outdated import kept_number, outdated_checkpoint, outdated_steps
 from tests.typed import checkpoint, shard_run
 
@@ -62,6 +63,14 @@ def test_other_options_outdate_the_steps_that_read_them(run, config, expected):
 @pytest.mark.parametrize("inputs", [INPUTS[::-1], INPUTS[:1], ["12 " + "c" * 64, INPUTS[1]]])
 def test_another_input_outdates_the_shards(run, inputs):
     assert outdated(run, inputs=inputs) == {"sharding.json"}
+
+
+def test_files_that_are_there_no_more_outdate_nothing(run):
+    """Inputs that a rule makes may be removed after their use."""
+    assert outdated(run, inputs=[MISSING, INPUTS[1]]) == set()
+    assert outdated(run, inputs=[MISSING]) == {"sharding.json"}
+    assert outdated(run, inputs=[MISSING] * 3) == {"sharding.json"}
+    assert outdated_checkpoint(run, checkpoint().model, [MISSING, INPUTS[1]]) == []
 
 
 def test_another_number_of_shards_outdates_them(run):

@@ -124,11 +124,16 @@ def test_a_sample_that_cannot_name_a_folder_is_refused(tmp_path, name):
         samples({name: str(tmp_path / "a.fasta")})
 
 
-def test_a_missing_file_and_a_folder_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"nothing\.fasta: no such FASTA file"):
-        samples(str(tmp_path / "nothing.fasta"))
+def test_a_folder_is_no_fasta(tmp_path):
     with pytest.raises(UserError, match="is a folder"):
         samples(str(tmp_path))
+
+
+def test_a_fasta_may_come_later_and_is_looked_for_in_its_place(tmp_path):
+    assert samples("later.fasta") == {"later": [Path("later.fasta")]}
+    (tmp_path / "later.fasta").mkdir()
+    with pytest.raises(UserError, match=r"/later\.fasta: is a folder"):
+        samples("later.fasta", lambda path: f"{tmp_path}/{path}")
 
 
 def test_each_character_that_a_sample_may_hold_survives_snakemakes_shells(tmp_path):

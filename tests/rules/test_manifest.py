@@ -1,5 +1,3 @@
-import shutil
-
 import numpy as np
 
 import packedesm
@@ -22,9 +20,8 @@ def test_the_manifest_opens_the_results(run_rule):
         assert results.residues(row).shape == (results.index["embedded_length"][row], 64)
 
 
-def test_a_failed_verification_leaves_no_manifest_and_says_why(finished, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns(".snakemake", "checkpoints"))
+def test_a_failed_verification_leaves_no_manifest_and_says_why(with_inputs):
+    folder = with_inputs(MANIFEST)
     paths = Paths(folder / "results" / "sixty")
     verification = read_json(paths.verification)
     verification["passed"] = verification["records"][0]["passed"] = False

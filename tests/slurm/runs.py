@@ -117,7 +117,6 @@ def start_in(
 ) -> Run:
     """Start the workflow of a checkout; what it prints goes to a file in `folder`."""
     log = folder / "printed.txt"
-    variables = {k: v for k, v in os.environ.items() if k != "PACKEDESM_SHARDS"}
     with log.open("w") as stream:
         process = subprocess.Popen(
             [*program, *arguments],
@@ -125,7 +124,7 @@ def start_in(
             stdout=stream,
             stderr=subprocess.STDOUT,
             cwd=checkout,
-            env=variables | (environment or {}),
+            env=os.environ | (environment or {}),
         )
     return Run(folder, process, log)
 

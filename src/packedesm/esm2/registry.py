@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,18 @@ class Checkpoint:
                 f"{path}: is not the record of a checkpoint; delete it and run again"
             ) from None
 
+    def at(self, files: Sequence[str | Path]) -> Checkpoint:
+        """Return the checkpoint where a step sees its `model_files`; as it is if there are none.
+
+        A step may be given copies, made for it on another machine.
+        """
+        if not files:
+            return self
+        path = model_path(files).absolute()
+        of_base = files[len(model_files(path)) :]
+        base = str(model_path(of_base).absolute()) if of_base else self.base
+        return replace(self, path=str(path), base=base)
+
     def write(self, path: Path) -> None:
         """Write ``checkpoint.json``, atomically."""
         write_record(path, self.as_json())
@@ -221,6 +233,51 @@ def model_files(path: Path, base: str | Path | None = None) -> list[Path]:
     settings = ADAPTER if (path / ADAPTER).is_file() else "config.json"
     own = [path / settings, *_weights(path)]
     return own if base is None else [*own, *model_files(Path(base))]
+
+
+def model_path(files: Sequence[str | Path]) -> Path:
+    """Return the path of a checkpoint from its files; undoes `model_files`."""
+    first = Path(files[0])
+    return first.parent if first.suffix == ".json" else first
+
+
+def files_as_named(model: str, place: Callable[[str], str]) -> list[str]:
+    """Return the `model_files` of a model that is named by its path; of one with a name none.
+
+    Those of an adapter's base are among them where that is named by its path too.
+
+    Parameters
+    ----------
+    model
+        As `locate` takes it. A .pt file need not be there yet; of a folder nobody could know which
+        files it will have.
+    place
+        Gives where a file lies that is named so; the files are named as `model` is.
+
+    Raises
+    ------
+    UserError
+        As `locate`, `base_name` and `weight_files`.
+    """
+    if model in MODELS:
+        return []
+    there = Path(place(model))
+    if there.suffix == ".pt" and not there.exists():
+        return [model]
+    files = model_files(locate(str(there)))
+    inside = [file.relative_to(there) if file.is_relative_to(there) else file for file in files]
+    base = base_name(there)
+    of_base = [] if base is None or base in MODELS else model_files(Path(base).expanduser())
+    return [str(Path(model) / file) for file in inside] + [*map(str, of_base)]
+
+
+def published_base(model: str, place: Callable[[str], str], folder: str | Path) -> list[Path]:
+    """Return the file of the published model that an adapter is for, if `model` names such a one.
+
+    Parameters as those of `files_as_named` and `locate`.
+    """
+    name = None if model in MODELS else base_name(Path(place(model)))
+    return [locate(name, folder)] if name in MODELS else []
 
 
 def present_files(path: Path, folder: str | Path) -> list[Path]:

@@ -6,18 +6,19 @@ import logging
 import os
 import stat
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from packedesm.errors import Damaged, UserError
-from packedesm.files import file_digest, read_record, write_record
+from packedesm.files import file_digest, identities, read_record, write_record
 from packedesm.paths import STANDARD_INPUT, named
 
 logger = logging.getLogger(__name__)
 
+MISSING = "missing"  # what `describe` says of a file that is not there
 _LARGE = 100_000_000  # bytes; who reads so much says so
 
 
@@ -110,7 +111,7 @@ def describe(paths: Sequence[Path], cache: Path) -> list[str]:
     if not new.items() <= known.items():
         write_record(cache, known | new)
     entries = [found.get(str(path)) for path in paths]
-    return ["missing" if entry is None else entry.in_words() for entry in entries]
+    return [MISSING if entry is None else entry.in_words() for entry in entries]
 
 
 def digests_of(described: Sequence[str]) -> list[str]:
@@ -132,6 +133,16 @@ def check_read(paths: Sequence[object], known: Sequence[str], read: Sequence[str
     """
     for path, before, found in zip(paths, digests_of(known), read, strict=True):
         if before not in (found, str(None)):
+            raise UserError(f"{path}: changed while it was read; run again")
+
+
+@contextmanager
+def unchanged(*paths: Path) -> Iterator[None]:
+    """Let the block read files that others may write to; UserError at its end if somebody did."""
+    before = identities(paths)
+    yield
+    for path, found in zip(paths, before, strict=True):
+        if not path.exists() or identities([path]) != [found]:
             raise UserError(f"{path}: changed while it was read; run again")
 
 

@@ -7,6 +7,7 @@ of another project that shares the results.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from packedesm.files import combined, read_record
 from packedesm.options import EmbedOptions, ReferenceOptions, ShardOptions, VerifyOptions
 from packedesm.paths import Paths
 from packedesm.reference.vectors import PARTS
-from packedesm.results.inputs import digests_of
+from packedesm.results.inputs import MISSING, digests_of
 
 
 def outdated_checkpoint(run: Paths, model: str, weights: Sequence[str]) -> list[Path]:
@@ -33,7 +34,8 @@ def outdated_checkpoint(run: Paths, model: str, weights: Sequence[str]) -> list[
     found = _record(run.checkpoint)
     if found is None:
         return []
-    digest = combined(digests_of(weights)) if weights else found["sha256"]
+    known = weights and MISSING not in weights
+    digest = combined(digests_of(weights)) if known else found["sha256"]
     return [] if (found["model"], found["sha256"]) == (model, digest) else [run.checkpoint]
 
 
@@ -88,7 +90,12 @@ def kept_number(paths: Paths, config: Mapping[str, Any], inputs: Sequence[str]) 
     options = ShardOptions.part(config)
     read = [source["sha256"] for source in sharding["inputs"]]
     was = {key: sharding.get(key, value) for key, value in options.items()}
-    return len(sharding["shards"]) if (read, was) == (digests_of(inputs), options) else None
+    # What is not there may have been for this step alone: whether it must be is for others to say.
+    now = [
+        before if line == MISSING else digest
+        for before, line, digest in zip_longest(read, inputs, digests_of(inputs))
+    ]
+    return len(sharding["shards"]) if (read, was) == (now, options) else None
 
 
 def _record(path: Path) -> dict[str, Any] | None:
