@@ -278,6 +278,7 @@ damaged = st.lists(scraps, min_size=1, max_size=6).map("".join).map(str.encode)
 @settings(max_examples=300, deadline=None)
 @given(damaged, st.binary(max_size=3).filter(lambda data: b"\n" not in data), st.integers(1, 5))
 @example(b"", b"\xe2\x80", 1)
+@example(",\N{MASCULINE ORDINAL INDICATOR}".encode(), b"", 1)
 def test_damaged_lines_are_refused_in_one_line_that_gives_no_letter_up(
     tmp_path_factory, line, insert, block_size
 ):

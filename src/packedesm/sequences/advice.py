@@ -245,18 +245,15 @@ def _meant(character: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return text with the plain forms of dashes, quotes, blanks and wide letters."""
-    if text.isascii():
-        return text
-    return "".join(map(_plain_character, unicodedata.normalize("NFKC", "".join(map(_meant, text)))))
+    """Return text with the plain forms of dashes, quotes, blanks and marks; letters stay."""
+    return text if text.isascii() else "".join(_plain_character(_meant(c)) for c in text)
 
 
 def _plain_character(character: str) -> str:
-    if character.isascii():
-        return character
     kind = unicodedata.category(character)
+    if character.isascii() or kind.startswith("L"):
+        return character
     if kind == "Pd" or character == "\N{MINUS SIGN}":
         return "-"
-    return {"Zs": " ", "Pi": '"', "Pf": '"', "Cf": "", "Zl": "", "Zp": "", "Cc": ""}.get(
-        kind, character
-    )
+    plain = {"Zs": " ", "Pi": '"', "Pf": '"', "Cf": "", "Zl": "", "Zp": "", "Cc": ""}
+    return plain.get(kind, unicodedata.normalize("NFKC", character))
