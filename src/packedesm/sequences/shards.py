@@ -14,7 +14,6 @@ from packedesm.errors import SHOWN, UserError, listed, plural, printable, quote
 from packedesm.files import atomic_path, explained, write_record, write_table
 from packedesm.options import ShardOptions
 from packedesm.paths import Paths
-from packedesm.sequences.arrow import numbers
 from packedesm.sequences.faidx import Faidx, write_faidx
 from packedesm.sequences.index import write_index
 from packedesm.sequences.partition import Number, duplicates, first_occurrences, partition
@@ -107,7 +106,8 @@ def _check_ids(staging: Staging, first_sequence: np.ndarray) -> int:
     conflicts = repeated[first_sequence[repeated] != first_sequence[first_id[repeated]]]
     if not len(conflicts):
         return len(repeated)
-    pairs = _pairs(staging, first_id[conflicts[:SHOWN]], conflicts[:SHOWN])
+    shown = conflicts[:SHOWN]
+    pairs = list(zip(staging.records(first_id[shown]), staging.records(shown), strict=True))
     examples = [f"{quote(pair[1]['id'])} ({staging.locate(*pair)})" for pair in pairs]
     where = f"{staging.inputs[0].path}: " if len(staging.inputs) == 1 else ""
     advice = "make the ids unique"
@@ -120,15 +120,6 @@ def _check_ids(staging: Staging, first_sequence: np.ndarray) -> int:
         f"{where}{plural(len(conflicts), 'record')} with the id of an earlier, different sequence: "
         f"{listed(examples, len(conflicts))}; {advice}"
     )
-
-
-def _pairs(
-    staging: Staging, first: np.ndarray, second: np.ndarray
-) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Return what is known of the records of some rows, two by two."""
-    table = staging.read_table()
-    left, right = (table.take(numbers(rows)).to_pylist() for rows in (first, second))
-    return list(zip(left, right, strict=True))
 
 
 def _write_skipped(path: Path, inputs: list[Input]) -> None:

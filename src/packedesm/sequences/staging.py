@@ -84,9 +84,11 @@ class Staging:
     examples: dict[str, list[str]]
     inputs: list[Input]
 
-    def read_table(self) -> pa.Table:
-        """Return the records' columns, memory-mapped."""
-        return pa.ipc.open_file(pa.memory_map(str(self.table))).read_all()
+    def records(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        """Return what `table` has of a few rows, int64 (N,), by the names of its columns."""
+        table = pa.ipc.open_file(pa.memory_map(str(self.table))).read_all()
+        # One by one: `take` would first join texts that together may be too long for one array.
+        return [table.slice(row, 1).to_pylist()[0] for row in rows.tolist()]
 
     def read_groups(self, rows: int) -> Iterator[pa.Table]:
         """Yield the columns of consecutive records, at least `rows` of them but for the last."""
