@@ -4,6 +4,7 @@ The processes have made-up GPUs, if there are to be any; real locks keep them ap
 """
 
 import logging
+import multiprocessing
 import os
 import signal
 import time
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from packedesm.device.places import Place
+from packedesm.embedding import pool
 from packedesm.embedding.signals import stopping_on_signals
 from packedesm.errors import Fault, UserError
 from packedesm.progress import Progress
@@ -43,6 +46,11 @@ def breaks() -> None:
 
 def waits() -> None:
     time.sleep(60)
+
+
+def is_interrupted() -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):
+        os.kill(os.getpid(), number)
 
 
 def takes_a_while() -> None:
@@ -116,12 +124,17 @@ class Jobs:
                 act()
             progress.add(60 - before)
 
+    def run_to_the_end(self) -> None:
+        """Run a pool of one process, forked from this one."""
+        pool._CONTEXT = multiprocessing.get_context("fork")
+        pool.embed_shards(self, [0], [Place("cpu", "CPU")], residues=RESIDUES, before=0)
+
     def attempts(self) -> list[tuple[int, str, str]]:
         """Return shard, GPU and end of every attempt, as they were begun."""
         found = []
         for path in sorted(self.folder.iterdir(), key=lambda path: path.stat().st_ctime_ns):
-            seen, end = path.read_text().split(" ")
-            found.append((int(path.name.split("-")[0]), seen, end))
+            seen, _, end = path.read_text().partition(" ")
+            found.append((int(path.name.split("-")[0]), seen, end or "begun"))  # or being written
         return found
 
     def done(self) -> list[int]:

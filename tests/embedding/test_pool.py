@@ -19,6 +19,7 @@ from packedesm.errors import Fault, UserError
 from tests.embedding import pool_jobs
 from tests.embedding.pool_jobs import RESIDUES, Jobs
 from tests.fake_cuda.nvml import MadeUpGpu
+from tests.forks import Forked
 
 pytestmark = pytest.mark.usefixtures("forked_pools")
 
@@ -138,6 +139,25 @@ def test_a_signal_lets_all_commit_and_end(jobs):
     assert [end for _shard, _, end in embed.attempts()] == ["SystemExit"] * 2
 
 
+def test_a_terminals_signals_are_left_to_the_command(jobs, said):
+    embed = jobs({0: (pool_jobs.is_interrupted,)})
+    run(embed, range(2))
+    assert embed.done() == [0, 1]
+    assert not said("tried once more")
+
+
+def test_a_process_whose_command_was_killed_stops_in_order(jobs):
+    embed = jobs({0: (pool_jobs.waits,)})
+    command = Forked(embed.run_to_the_end)
+    while not embed.attempts():
+        time.sleep(0.01)
+    command.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while (end := embed.attempts()[0][2]) == "begun" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert end == "SystemExit"
+
+
 def test_a_process_that_does_not_end_is_killed(jobs, monkeypatch, said):
     monkeypatch.setattr(pool, "_PATIENCE", 0.2)
     embed = jobs({0: (pool_jobs.ignores_signals,), 1: (pool_jobs.is_refused,)})
@@ -164,6 +184,7 @@ def test_a_gpu_that_fails_its_product_is_left_out(jobs, leases, said):
     (line,) = said("left out")
     assert line.startswith(f"GPU 0: no GPU can be used: NVIDIA H100 ({bad.uuid}): {ECC}; ")
     assert line.endswith("; it is left out")
+    assert not said("tried once more")
 
 
 def test_a_gpu_that_none_was_begun_on_stands_in_for_one_that_is_left_out(jobs, leases):
