@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from packedesm.esm2.checkpoints import prepare
-from packedesm.esm2.registry import model_path
+from packedesm.esm2.model_files import model_path
 from packedesm.log import job_log
 
 if __name__ == "__main__":

@@ -146,6 +146,13 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("--checkpoints", default="auto", help="folder; default: fair-esm's own")
     fetch.set_defaults(run=_fetch)
 
+    _add_doctor(commands)
+    models = commands.add_parser("models", help="list the models by name")
+    models.set_defaults(run=_models)
+    return parser
+
+
+def _add_doctor(commands: Any) -> None:
     doctor = commands.add_parser("doctor", help="tell whether a run would work on this machine")
     doctor.add_argument(
         "-o", "--output", type=_folder, default="results", help="folder for the results"
@@ -158,10 +165,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(run=_doctor)
-
-    models = commands.add_parser("models", help="list the models by name")
-    models.set_defaults(run=_models)
-    return parser
 
 
 def _folder(text: str) -> str:

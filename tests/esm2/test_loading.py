@@ -10,7 +10,8 @@ import torch
 from packedesm.esm2.checkpoints import load_state
 from packedesm.esm2.fair_esm import write_fair_esm
 from packedesm.esm2.geometry import Geometry
-from packedesm.esm2.registry import MODELS, Checkpoint, model_files
+from packedesm.esm2.model_files import model_files
+from packedesm.esm2.registry import MODELS, Checkpoint
 from packedesm.esm2.weights import tensor_shapes
 from packedesm.files import combined, file_digest
 from tests.esm2.checkpoint_files import write_adapter, write_huggingface_folder

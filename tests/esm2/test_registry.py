@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from packedesm.errors import UserError
+from packedesm.esm2.model_files import model_files, model_path
 from packedesm.esm2.registry import (
     MODELS,
     checkpoint_folder,
     files_as_named,
     locate,
-    model_files,
-    model_path,
 )
 from tests.typed import checkpoint
 

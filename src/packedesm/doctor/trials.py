@@ -31,7 +31,8 @@ from packedesm.esm2.checkpoints import prepare, read_geometry
 from packedesm.esm2.fused import TORCH, TRITON, select_kernels
 from packedesm.esm2.geometry import VOCABULARY
 from packedesm.esm2.model import PackedESM2
-from packedesm.esm2.registry import DEMO, MODELS, Checkpoint, locate, weight_files
+from packedesm.esm2.model_files import weight_files
+from packedesm.esm2.registry import DEMO, MODELS, Checkpoint, locate
 from packedesm.reference.comparison import AUTO_LIMITS
 
 Facts = Iterator[dict[str, Any]]

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from packedesm.errors import UserError
+from packedesm.esm2.model_files import read_small_json, weight_files
 from packedesm.esm2.other_models import ADAPTER
-from packedesm.esm2.registry import read_small_json, weight_files
 from packedesm.esm2.tensor_files import tensors_of
 from packedesm.esm2.tensor_names import fair_esm_name
 from packedesm.esm2.weights import Weights, check_kinds, unique

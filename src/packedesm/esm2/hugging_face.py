@@ -10,8 +10,8 @@ import torch
 
 from packedesm.errors import UserError
 from packedesm.esm2.geometry import VOCABULARY, Geometry, checked_geometry
+from packedesm.esm2.model_files import read_small_json, weight_files
 from packedesm.esm2.other_models import other_settings
-from packedesm.esm2.registry import read_small_json, weight_files
 from packedesm.esm2.tensor_files import tensors_of
 from packedesm.esm2.tensor_names import renamed
 from packedesm.esm2.weights import ROTARY_BASE, Weights, spread, stored_formats, unique

@@ -13,8 +13,9 @@ from typing import Any
 
 from packedesm.errors import Fault, UserError, quote_path
 from packedesm.esm2.geometry import Geometry
+from packedesm.esm2.model_files import model_files, model_path, read_small_json
 from packedesm.esm2.other_models import ADAPTER, other_file, other_files
-from packedesm.files import read_json, read_record, write_record
+from packedesm.files import read_record, write_record
 
 TINY = "esm2_tiny_random"  # made locally, untrained
 DEMO = "esm2_t6_3M_demo"  # trained by us, part of the package: to try the software, not for science
@@ -29,8 +30,6 @@ MODELS = {
     "esm2_t36_3B_UR50D": Geometry(layers=36, width=2560, heads=40),
     "esm2_t48_15B_UR50D": Geometry(layers=48, width=5120, heads=40),
 }
-
-_JSON_BYTES = 10_000_000  # the index of the largest model has 300,000
 
 # md5 as TorchDrug publishes them, sha256 as several public projects agree.
 DIGESTS: dict[str, dict[str, str]] = {
@@ -218,29 +217,6 @@ def base_name(path: Path) -> str | None:
     return name
 
 
-def model_files(path: Path, base: str | Path | None = None) -> list[Path]:
-    """Return all files that a checkpoint is read from, as `weight_files` does.
-
-    Of a folder the first are its settings and, where there is one, the index of its files.
-
-    Parameters
-    ----------
-    base
-        Of an adapter, where the weights lie that it is for.
-    """
-    if not path.is_dir():
-        return [path]
-    settings = ADAPTER if (path / ADAPTER).is_file() else "config.json"
-    own = [path / settings, *_weights(path)]
-    return own if base is None else [*own, *model_files(Path(base))]
-
-
-def model_path(files: Sequence[str | Path]) -> Path:
-    """Return the path of a checkpoint from its files; undoes `model_files`."""
-    first = Path(files[0])
-    return first.parent if first.suffix == ".json" else first
-
-
 def files_as_named(model: str, place: Callable[[str], str]) -> list[str]:
     """Return the `model_files` of a model that is named by its path; of one with a name none.
 
@@ -287,49 +263,6 @@ def present_files(path: Path, folder: str | Path) -> list[Path]:
     return model_files(path, base) if base is None or base.exists() else []
 
 
-def weight_files(path: Path) -> list[Path]:
-    """Return the files that hold the weights of a checkpoint; of a folder all are present.
-
-    Where a folder holds them twice, these are the ones that transformers takes.
-
-    Raises
-    ------
-    UserError
-        If one is missing, or the index that names them is damaged.
-    """
-    return [file for file in _weights(path) if file.suffix != ".json"] if path.is_dir() else [path]
-
-
-def _weights(path: Path) -> list[Path]:
-    """Return the files of a folder's weights, after the index that names them if there is one."""
-    stem = "adapter_model" if (path / ADAPTER).is_file() else "model"
-    for name in (f"{stem}.safetensors", f"{'pytorch_' * (stem == 'model')}{stem}.bin"):
-        if (path / name).is_file():
-            return [path / name]
-        if (path / f"{name}.index.json").is_file():
-            index = path / f"{name}.index.json"
-            return [index, *_indexed(path, index)]
-    what = f"{stem}.safetensors is missing"
-    if other := other_files(path):
-        raise UserError(f"{path}: {what}, it holds {other[0]}; {other[1]}")
-    raise UserError(f"{path}: {what}; copy the folder again, or save it with save_pretrained()")
-
-
-def _indexed(folder: Path, index: Path) -> list[Path]:
-    try:
-        names = sorted({*read_small_json(index)["weight_map"].values()})
-        if not all(isinstance(name, str) for name in names):
-            raise TypeError("a name that is no text")
-    except (KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{index}: not an index of files of weights") from error
-    kind = index.name.removesuffix(".index.json").rpartition(".")[2]
-    for name in names:
-        # A file of another kind would be read by another reader than the one that was named.
-        if Path(name).name != name or not (folder / name).is_file() or not name.endswith(kind):
-            raise UserError(f"{folder}: {name} is missing, which {index.name} names; copy it again")
-    return [folder / name for name in names]
-
-
 def check_published(
     source: object, found: Mapping[str, str], published: Mapping[str, str], advice: str
 ) -> None:
@@ -339,16 +272,6 @@ def check_published(
             raise UserError(
                 f"{source}: {algorithm} is {found[algorithm]}, expected {digest}; {advice}"
             )
-
-
-def read_small_json(path: Path) -> Any:
-    """Read a JSON file that comes with weights; UserError if it cannot be one of theirs."""
-    try:
-        if path.stat().st_size > _JSON_BYTES:
-            raise ValueError(f"{path.stat().st_size:,} bytes, too many")
-        return read_json(path)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
 
 
 def checkpoint_folder(folder: str | Path = "auto") -> Path:
