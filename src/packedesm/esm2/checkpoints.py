@@ -13,6 +13,7 @@ import torch
 from packedesm.errors import Damaged, UserError
 from packedesm.esm2 import adapters, fair_esm, hugging_face, state_dicts
 from packedesm.esm2.geometry import Geometry
+from packedesm.esm2.model_files import weight_files
 from packedesm.esm2.registry import (
     DEMO,
     DIGESTS,
@@ -23,7 +24,6 @@ from packedesm.esm2.registry import (
     check_published,
     locate,
     model_files,
-    weight_files,
 )
 from packedesm.esm2.tensor_files import load_archive
 from packedesm.esm2.weights import Weights, check_kinds, check_tensors, frequency_names
