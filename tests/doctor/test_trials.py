@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from packedesm.doctor import devices as devices_module
 from packedesm.doctor import trials
-from packedesm.doctor.devices import devices
+from packedesm.doctor.devices import _computing, devices
 from packedesm.doctor.probe import Answer
+from packedesm.errors import Fault
 from packedesm.esm2 import fused, kernels
 from packedesm.esm2.attention import PREFERENCE
 from packedesm.esm2.registry import DEMO
@@ -84,6 +86,24 @@ def test_a_cpu_that_has_no_kernels_is_no_fault_of_the_installation(monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     found = findings(trials.machine("cpu"))["kernels"]
     assert found.status == "ok" and "it needs a CPU with AVX-512 or AVX2" in found.said
+
+
+def test_kernels_that_could_not_be_compiled_are_a_note():
+    """As on a node with a GPU and no C compiler."""
+    fact = {"dtype": "float16", "automatic": True, "relative_l2": 1e-3, "backend": "torch_varlen"}
+    told = [{**fact, "kernels": "torch", "unfused": "Triton's kernel rotate_ does not work here"}]
+    (finding,) = _computing("GPU", "GPU 0", Answer(told, None), vital=False)
+    assert finding.status == "note" and "rotate_" in finding.said and "gcc" in finding.advice
+
+
+def test_a_lease_that_has_no_place_is_told(monkeypatch):
+    def refuse():
+        raise Fault("/tmp: cannot hold the lease of a GPU (Read-only file system); set TMPDIR")
+
+    monkeypatch.setattr(devices_module, "lease_folder", refuse)
+    _driver, leases = devices_module._gpus(Answer([], None), [{"uuid": "GPU-1"}])
+    assert (leases.status, leases.advice) == ("fault", "set TMPDIR")
+    assert leases.said == "/tmp: cannot hold the lease of a GPU (Read-only file system)"
 
 
 def test_memory_that_is_short_is_told_as_that_and_the_rest_is_tried(monkeypatch):

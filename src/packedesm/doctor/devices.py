@@ -11,8 +11,7 @@ from packedesm.doctor.places import gigabytes
 from packedesm.doctor.probe import Answer, Probe
 from packedesm.errors import Fault
 
-_SECONDS = 120  # a disk with torch on it that takes longer hangs
-_GPU_SECONDS = 120  # and so does a driver
+_GPU_SECONDS = 120  # a driver that takes longer hangs
 _REINSTALL = "install torch and packedesm again into this Python, in one environment"
 _DRIVER = "ask who runs this machine; without a GPU, and slower, a run works with --device cpu"
 _FIT = "install a torch for that CUDA or an older one, or a newer driver"
@@ -23,7 +22,10 @@ _COMPILE = "install a C++ compiler, then packedesm again (in a checkout: make)"
 
 
 def devices(machine: Answer) -> Iterator[Finding]:
-    """Yield what is said of torch, driver, GPUs and CPU; each GPU is tried, all at once."""
+    """Yield what is said of torch, driver, GPUs and CPU, of which the process `machine` has told.
+
+    Each GPU is tried, all at once.
+    """
     yield from _torch(machine)
     gpus = machine.of("gpus") or []
     tried = [Probe("gpu", CUDA_VISIBLE_DEVICES=gpu["uuid"]) for gpu in gpus]
@@ -37,16 +39,6 @@ def devices(machine: Answer) -> Iterator[Finding]:
             yield from _computing("GPU", f"GPU {number}", answer, vital=False)
     if cpu := machine.of("cpu"):
         yield from _cpu(cpu, machine, vital=not gpus)
-
-
-def machine_asked(device: str) -> Probe:
-    """Start the process that is asked of torch, driver, GPUs and CPU."""
-    return Probe("machine", device)
-
-
-def answered(probe: Probe) -> Answer:
-    """Return what it told."""
-    return probe.answer(_SECONDS)
 
 
 def _torch(machine: Answer) -> Iterator[Finding]:

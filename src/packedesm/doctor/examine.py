@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packedesm.doctor.devices import answered, devices, machine_asked
+from packedesm.doctor.devices import devices
 from packedesm.doctor.findings import FAULT, NOTE, OK, Finding
 from packedesm.doctor.places import gigabytes, place
 from packedesm.doctor.probe import Probe
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 _ROOM = 1_000_000_000  # bytes: vectors of a few hundred thousand proteins
 _FILE = 1.2 * 4  # bytes of a published file for each weight, its head and names included
-_SECONDS = 120
+_SECONDS = 120  # a disk with torch or models on it, or a driver, that takes longer hangs
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ def examine(run: Run) -> list[Finding]:
     missing = not locate(run.model, run.checkpoints).exists()
     if run.digests:
         logger.info("every file of a model is read to its end, which takes a second for each GB")
-    asked = machine_asked(run.device)
+    asked = Probe("machine", run.device)
     read = Probe("checkpoints", run.checkpoints, run.model, "yes" if run.digests else "no")
     found = [*software(), *_disk(run, missing), *cluster(), *_models(run, read, missing)]
-    found += devices(answered(asked))
+    found += devices(asked.answer(_SECONDS))
     order = ["Software", "GPU", "CPU", "Disk", "Models", "Cluster"]
     return sorted(found, key=lambda finding: order.index(finding.part))
 
