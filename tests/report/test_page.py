@@ -381,3 +381,15 @@ def test_every_colour_of_the_page_is_known_in_light_and_in_dark(html):
     used |= set(COLOURS)
     for style in (light, dark.split("* { box-sizing")[0]):
         assert used <= set(re.findall(r"--([\w-]+):", style))
+
+
+@pytest.mark.parametrize(
+    ("fasta", "told"),
+    [
+        (FASTA, "From 8 to 80 residues, half of them below 24."),
+        (">a\nMKV\n", "It has 3 residues."),
+        (">a\nMKV\n>b\nMKA\n", "All have 3 residues."),
+    ],
+)
+def test_lengths_are_told_as_one_would_say_it(tmp_path, fasta, told):
+    assert told in Page(report(tmp_path, fasta=fasta)).text
