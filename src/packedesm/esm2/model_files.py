@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from packedesm.errors import UserError
 from packedesm.esm2.other_models import ADAPTER, other_files
-from packedesm.files import read_json
 
 _JSON_BYTES = 10_000_000  # the index of the largest model has 300,000
 
@@ -84,6 +84,6 @@ def read_small_json(path: Path) -> Any:
     try:
         if path.stat().st_size > _JSON_BYTES:
             raise ValueError(f"{path.stat().st_size:,} bytes, too many")
-        return read_json(path)
+        return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
