@@ -27,7 +27,7 @@ def generated(finished, tmp_path_factory) -> Path:
     return checkout
 
 
-OTHERS = ("checkpoint", "shard", "merge", "metrics", "verify", "report", "manifest")
+OTHERS = ("checkpoint", "shard", "reference", "merge", "metrics", "verify", "report", "manifest")
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def first_check(
             distance = compare(found, expected, limits)
             if _badness(distance) > _badness(worst) or not worst_is:
                 worst = distance
-                worst_is = f"{output} of record {protein.row + 1} ({quote(protein.id)})"
+                worst_is = f"{output} of {quote(protein.id)} (row {protein.row})"
     return FirstCheck(dtype, limits, compared, not_finite, worst, worst_is)
 
 
@@ -135,7 +135,7 @@ def _embedded(
             for protein in proteins:
                 yield from _embedded(runner, [protein], policy)
         else:
-            logger.warning("first check without record %d: out of memory", proteins[0].row + 1)
+            logger.warning("first check without row %d: out of memory", proteins[0].row)
         return
     (pack,) = finished
     yield from ((proteins[place], {}) for place in pack.deferred)

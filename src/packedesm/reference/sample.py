@@ -105,9 +105,9 @@ class Sample:
         if taken is not None:
             self._rows.append(taken)
         logger.warning(
-            "record %d (%s), %d residues: its reference does not fit into memory; instead: %s",
-            *(row + 1, quote(record["id"]), length),
-            "none" if taken is None else f"record {taken + 1}",
+            "row %d (%s), %d residues: its reference does not fit into memory; instead: %s",
+            *(row, quote(record["id"]), length),
+            "none" if taken is None else f"row {taken}",
         )
         return {"row": row, "id": record["id"], "length": length, "by": taken}
 

@@ -236,6 +236,7 @@ def _run_summary(run: ShardRun) -> dict[str, Any]:
     return {
         **{name: getattr(run, name) for name in ("shard", "host", "started", "device")},
         "plan": run.plan.as_json(),
+        "first_check": run.first_check,
         "precision": run.precision,
         "matmul_peak_reason": run.matmul_peak_reason,
         **{name: getattr(run, name) for name in RECOVERIES},

@@ -220,10 +220,18 @@ def _run_facts(metrics: dict) -> dict[str, Any]:
             name: _distinct(metrics, partial(_chosen, choice))
             for choice, name in words.CHOICES.items()
         },
+        "first_check": _first_check(metrics),
         "precision": _distinct(metrics, _precision),
         "peak_reasons": _distinct(metrics, lambda run: run["matmul_peak_reason"]),
         "gpu_reasons": _distinct(metrics, lambda run: run["gpu"]["reason"]),
     }
+
+
+def _first_check(metrics: dict) -> dict[str, Any] | None:
+    """Return the check that was furthest off among those of all jobs; None without any."""
+    checks = [run["first_check"] for run in metrics["runs"]]
+    compared = [check for check in checks if check and check["compared"]]
+    return max(compared, key=lambda check: check["relative_l2"], default=None)
 
 
 def _device(run: dict) -> str:
