@@ -71,10 +71,8 @@ def _indexed(folder: Path, index: Path) -> list[Path]:
             raise TypeError("a name that is no text")
     except (KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{index}: not an index of files of weights") from error
-    kind = index.name.removesuffix(".index.json").rpartition(".")[2]
     for name in names:
-        # A file of another kind would be read by another reader than the one that was named.
-        if Path(name).name != name or not (folder / name).is_file() or not name.endswith(kind):
+        if Path(name).name != name or not (folder / name).is_file():
             raise UserError(f"{folder}: {name} is missing, which {index.name} names; copy it again")
     return [folder / name for name in names]
 
