@@ -60,6 +60,7 @@ MAX_MINUTES = OPTIONS["cluster"]["max_minutes"]
 wildcard_constraints:
     sample="|".join(map(re.escape, SAMPLES)),
     shard=r"\d+",
+    part="|".join(PARTS),
 
 
 def sample_root(_wildcards, output):
@@ -106,6 +107,12 @@ def model_files(_wildcards):
     if first:
         run_again(PLANNING.outdated_checkpoint())
     return WEIGHTS
+
+
+def first_part(wildcards):
+    """Return the files of the reference's first part, as input of the rest."""
+    there = Paths(f"{RESULTS}/{wildcards.sample}")
+    return [] if wildcards.part == FIRST else there.reference_files(FIRST)
 
 
 def run_again(outdated):

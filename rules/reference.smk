@@ -1,15 +1,5 @@
 # What fair-esm says of the sampled records. Each embedding job compares itself with the first few
 # before it begins; the rest may be computed beside the jobs, and the results are compared with all.
-wildcard_constraints:
-    part="|".join(PARTS),
-
-
-def first_part(wildcards):
-    """Return the files of the first part as input of the rest."""
-    there = Paths(f"{RESULTS}/{wildcards.sample}")
-    return [] if wildcards.part == FIRST else there.reference_files(FIRST)
-
-
 rule reference:
     input:
         index=SAMPLE.shard_index,

@@ -74,7 +74,7 @@ def compare_outputs(paths: Paths, summary: dict, rows: list[dict], options: Opti
     assert summary["flags"] == flags
     skipped = paths.shard_skipped.read_text().splitlines()[1:]
     assert len(skipped) == summary["skipped_empty"]
-    kept = {paths.shard_index, paths.shard_skipped, paths.sharding}
+    kept = {paths.shard_index, paths.shard_skipped, paths.sharding, paths.sharding_seconds}
     kept |= {path for k in range(options.shards) for path in paths.shard_files(k)}
     assert {path for path in paths.root.rglob("*") if path.is_file()} == kept
     assert not any(not warning.isprintable() for warning in summary["warnings"])

@@ -1,4 +1,4 @@
-"""fair-esm's weights by Hugging Face's names: the way back from `packedesm.esm2.hugging_face`."""
+"""fair-esm's weights by Hugging Face's names: the way back from `packedesm.esm2.tensor_names`."""
 
 from typing import Any
 
@@ -6,11 +6,8 @@ import torch
 
 from packedesm.alphabet import MASK, PAD
 from packedesm.esm2.geometry import Geometry
-from packedesm.esm2.hugging_face import (
-    HUGGING_FACE_LAYER_NAMES,
-    HUGGING_FACE_NAMES,
-    HUGGING_FACE_SETTINGS,
-)
+from packedesm.esm2.hugging_face import HUGGING_FACE_SETTINGS
+from packedesm.esm2.tensor_names import HUGGING_FACE_LAYER_NAMES, HUGGING_FACE_NAMES
 
 
 def hugging_face_settings(geometry: Geometry) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from packedesm.errors import Fault
 from packedesm.esm2 import fused, kernels
 from packedesm.esm2.attention import PREFERENCE
 from packedesm.esm2.registry import DEMO
-from packedesm.report.verify import AUTO_LIMITS
+from packedesm.reference.comparison import AUTO_LIMITS
 from tests.fake_cuda.attention import install_stand_ins
 from tests.fake_cuda.models import fake_model
 

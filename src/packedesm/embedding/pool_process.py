@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import signal
 import time
 import traceback
@@ -22,6 +21,7 @@ from packedesm.device.hardware import leased_device
 from packedesm.device.places import Place
 from packedesm.embedding import signals
 from packedesm.embedding.signals import SIGNALS, stopping_on_signals
+from packedesm.errors import Damaged, Fault, UserError
 from packedesm.log import LineFormatter
 from packedesm.progress import telling
 
@@ -158,11 +158,13 @@ def _log_to(tell: Tell, place: Place) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """Return an exception that the parent can read, with the traceback as a note."""
+    """Return an exception that can be sent, with the traceback as a note.
+
+    Of those that are meant for the user the same; another one may hold what cannot be sent.
+    """
     told = "".join(traceback.format_exception(error))
-    try:
-        error = pickle.loads(pickle.dumps(error))
-    except Exception:  # it needs more than its text
-        error = RuntimeError(f"{type(error).__name__}: {error}")
-    error.add_note(told)
-    return error
+    kind = next((kind for kind in (Damaged, UserError, Fault) if type(error) is kind), None)
+    text = f"{type(error).__name__}: {error}"
+    portable = RuntimeError(text) if kind is None else kind(str(error))
+    portable.add_note(told)
+    return portable

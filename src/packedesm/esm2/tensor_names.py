@@ -10,13 +10,13 @@ from packedesm.errors import UserError
 from packedesm.esm2.other_models import other_tensors
 
 # Hugging Face's names and, for layers, those after "encoder.layer.N."; then fair-esm's.
-_NAMES = {
+HUGGING_FACE_NAMES = {
     "embeddings.word_embeddings": "embed_tokens",
     "encoder.emb_layer_norm_after": "emb_layer_norm_after",
     # One table for all layers, as transformers 5 has it. Its files call the layer a star.
     "rotary_embeddings": "layers.*.self_attn.rot_emb",
 }
-_LAYER_NAMES = {
+HUGGING_FACE_LAYER_NAMES = {
     "attention.self.query": "self_attn.q_proj",
     "attention.self.key": "self_attn.k_proj",
     "attention.self.value": "self_attn.v_proj",
@@ -130,6 +130,6 @@ def fair_esm_name(name: str) -> str | None:
     module, _, kind = name.rpartition(".")
     kind = _KINDS.get(kind, kind)
     layer = re.fullmatch(r"encoder\.layer\.(\d+|\*)\.(.+)", module)
-    if layer and layer[2] in _LAYER_NAMES:
-        return f"layers.{layer[1]}.{_LAYER_NAMES[layer[2]]}.{kind}"
-    return f"{_NAMES[module]}.{kind}" if module in _NAMES else name
+    if layer and layer[2] in HUGGING_FACE_LAYER_NAMES:
+        return f"layers.{layer[1]}.{HUGGING_FACE_LAYER_NAMES[layer[2]]}.{kind}"
+    return f"{HUGGING_FACE_NAMES[module]}.{kind}" if module in HUGGING_FACE_NAMES else name

@@ -6,6 +6,7 @@ computed beside the jobs. Together they are what the merged results are compared
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,8 +69,10 @@ class ReferenceVectors:
             for output in options.outputs
         ]
         numbers = paths.reference_numbers(part)
-        with atomic_path(numbers) as temporary, temporary.open("wb") as handle:
-            np.save(handle, np.concatenate(lines) if lines else np.zeros((0, 0)))
+        held = io.BytesIO()  # np.save does not say why a disk takes no more
+        np.save(held, np.concatenate(lines) if lines else np.zeros((0, 0)))
+        with atomic_path(numbers) as temporary:
+            temporary.write_bytes(held.getbuffer())
         facts = {
             "asked": options.as_config() | {"checkpoint_sha256": checkpoint_sha256},
             "program": self.program,
