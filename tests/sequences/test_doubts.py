@@ -141,6 +141,14 @@ def test_of_many_doubts_ten_are_named(write):
     assert warning.endswith(f"(flag nucleotide_like): {names}, …")
 
 
+def test_of_many_that_are_cut_none_is_named(write):
+    records = b"".join(b">p%d\n%s\n" % (k, PROTEIN + b"V" * k) for k in range(11))
+    (warning,) = write(records, max_length=20)[1]["warnings"]
+    assert (
+        warning == "11 of 11 records are longer than 20 residues and are cut there (flag truncated)"
+    )
+
+
 def test_a_file_of_mostly_dna_is_told_to_be_translated(write):
     dna = b"".join(b">d%d\n%s\n" % (k, DNA) for k in range(2))
     half = write(dna + b">p\n%s\n>q\n%s\n" % (PROTEIN, PROTEIN[1:]))[1]["warnings"]

@@ -123,8 +123,9 @@ def _warnings(paths: Paths, staging: Staging, repeats: int, max_length: int) -> 
     for flag, (_, one, several) in FLAGS.items():
         if one and (count := staging.flags.get(flag)):
             text = (one if count == 1 else several).format(max_length=max_length)
-            named = listed(map(quote, staging.examples.get(flag, [])), count)
-            warnings.append(f"{count:,} {of} {text} (flag {flag}){named and f': {named}'}")
+            examples = staging.examples.get(flag, [])
+            named = f": {listed(map(quote, examples), count)}" if examples else ""
+            warnings.append(f"{count:,} {of} {text} (flag {flag}){named}")
     if repeats:
         repeat = "repeats" if repeats == 1 else "repeat"
         warnings.append(f"{repeats:,} {of} {repeat} the id and sequence of an earlier one")
