@@ -160,7 +160,7 @@ class Beginning:
             "the shards of a run have one number format: run on such a device, or name a dtype "
             "that all have, which starts over"
         )
-        fastest, _reason = resolve_dtype("auto", self.device.torch_device)
+        fastest, reason = resolve_dtype("auto", self.device.torch_device)
         if _LADDER.index(choice.dtype) < _LADDER.index(fastest):
             raise Fault(
                 f"other jobs of this run compute in {choice.in_words()}; dtype auto is {fastest} "
@@ -177,7 +177,9 @@ class Beginning:
                 f"other jobs of this run compute in {choice.in_words()}; on {self.device.name} its "
                 f"first check fails: {begun.check.in_words()}; {remedy}"
             )
-        return _because(begun, f"as the first job of this run has chosen: {choice.reason}")
+        if choice.dtype != fastest:
+            reason = f"as the first job of this run has chosen: {choice.reason}"
+        return _because(begun, reason)
 
     def _tried(self, dtype: str, attention: str | None = None) -> Begun:
         attention = attention or self.options.attention
