@@ -125,7 +125,10 @@ class Beginning:
         begun = self._first_that_passes()
         own = Choice(begun.plan.dtype, begun.plan.reasons["dtype"], kind, self.device.name)
         holds = run_choice.say(own)
-        return begun if holds.dtype == own.dtype else self._adopted(holds)
+        if holds.dtype == own.dtype:
+            return begun
+        begun.runner.release()
+        return self._adopted(holds)
 
     def _named(self) -> Begun:
         begun = self._tried(self.options.dtype)
