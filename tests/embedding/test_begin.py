@@ -173,7 +173,7 @@ def test_weights_that_bfloat16_does_not_bear_are_told_before_the_first_pack(
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("packedesm:")]
     assert "in bfloat16 on" in line and "relative L2 0.0" in line
     assert "where 0.02 and 0.9995 pass" in line
-    assert "float32 passes: say dtype: float32" in line
+    assert "float32 passes: say dtype float32" in line
     assert not (tmp_path / "out").exists()
     # And who follows the advice has his vectors.
     assert command(tmp_path, fasta, "--model", str(model), "--dtype", "float32") == 0
@@ -191,9 +191,37 @@ def test_a_device_that_computes_wrong_is_told_before_the_first_pack(
     assert not (tmp_path / "out").exists()
 
 
+def test_weights_that_hold_nan_are_told_to_do_so(tmp_path, fasta, capsys):
+    model = write_sharp(tmp_path / "nan.pt", 1)
+    content = torch.load(model, weights_only=False)
+    content["model"]["encoder.sentence_encoder.layers.2.fc1.weight"][0, 0] = torch.nan
+    torch.save(content, model)
+    assert command(tmp_path, fasta, "--model", str(model)) == 2
+    assert "the weights hold NaN or infinity" in capsys.readouterr().err
+
+
+def test_a_miss_by_the_angle_alone_is_not_told_to_be_rounding(tmp_path, fasta, capsys):
+    """Of one residue among many: the distance over all of them may well pass."""
+    model, outputs = write_sharp(tmp_path / "w.pt", 6), ("--outputs", "residue")
+    found = command(tmp_path, fasta, "--model", str(model), "--dtype", "bfloat16", *outputs)
+    assert found == 2
+    assert "float32 passes: say dtype float32" in capsys.readouterr().err
+
+
+def test_another_input_is_asked_anew(tmp_path, fasta, uniprot_500):
+    """What a job has chosen for other records binds nobody."""
+    sample = Sample(tmp_path / "sample", fasta, **FIXED)
+    with made_up_gpu(), dying_at_the_first_pack(), pytest.raises(StopIteration):
+        run(sample)
+    other = first_records(uniprot_500, 5, tmp_path / "other.fasta")
+    again = Sample(tmp_path / "sample", other, **FIXED)
+    with committed_by_another(again):
+        assert run(again).plan.dtype == "float32"
+
+
 def test_limits_below_rounding_are_told_to_be_that(tmp_path, fasta, capsys):
     assert command(tmp_path, fasta, "--verify-max-relative-l2", "1e-9") == 2
-    assert "that is what rounding costs in float32: allow it" in capsys.readouterr().err
+    assert "rounding in float32 costs as much: allow it" in capsys.readouterr().err
 
 
 def test_a_resumed_job_on_a_device_that_computes_wrong_stops_and_keeps_what_is_there(

@@ -13,6 +13,7 @@ from packedesm.esm2.registry import (
     files_as_named,
     locate,
 )
+from packedesm.esm2.tensor_files import load_archive, tensors_of
 from tests.typed import checkpoint
 
 
@@ -90,3 +91,25 @@ def test_a_step_uses_the_copies_of_the_weights_that_it_was_given(tmp_path):
     assert made.at([tmp_path / "mine.pt"]).path == str(tmp_path / "mine.pt")
     files = [tmp_path / "mine" / name for name in ("config.json", "model.safetensors")]
     assert made.at(files).path == str(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [
+        ("esm2_t6_8m", "esm2_t6_8M_UR50D"),
+        ("facebook/esm2_t33_650M_UR50D", "esm2_t33_650M_UR50D"),
+        ("esm2_t12_35M_UR50", "esm2_t12_35M_UR50D"),
+    ],
+)
+def test_a_slip_of_a_name_does_not_end_in_a_model_for_trying_the_software(slip, meant):
+    with pytest.raises(UserError, match=f"did you mean {meant}[?]"):
+        locate(slip)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+def test_what_git_has_not_fetched_is_told(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 31139497\n")
+    read = load_archive if path.suffix == ".pt" else tensors_of
+    with pytest.raises(UserError, match=r"pointer of Git LFS.*git lfs pull"):
+        read(path)

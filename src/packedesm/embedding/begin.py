@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from packedesm.device.auto import load, load_fitting, resolve_dtype, unfit_reason
 from packedesm.device.hardware import Device
 from packedesm.device.token_budget import Workload
@@ -17,9 +19,10 @@ from packedesm.embedding.runner import AsyncInferenceRunner
 from packedesm.errors import Fault, UserError
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
+from packedesm.files import RECORD_DIGEST, read_record
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions
 from packedesm.paths import Paths
-from packedesm.reference.comparison import Limits
+from packedesm.reference.comparison import USUAL_COSINE, Limits
 from packedesm.reference.vectors import Protein
 from packedesm.versions import versions
 
@@ -72,7 +75,8 @@ class Beginning:
             If the device cannot go on with what is settled, or computes wrong; nothing is touched.
         """
         asked = self._asked()
-        run_choice = RunChoice(self.paths.choices, asked)
+        sharding = read_record(self.paths.sharding)[RECORD_DIGEST]
+        run_choice = RunChoice(self.paths.choices, {**asked, "sharding": sharding})
         asked_of_shard = {"fasta_sha256": fasta_sha256, **asked}  # each record is checked when read
         settled = state.settled(asked_of_shard)
         begun = self._decided(run_choice) if settled is None else self._resumed(state, settled)
@@ -206,26 +210,33 @@ class Beginning:
         plan, name = begun.plan, self.device.name
         begun.runner.release()
         said = f"in {plan.dtype} on {name} the first check fails: {check.in_words()}"
-        distance = check.worst.relative_l2
-        if distance is not None and distance <= self._limits("auto", plan).max_relative_l2:
+        if not all(np.isfinite(v).all() for p in self.proteins for v in p.vectors.values()):
             return UserError(
-                f"{said}; that is what rounding costs in {plan.dtype}: allow it in "
-                "verify.min_cosine and verify.max_relative_l2, or name a finer dtype"
+                f"{said}; fair-esm's own vectors are not finite either: the weights hold NaN or "
+                "infinity, or numbers that are too large; take another copy or another model"
+            )
+        usual = Limits.of(USUAL_COSINE, "auto", (plan.dtype, plan.output_dtype))
+        if check.worst.within(usual):
+            return UserError(
+                f"{said}; rounding in {plan.dtype} costs as much: allow it in verify.min_cosine "
+                "and verify.max_relative_l2"
             )
         for dtype in _LADDER[_LADDER.index(plan.dtype) + 1 :]:
             if self._passes(dtype):
                 return UserError(
-                    f"{said}; these weights do not bear {plan.dtype}, {dtype} passes: say dtype: "
+                    f"{said}; these weights do not bear {plan.dtype}, {dtype} passes: say dtype "
                     f"{dtype} (what was finished in {plan.dtype} is computed again)"
                 )
         if plan.attention != "sdpa" and self._passes("float32", attention="sdpa"):
             return Fault(
                 f"{said}; with attention sdpa it passes, so {plan.attention} computes wrong on "
-                "this machine: say attention: sdpa, and please report it"
+                "this machine: say attention sdpa, and please report it"
             )
+        cpu = self.device.torch_device.type == "cpu"
+        other = "machine" if cpu else "device, or say device cpu"
         return Fault(
             f"{said}, and in every other way that was tried: {name} computes wrong, or is damaged; "
-            "run on another device, or say device: cpu, and see `packedesm doctor`"
+            f"run on another {other}, and see `packedesm doctor`"
         )
 
     def _passes(self, dtype: str, attention: str | None = None) -> bool:

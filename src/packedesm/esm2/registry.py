@@ -169,8 +169,12 @@ def locate(model: str, folder: str | Path = "auto") -> Path:
         if other := other_file(path):
             raise UserError(f"{path}: holds {other[0]}; {other[1]}")
         return path
-    close = difflib.get_close_matches(model, MODELS, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
+    # A slip is not to end in a model that is only for trying the software.
+    published = {name.lower(): name for name in MODELS if name not in (TINY, DEMO)}
+    wanted = model.rpartition("/")[2].lower()
+    begin = [name for name in published if wanted and name.startswith(wanted)]
+    close = begin or difflib.get_close_matches(wanted, published, n=1)
+    hint = f"did you mean {published[close[0]]}? " if close else ""
     raise UserError(
         f"model {model!r} is neither a name nor a file or folder; {hint}"
         f"names are {', '.join(MODELS)}"

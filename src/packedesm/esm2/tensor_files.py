@@ -38,6 +38,7 @@ def _safetensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
                 yield name, tensors.get_tensor(name)
     # Of a damaged header the library raises its own error, or what reading a tensor makes of it.
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        _refuse_pointer(file)
         raise UserError(f"{file}: cannot be read ({first_line(error)}); copy it again") from error
 
 
@@ -68,9 +69,19 @@ def load_archive(path: Path) -> Any:
                 "where it was made, save the tensors alone: torch.save(model.state_dict(), FILE), "
                 "or of a training's checkpoint torch.save(checkpoint['state_dict'], FILE)"
             ) from error
+        _refuse_pointer(path)
         # What torch says first is how to switch its protection off.
         reason = re.search(r"WeightsUnpickler error: *(.+)", str(error))
         raise UserError(
             f"{path}: not a checkpoint, or damaged ({reason[1] if reason else first_line(error)}); "
             "download or copy it again"
         ) from error
+
+
+def _refuse_pointer(path: Path) -> None:
+    """Raise UserError if a file stands for one that Git has not fetched."""
+    with path.open("rb") as handle:
+        if handle.read(40).startswith(b"version https://git-lfs"):
+            raise UserError(
+                f"{path}: is a pointer of Git LFS, not the file itself; fetch that: git lfs pull"
+            )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 # Largest relative L2 distance that passes under `auto`, coarsest format last. Rounding alone gives
 # about 1e-6 in float32, 0.0014 in float16 and 0.011 in bfloat16 over the depth of ESM-2.
 AUTO_LIMITS = {"float32": 1e-5, "float16": 0.005, "bfloat16": 0.02}
+# The default of verify.min_cosine.
+USUAL_COSINE = 0.9995
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,12 @@ class Distance:
     relative_l2: float | None  # over all numbers
     passed: bool
 
+    def within(self, limits: Limits) -> bool:
+        """Tell whether it would pass these limits."""
+        if self.cosine is None or self.relative_l2 is None:
+            return False
+        return self.cosine >= limits.min_cosine and self.relative_l2 <= limits.max_relative_l2
+
 
 def compare(found: np.ndarray, expected: np.ndarray, limits: Limits) -> Distance:
     """Compare one vector (D,), or the vectors (L, D) of a protein's residues, with the reference.
@@ -58,5 +66,5 @@ def compare(found: np.ndarray, expected: np.ndarray, limits: Limits) -> Distance
     # A vector of zeros points nowhere: its cosine counts as zero.
     cosines = (found * expected).sum(axis=-1) / np.maximum(norms, np.finfo(np.float64).tiny)
     cosine = float(np.min(cosines))
-    passed = cosine >= limits.min_cosine and relative_l2 <= limits.max_relative_l2
-    return Distance(cosine, relative_l2, passed)
+    distance = Distance(cosine, relative_l2, passed=False)
+    return replace(distance, passed=distance.within(limits))

@@ -102,7 +102,9 @@ class Request:
                 name: tuple(Input.from_json(entry) for entry in content[name])
                 for name in ("inputs", "weights")
             }
-            options, versions = dict(content["options"]), dict(content["versions"])
+            # `ids` had one meaning before it could be chosen.
+            options = {"ids": "first_word", **content["options"]}
+            versions = dict(content["versions"])
             return cls(**files, options=options, model=str(content["model"]), versions=versions)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a request: {error}") from error

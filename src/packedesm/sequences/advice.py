@@ -19,6 +19,7 @@ _SAME = "the protein stays the same"
 _ASK = "look it up at its source, or write X if it is unknown"
 _TABLE = "write each row as a line '>id' and below it a line with the sequence"
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+_DOTS = "\N{MIDDLE DOT}\N{BULLET}\N{BULLET OPERATOR}"
 _CONTEXT = 2_000  # bytes of a line on either side of the fault that are looked at
 
 _FAULT = re.compile(rb"[^A-Za-z*\n \t]|(?<=[^\n \t])[ \t]+(?=[^\n \t])")
@@ -63,6 +64,11 @@ _KINDS: list[tuple[str | Callable[[str], object], str]] = [
         "a header begins with a plain '>' at the very start of its line; remove what else is there",
     ),
     (
+        r".*<(?:cls|eos|mask|pad|unk|null_1)>",
+        "the model's own tokens do not stand in a FASTA file: <cls> and <eos> are added by "
+        "themselves, and a masked residue cannot be given",
+    ),
+    (
         r".*(?:</?[A-Za-z!]|&#?\w+;)",
         "the line is written for a web page (HTML); save it as plain text, or download it again",
     ),
@@ -70,14 +76,18 @@ _KINDS: list[tuple[str | Callable[[str], object], str]] = [
         r".*(?:\\[nrt]|%0[AD])",
         "a line end is written out as letters; put a real one in the place of all of them",
     ),
-    (r"[;#!]|//|/\*", "the line looks like a comment or a mark; remove all of the line"),
+    (
+        r"(?:[;#!]+|//)\s*[A-Z*]{5,}$",
+        "a comment, then {remove}; or residues after a mark, then remove the mark alone",
+    ),
+    (r"[;#!]|//|/\*", "the line looks like a comment or a mark; {remove}"),
     (
         r".*>",
         "two records may have run together; begin the header at the start of a line of its own",
     ),
     (HEADER, "the line looks like a header without its '>'; write one before it"),
     (
-        rf"(?i)n/a$|.*\b(?:{_WORDS})\b",
+        rf"(?i)n/a$|(?!(?-i:[A-Z*.~_-]+)$).*\b(?:{_WORDS})\b",
         "{text} is text and no sequence; {remove}, or give the sequence",
     ),
     (
@@ -101,6 +111,11 @@ _KINDS: list[tuple[str | Callable[[str], object], str]] = [
         f"gaps of an alignment can be removed, {_SAME}",
     ),
     (
+        r"[,;]+[A-Za-z*]+[,;]*$|[A-Za-z*]+[,;]+$",
+        "{mark} may be punctuation, which can be removed, or separate chains: give those a record "
+        "each, as joined they would be another protein",
+    ),
+    (
         r"[\"'`,;]+[A-Za-z*]+[\"'`,;]*$|[A-Za-z*]+[\"'`,;]+$",
         f"remove the punctuation around the sequence: {_SAME}",
     ),
@@ -120,7 +135,7 @@ _KINDS: list[tuple[str | Callable[[str], object], str]] = [
         "between the dots, or * where they are stops",
     ),
     (
-        r"[A-Za-z*]+(?:[:/|,;+\\]+[A-Za-z*]+)+[:/|,;+\\]*$",
+        r"[A-Za-z*]*(?:[:/|,;+\\]+[A-Za-z*]*)+$",
         "{mark} may separate chains; give each a record of its own, as joined they would be "
         "another protein",
     ),
@@ -190,6 +205,8 @@ def advise(line: str, *, alone: bool = True) -> str:
 
 def _advise_on_character(character: str, text: str) -> str:
     plain = _plain(character)
+    if unicodedata.category(character).startswith("M") and plain.strip(" \t"):
+        return "it changes the letter before it; write the plain letter that is meant"
     if not plain.strip(" \t"):
         return f"it cannot be seen; remove it, {_SAME}"
     if plain.isalpha():
@@ -253,6 +270,10 @@ def _plain_character(character: str) -> str:
     kind = unicodedata.category(character)
     if character.isascii() or kind.startswith("L"):
         return character
+    if character in _DOTS:
+        return "."
+    if "\N{VARIATION SELECTOR-1}" <= character <= "\N{VARIATION SELECTOR-16}":
+        return ""
     if kind == "Pd" or character == "\N{MINUS SIGN}":
         return "-"
     plain = {"Zs": " ", "Pi": '"', "Pf": '"', "Cf": "", "Zl": "", "Zp": "", "Cc": ""}
