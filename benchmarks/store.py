@@ -91,6 +91,7 @@ def _record(paths: Paths, shard: int) -> None:
         checkpoint=Checkpoint("made", "", "", Geometry(1, WIDTH, 1), 0, "", True, False, False),
         options=EmbedOptions.of(CONFIG),
         plan=EmbedPlan("float16", "float16", ("mean",), "sdpa", "torch", 1, reasons={}),
+        first_check=None,
         fasta_sha256=file_digest(paths.shard_fasta(shard)),
         packs=0,
         fill=0.0,
