@@ -124,6 +124,20 @@ def test_a_choice_that_a_device_cannot_adopt_stops_its_job(tmp_path, fasta):
     assert run(sample).plan.dtype == "float32"
 
 
+def test_who_is_second_to_choose_adopts_what_the_first_said(tmp_path, fasta):
+    sample = Sample(tmp_path / "sample", fasta, **FIXED)
+    say = RunChoice.say
+
+    def after_another(self, choice):
+        say(self, Choice("float32", "it was faster", "cuda", "another GPU"))
+        return say(self, choice)
+
+    with made_up_gpu(), mock.patch.object(RunChoice, "say", after_another):
+        plan = run(sample).plan
+    assert plan.dtype == "float32"
+    assert plan.reasons["dtype"].endswith("has chosen: it was faster")
+
+
 @contextmanager
 def committed_by_another(sample: Sample):
     commit = sample.paths.shard_state(1) / "1.commit"
