@@ -172,6 +172,16 @@ def test_whoever_says_first_is_adopted_and_a_damaged_choice_is_made_anew(tmp_pat
     assert choices[1].say(second) == choices[0].read() == second
 
 
+def test_a_choice_that_appears_just_before_ones_own_is_not_replaced(tmp_path):
+    choice = RunChoice(tmp_path, {"dtype": "auto"})
+    first, second = Choice("float32", "x", "cuda", "one"), Choice("float16", "y", "cuda", "another")
+    assert choice.say(first) == first
+    answers = iter([None])  # as it was when the second looked
+    with mock.patch.object(RunChoice, "read", lambda self: next(answers, first)):
+        assert choice.say(second) == first
+    assert choice.read() == first
+
+
 def command(tmp_path, fasta, *arguments: str) -> int:
     fixed = ["--attention", "sdpa", "--verify-sequences", "6", "--max-length", "60"]
     return cli.main(["embed", str(fasta), "-o", str(tmp_path / "out"), *fixed, *arguments])

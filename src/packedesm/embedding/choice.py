@@ -7,7 +7,6 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -65,14 +64,14 @@ class RunChoice:
         """Write a choice if no other job has; return the one that holds."""
         if (before := self.read()) is not None:
             return before
-        self.forget()  # what cannot be read
         own = self.path.with_name(f"{TEMPORARY}{os.getpid()}.{self.path.name}")
         write_record(own, asdict(choice))
         try:
-            # A link fails where the name is taken. A file system without them leaves a race.
-            with suppress(FileExistsError):
-                os.link(own, self.path)
-        except OSError:
+            os.link(own, self.path)
+        except FileExistsError:
+            if self.read() is None:  # it is damaged; a whole one was said meanwhile, and stays
+                own.replace(self.path)
+        except OSError:  # a file system without links, which leaves a race
             own.replace(self.path)
         finally:
             own.unlink(missing_ok=True)
