@@ -213,18 +213,18 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
 def _embed(options: argparse.Namespace) -> None:
     config = _config(options)
     # Only now: a Path takes an address for a path.
-    options.fasta = input_files(config)
-    root = _checked("-o", options.output)
-    check_together(options.fasta)
-    for fasta in options.fasta:
+    fastas = input_files(config)
+    root = _results_folder(options.output)
+    check_together(fastas)
+    for fasta in fastas:
         configuration.check_readable(fasta)
     paths = Paths(root)
     with explained(paths.root), permissions_told():
         refuse_foreign(paths)
-    for path in (*options.fasta, locate(config["model"], config["checkpoints"])):
+    for path in (*fastas, locate(config["model"], config["checkpoints"])):
         if path.resolve().is_relative_to(root.resolve()):
             raise UserError(f"{path}: lies in the folder of the results; give another with -o")
-    once = [named(fasta) for fasta in options.fasta if not fasta.is_file()]
+    once = [named(fasta) for fasta in fastas if not fasta.is_file()]
     if options.force and once:
         raise UserError(
             f"{once[0]}: can be read only once, and --force looks at the input before it "
@@ -246,10 +246,10 @@ def _embed(options: argparse.Namespace) -> None:
     _say(f"{options.output} holds {arrays} and index.parquet; open {report} in a browser")
 
 
-def _checked(flag: str, folder: str) -> Path:
-    """Return a folder that was given by an option as an absolute path."""
-    configuration.check_path(flag, folder)
-    return Path(configuration.expanded(flag, folder)).absolute()
+def _results_folder(text: str) -> Path:
+    """Return the folder that was given as -o as an absolute path."""
+    configuration.check_path("-o", text)
+    return Path(configuration.expanded("-o", text)).absolute()
 
 
 def _finished_at_rest(paths: Paths, config: dict[str, Any]) -> bool:
@@ -308,7 +308,7 @@ def _doctor(options: argparse.Namespace) -> None:
 
     given = {key: value for key in _OF_DOCTOR if (value := getattr(options, key)) is not None}
     config = configuration.resolve({"fasta": "-", **given})
-    output = _checked("-o", options.output)
+    output = _results_folder(options.output)
     model, checkpoints, device = (config[key] for key in _OF_DOCTOR)
     findings = examine(Run(output, model, checkpoints, device, options.digests))
     _answer(as_json(findings) if options.json else screen(findings))

@@ -15,7 +15,7 @@ from packedesm.esm2.registry import Checkpoint
 from packedesm.files import RECORD_DIGEST, file_digest, read_record, write_record
 from packedesm.options import ReferenceOptions, VerifyOptions
 from packedesm.paths import Paths
-from packedesm.reference.comparison import Distance, Limits, compare
+from packedesm.reference.comparison import USUAL_COSINE, Distance, Limits, compare
 from packedesm.reference.model import DoesNotFitError, Reference
 from packedesm.reference.sample import choose
 from packedesm.reference.step import write_reference
@@ -320,6 +320,10 @@ def test_vectors_of_zeros_or_another_width_miss():
     expected = np.ones(4)
     assert compare(np.zeros(4), expected, Limits(0.99, 2.0)) == Distance(0.0, 1.0, passed=False)
     assert not compare(np.ones(5), expected, Limits(0.0, 9.0)).passed
+
+
+def test_what_is_usual_is_the_default():
+    assert typed.options(VerifyOptions).min_cosine == USUAL_COSINE
 
 
 def test_a_vector_exactly_at_the_limit_passes():

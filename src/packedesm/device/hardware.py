@@ -106,11 +106,6 @@ def _leased(device: str) -> Iterator[Device]:
         yield Device.of(torch.device("cuda", 0), gpu.uuid)
 
 
-def device_kind(device: str) -> str:
-    """Return what kind of device a job gets here, ``cuda`` or ``cpu``."""
-    return "cuda" if job_gpus(device)[0] else "cpu"
-
-
 def job_gpus(device: str) -> tuple[list[Gpu], str]:
     """Return the GPUs that a job may take, the best first, and why it runs on the CPU if none.
 

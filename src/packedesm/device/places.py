@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from packedesm.device.gpus import numbered_gpus, visible_gpus
 from packedesm.device.hardware import job_gpus
+from packedesm.device.nvml import Gpu
 from packedesm.errors import UserError, quote
 
 _CPU = ("auto", "cpu")  # without GPUs
@@ -62,9 +63,8 @@ def find_places(device: str, devices: str | None = None) -> list[Place]:
         raise UserError(f"--devices {devices}: device is {device}; name one of the two alone")
     if cpus:
         return [Place("cpu", f"CPU process {n}" if cpus > 1 else "CPU") for n in range(cpus)]
-    numbers = _numbers(entries)
-    uuids = [gpu.uuid for gpu in numbered_gpus()]
-    places = [Place(uuids[number], f"GPU {number}") for number in numbers]
+    gpus = numbered_gpus()
+    places = [Place(gpus[number].uuid, f"GPU {number}") for number in _numbers(entries, gpus)]
     job_gpus(anywhere(places))  # whether torch can use them
     return places
 
@@ -74,9 +74,8 @@ def anywhere(places: Sequence[Place]) -> str:
     return ",".join(dict.fromkeys(place.device for place in places))
 
 
-def _numbers(entries: Sequence[str]) -> list[int]:
+def _numbers(entries: Sequence[str], gpus: Sequence[Gpu]) -> list[int]:
     """Return the number of the GPU that each entry names."""
-    gpus = numbered_gpus()
     numbers: list[int] = []
     for entry in entries:
         if entry.isdecimal():

@@ -19,7 +19,6 @@ from packedesm.embedding.runner import AsyncInferenceRunner
 from packedesm.errors import Fault, UserError
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
-from packedesm.files import RECORD_DIGEST, read_record
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions
 from packedesm.paths import Paths
 from packedesm.reference.comparison import USUAL_COSINE, Limits
@@ -64,8 +63,13 @@ class Beginning:
     proteins: Sequence[Protein]
     workload: Workload
 
-    def begin(self, state: ShardState, fasta_sha256: str) -> Begun:
+    def begin(self, state: ShardState, fasta_sha256: str, sharding_sha256: str) -> Begun:
         """Resolve, load and check, and fix in `state` what holds for all attempts.
+
+        Parameters
+        ----------
+        fasta_sha256, sharding_sha256
+            Digests of the shard's FASTA, and of the record of all shards.
 
         Raises
         ------
@@ -75,8 +79,7 @@ class Beginning:
             If the device cannot go on with what is settled, or computes wrong; nothing is touched.
         """
         asked = self._asked()
-        sharding = read_record(self.paths.sharding)[RECORD_DIGEST]
-        run_choice = RunChoice(self.paths.choices, {**asked, "sharding": sharding})
+        run_choice = RunChoice(self.paths.choices, {**asked, "sharding": sharding_sha256})
         asked_of_shard = {"fasta_sha256": fasta_sha256, **asked}  # each record is checked when read
         settled = state.settled(asked_of_shard)
         begun = self._decided(run_choice) if settled is None else self._resumed(state, settled)
@@ -110,15 +113,12 @@ class Beginning:
             )
         logger.info("going on as it was begun on %s", settled.name)
         model = load_fitting(self.checkpoint, plan.dtype, plan.kernels, place)
-        begun = self._checked(plan, model)
-        if begun.check is not None and not begun.check.passed:
-            raise self._wrong(begun, begun.check)
-        return begun
+        return self._right(self._checked(plan, model))
 
     def _decided(self, run_choice: RunChoice) -> Begun:
         """Resolve what is ``auto``; the number format as the run's first job has chosen it."""
         if self.options.dtype != "auto":
-            return self._named()
+            return self._right(self._tried(self.options.dtype))
         chosen, kind = run_choice.read(), self.device.torch_device.type
         if chosen is not None and chosen.kind != kind and not self.paths.finished_work():
             # Another kind of machine has begun, and nothing came of it.
@@ -133,12 +133,6 @@ class Beginning:
             return begun
         begun.runner.release()
         return self._adopted(holds)
-
-    def _named(self) -> Begun:
-        begun = self._tried(self.options.dtype)
-        if begun.check is not None and not begun.check.passed:
-            raise self._wrong(begun, begun.check)
-        return begun
 
     def _first_that_passes(self) -> Begun:
         """Try number formats from the fastest on; on a CPU there is one."""
@@ -157,9 +151,8 @@ class Beginning:
             missed.append(f"{dtype} misses the first check ({begun.check.in_words()})")
             logger.warning("dtype auto: %s", missed[-1])
             begun.runner.release()
-        if begun.check is not None and not begun.check.passed:
-            raise self._wrong(begun, begun.check)
-        return _because(begun, f"{reason}: {'; '.join(missed)}" if missed else reason)
+        reason = f"{reason}: {'; '.join(missed)}" if missed else reason
+        return _because(self._right(begun), reason)
 
     def _adopted(self, choice: Choice) -> Begun:
         """Take the number format that another job of the run has chosen; Fault if that fails."""
@@ -204,6 +197,12 @@ class Beginning:
 
     def _limits(self, max_relative_l2: float | str, plan: EmbedPlan) -> Limits:
         return Limits.of(self.job.min_cosine, max_relative_l2, (plan.dtype, plan.output_dtype))
+
+    def _right(self, begun: Begun) -> Begun:
+        """Return what has begun, or raise what its first check says of it."""
+        if begun.check is not None and not begun.check.passed:
+            raise self._wrong(begun, begun.check)
+        return begun
 
     def _wrong(self, begun: Begun, check: FirstCheck) -> UserError | Fault:
         """Return what to raise after a check that failed: it says what would help, as was tried."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,7 @@ from packedesm.errors import plural, quote
 from packedesm.esm2.checkpoints import unchanged_weights
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
+from packedesm.files import RECORD_DIGEST
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions, ReferenceOptions
 from packedesm.packing.dataloader import worker_lost
 from packedesm.packing.dataset import SequenceDataset
@@ -60,7 +61,8 @@ def embed_shard(
 
     What is finished is committed to `Paths.shard_state` as it goes, and whoever runs this again
     goes on from there. On SIGTERM, SIGINT and SIGHUP the process commits what is finished and
-    exits.
+    exits. Before the first pack, a few sampled proteins are embedded as one pack and compared with
+    their reference, which must be there (`packedesm.reference.step`).
 
     Parameters
     ----------
@@ -68,9 +70,6 @@ def embed_shard(
         Where the shard's FASTA lies and the results go.
     threads
         CPU threads that torch may use.
-
-    Before the first pack, a few sampled proteins are embedded as one pack and compared with their
-    reference, which must be there (`packedesm.reference.step`).
 
     Raises
     ------
@@ -84,7 +83,9 @@ def embed_shard(
     torch.set_num_threads(threads)
     keep_freed_memory()
     precision = fix_precision()
-    dataset, fasta_sha256 = _records(paths, shard, options)
+    summary = read_summary(paths)
+    dataset = _records(paths, shard, options, summary)
+    fasta_sha256 = written_digest(summary, paths, dataset.fasta)
     sample = ReferenceOptions(options.length, options.outputs, job.sequences, job.seed)
     proteins = ReferenceVectors.read(paths, FIRST, sample, checkpoint.sha256).proteins
     with stopping_on_signals() as check_stop, ShardState(paths.shard_state(shard)) as state:
@@ -97,7 +98,7 @@ def embed_shard(
             beginning = Beginning(
                 paths, checkpoint, options, job, device, proteins, workload(dataset)
             )
-            plan, runner, check = beginning.begin(state, fasta_sha256)
+            plan, runner, check = beginning.begin(state, fasta_sha256, summary[RECORD_DIGEST])
             planned = plan_packs(dataset.tokens, plan.token_budget)
             packs = PackPlan(dataset.tokens, planned, state.replans())
             peak = measure_matmul_peak(runner.model, plan.token_budget)
@@ -131,13 +132,13 @@ def embed_shard(
         return write_shard(paths, dataset, state, facts)
 
 
-def _records(paths: Paths, shard: int, options: EmbedOptions) -> tuple[SequenceDataset, str]:
-    """Return the records of a shard, and the digest that its FASTA was written with."""
-    summary = read_summary(paths)
+def _records(
+    paths: Paths, shard: int, options: EmbedOptions, summary: Mapping[str, Any]
+) -> SequenceDataset:
+    """Return the records of a shard."""
     files = (paths.shard_fai(shard), paths.shard_digests(shard))
     with reading_sharded(paths, *files, summary=summary):
-        dataset = SequenceDataset(paths.shard_fasta(shard), options.length)
-    return dataset, written_digest(summary, paths, dataset.fasta)
+        return SequenceDataset(paths.shard_fasta(shard), options.length)
 
 
 def embed_packs(

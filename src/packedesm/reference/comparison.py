@@ -10,7 +10,7 @@ import numpy as np
 # Largest relative L2 distance that passes under `auto`, coarsest format last. Rounding alone gives
 # about 1e-6 in float32, 0.0014 in float16 and 0.011 in bfloat16 over the depth of ESM-2.
 AUTO_LIMITS = {"float32": 1e-5, "float16": 0.005, "bfloat16": 0.02}
-# The default of verify.min_cosine.
+# The default of verify.min_cosine, as the schema has it.
 USUAL_COSINE = 0.9995
 
 

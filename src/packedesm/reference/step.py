@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import metadata
 from typing import Any
@@ -55,8 +55,8 @@ def write_reference(
     with suppress(FileNotFoundError, Fault):  # or it is damaged, or of something else
         return ReferenceVectors.read(paths, part, options, checkpoint.sha256)
     start = time.perf_counter()
-    proteins: list[Protein] = []
-    replaced: list[dict[str, Any]] = []
+    proteins: tuple[Protein, ...] = ()
+    replaced: tuple[dict[str, Any], ...] = ()
     if options.sequences:
         sample = Sample(paths, shards, options.sequences, options.seed)
         if part == FIRST:
@@ -65,7 +65,7 @@ def write_reference(
             before = ReferenceVectors.read(paths, FIRST, options, checkpoint.sha256)
             todo = sample.without([protein.row for protein in before.proteins])
         if todo:
-            proteins += _embedded(checkpoint, sample, todo, options, replaced, part)
+            proteins, replaced = _embedded(checkpoint, sample, todo, options, replace=part != FIRST)
         if part != FIRST and not proteins and not before.proteins:
             raise Fault(
                 f"{paths.root}: the reference of no sampled protein fits into memory, so nothing "
@@ -73,7 +73,7 @@ def write_reference(
                 "verify.sequences 0"
             )
     seconds = time.perf_counter() - start
-    vectors = ReferenceVectors(tuple(proteins), tuple(replaced), _PROGRAM, seconds)
+    vectors = ReferenceVectors(proteins, replaced, _PROGRAM, seconds)
     vectors.write(paths, part, options, checkpoint.sha256)
     return vectors
 
@@ -83,9 +83,15 @@ def _embedded(
     sample: Sample,
     todo: Sequence[int],
     options: ReferenceOptions,
-    replaced: list[dict[str, Any]],
-    part: str,
-) -> Iterator[Protein]:
+    *,
+    replace: bool,
+) -> tuple[tuple[Protein, ...], tuple[dict[str, Any], ...]]:
+    """Return the proteins of some rows, and what was said of those that were replaced.
+
+    Those whose reference does not fit into memory are left out, if they are not to `replace`.
+    """
+    proteins: list[Protein] = []
+    replaced: list[dict[str, Any]] = []
     with reading_weights(checkpoint) as path:
         reference = Reference(path, checkpoint.base)
     with Progress("computing the reference of", len(todo), "proteins") as progress:
@@ -97,15 +103,16 @@ def _embedded(
                         reference, sequence, options.length, options.outputs
                     )
                 except (DoesNotFitError, MemoryError):
-                    if part != FIRST:
+                    if replace:
                         told = sample.replace(record)
                         replaced.append(told)
                         again += [] if told["by"] is None else [told["by"]]
                     continue
                 finally:
                     progress.add(1)
-                yield Protein(**record, sequence=sequence, vectors=vectors)
+                proteins.append(Protein(**record, sequence=sequence, vectors=vectors))
             todo = again
+    return tuple(proteins), tuple(replaced)
 
 
 def reference_vectors(
