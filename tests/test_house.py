@@ -20,7 +20,7 @@ from tests.house import (
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "packedesm"
 
-MODULES_AT_ROOT = 13
+MODULES_AT_ROOT = 14
 FLOORS = 9
 FILE_LINES = 350
 BODY_LINES = 50

@@ -4,6 +4,13 @@ import numpy as np
 
 RESIDUES = b"LAGVSERTIDPKQNFYMHWCXBUZO"  # in the order of fair-esm's alphabet "ESM-1b"
 GAPS = b".-"
+STANDARD = tuple("LAGVSERTIDPKQNFYMHWC")  # the 20 amino acids, in that order
+# All that the language head tells of, by token id.
+TOKENS = (
+    *("<cls>", "<pad>", "<eos>", "<unk>"),
+    *(chr(letter) for letter in RESIDUES + GAPS),
+    *("<null_1>", "<mask>"),
+)
 
 CLS = 0
 PAD = 1
