@@ -105,10 +105,13 @@ class LengthPolicy(_Options):
         longest = np.minimum(lengths, self.max_length) if cut else lengths
         return self.counts(lengths) * (longest + SPECIAL_TOKENS)
 
+    def window_tokens(self, lengths: np.ndarray) -> np.ndarray:
+        """Return the tokens of each window of each record: int64 (N,)."""
+        return self.tokens(lengths) // self.counts(lengths)
+
     def sequence_tokens(self, lengths: np.ndarray) -> np.ndarray:
         """Return the tokens of every window, record after record: int64 (S,)."""
-        counts = self.counts(lengths)
-        return np.repeat(self.tokens(lengths) // counts, counts)
+        return np.repeat(self.window_tokens(lengths), self.counts(lengths))
 
     def embedded(self, lengths: np.ndarray) -> np.ndarray:
         """Return the residues of each record that are embedded: int64 (N,)."""
