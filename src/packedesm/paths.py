@@ -36,6 +36,7 @@ class Paths:
         self.verification = self.root / "verification.json"
         self.report = self.root / "report.html"
         self.residue_offsets = self.root / "residue_offsets.npy"
+        self.residue_letters = self.root / "residue_letters.npy"
         self.lock = self.work / "lock"
         self.request = self.work / "request.json"
         self.checkpoint = self.work / "checkpoint.json"
