@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from packedesm.packing.copies import MaskedCopies
+from packedesm.options import SPECIAL_TOKENS
+from packedesm.packing.copies import MaskedCopies, masked_tokens
 from packedesm.packing.dataset import Protein, SequenceDataset
 from packedesm.packing.packer import Packs, plan_apart
 
@@ -62,6 +63,34 @@ class Items(Dataset):
         packs = plan_apart(self.tokens[self.records :], token_budget, 0)
         packs.items[:] += self.records
         return packs
+
+    def records_of(self, items: np.ndarray) -> np.ndarray:
+        """Return the record that each of some items is, or is a copy of: int64 (R,)."""
+        items = np.asarray(items, np.int64)
+        if self.copies is None:
+            return items
+        records = self.copies.records(np.maximum(items - self.records, 0))
+        return np.where(items < self.records, items, records)
+
+    def counts(self) -> dict[str, int]:
+        """Return residues and tokens of the records that go through the model, and masked passes.
+
+        By the names of `packedesm.embedding.record.JobFacts`.
+        """
+        dataset, masked = self.dataset, self.copies is not None
+        return {
+            "residues": int(dataset.embedded_lengths.sum()) if self.unmasked else 0,
+            "tokens": int(dataset.tokens.sum()) if self.unmasked else 0,
+            "masked_passes": len(self.copies or ()),
+            "masked_tokens": masked_tokens(dataset.policy, dataset.lengths) if masked else 0,
+        }
+
+    @property
+    def passed(self) -> int:
+        """Residues that go through the model: those of the records, and all of every copy."""
+        counts = self.counts()
+        copies = counts["masked_tokens"] - SPECIAL_TOKENS * counts["masked_passes"]
+        return counts["residues"] + copies
 
     def __len__(self) -> int:
         return self.records + len(self.copies or ())
