@@ -30,7 +30,8 @@ def pseudo_perplexity(log_probabilities: np.ndarray, residues: np.ndarray) -> np
         return np.empty(0, np.float32)
     starts = np.cumsum(residues) - residues
     sums = np.add.reduceat(log_probabilities.astype(np.float64), starts)
-    return np.exp(-sums / residues).astype(np.float32)
+    with np.errstate(over="ignore"):  # of untrained weights, and then infinity says it
+        return np.exp(-sums / residues).astype(np.float32)
 
 
 class CopyWriter:
