@@ -132,6 +132,15 @@ class ShardOptions(_Options):
     empty_sequences: str  # "error", or "skip": no row for records without residues
     deduplicate: bool  # only the first of identical sequences is embedded
     ids: str  # "first_word" of the header, or all of the "header"
+    masked: bool = False  # each record also takes a pass for each residue, see `partition`
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """Return the options of a configuration, or of the `part` of one."""
+        from packedesm.outputs import OUTPUTS  # here: what is told of options needs no outputs
+
+        masked = any(OUTPUTS[name].masked for name in config.get("outputs", ()))
+        return super().of({"masked": masked, **config})
 
 
 @dataclass(frozen=True)

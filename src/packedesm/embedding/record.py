@@ -19,10 +19,10 @@ class Seconds:
 
     setup: float  # until the first pack, of every attempt
     embedding: float  # from then to the last pack
-    masked: float  # of that, what packs of masked copies took
     forward: float  # forward passes and pooling, on the device
     waiting: float  # for the loader
     total: float
+    masked: float = 0.0  # of `embedding`, what packs of masked copies took
 
 
 @dataclass(frozen=True)
