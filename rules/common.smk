@@ -17,6 +17,7 @@ from packedesm.options import (
     ShardOptions,
     VerifyOptions,
 )
+from packedesm.outputs import needs
 from packedesm.reference.vectors import FIRST, PARTS
 from packedesm.results.planning import Planning
 from packedesm.cluster import (
@@ -35,8 +36,9 @@ try:
         # that uses this one as a module.
         OPTIONS = resolve(config)
         SAMPLES = samples(OPTIONS["fasta"], place)
-        WEIGHTS = files_as_named(OPTIONS["model"], place)
-        BASE = published_base(OPTIONS["model"], place, OPTIONS["checkpoints"])
+        HEADS = needs(OPTIONS["outputs"])
+        WEIGHTS = files_as_named(OPTIONS["model"], place, HEADS)
+        BASE = published_base(OPTIONS["model"], place, OPTIONS["checkpoints"], HEADS)
         PLANNING = Planning(OPTIONS, SAMPLES, WEIGHTS, BASE, place, Path(".snakemake"))
         GPUS = gpu_count(OPTIONS["device"])
         if first:

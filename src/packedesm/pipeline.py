@@ -22,6 +22,7 @@ from packedesm.options import (
     ShardOptions,
     VerifyOptions,
 )
+from packedesm.outputs import needs
 from packedesm.paths import Paths
 from packedesm.reference.step import write_reference
 from packedesm.reference.vectors import FIRST, REST
@@ -67,7 +68,7 @@ def embed_fasta(
     """
     places = find_places(config["device"], devices)
     fastas = input_files(config)
-    checkpoint = prepare(config["model"], config["checkpoints"])
+    checkpoint = prepare(config["model"], config["checkpoints"], needs(config["outputs"]))
     if force:
         for fasta in fastas:
             next(read_blocks(fasta))  # what is there is not given up for a mistake
