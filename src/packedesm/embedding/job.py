@@ -36,7 +36,7 @@ from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
 from packedesm.files import RECORD_DIGEST
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions, ReferenceOptions
-from packedesm.outputs import Array
+from packedesm.outputs import Array, heads_of
 from packedesm.packing.dataloader import worker_lost
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.packing.items import Items
@@ -108,7 +108,8 @@ def embed_shard(
             peak = measure_matmul_peak(runner.model, plan.token_budget)
             _say(items, planned, plan, place, precision)
             feed = Feed(items, packs, job, check_stop)
-            load_float32 = partial(load_model, checkpoint, torch.float32)
+            heads = heads_of(plan.arrays)
+            load_float32 = partial(load_model, checkpoint, torch.float32, needs=heads)
             name = partial(item_name, paths, items)
             embed_packs(runner, feed, state, load_float32=load_float32, name=name, peak=peak.flops)
         statistics = state.statistics().values()
