@@ -139,7 +139,8 @@ class EmbedOptions(_Options):
     dtype: str  # of the computation: float32, bfloat16, float16 or auto
     attention: str  # a backend, or auto
     token_budget: int | str  # most tokens in a pack, or auto
-    outputs: tuple[str, ...]  # mean, cls, max, residue
+    outputs: tuple[str, ...]  # names from packedesm.outputs.OUTPUTS
+    layers: tuple[int | str, ...]  # as packedesm.outputs.arrays takes them
     output_dtype: str  # of the files: float32, float16 or auto
 
 
@@ -172,6 +173,7 @@ class ReferenceOptions(_OfVerify):
 
     length: LengthPolicy
     outputs: tuple[str, ...]
+    layers: tuple[int | str, ...]
     sequences: int  # records; 0 turns verification off
     seed: int  # of the sample
 

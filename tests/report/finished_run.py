@@ -9,6 +9,7 @@ from packedesm.embedding.pack import PackStatistics, write_packs
 from packedesm.embedding.record import Seconds, ShardRun
 from packedesm.files import RECORD_DIGEST, file_digest, read_record, write_record
 from packedesm.options import EmbedOptions
+from packedesm.outputs import Array
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.packing.packer import plan_packs
 from packedesm.paths import Paths
@@ -22,6 +23,7 @@ from tests.typed import options, shard_options, shard_run
 FASTA = f">a one\n{'M' + 'A' * 39}\n>b\n{'M' + 'C' * 79}\n>c\n{'M' * 8}\n>d\n{'M' * 8}\n"
 CONFIG = {"max_length": 60, "window_overlap": 20}
 BUDGET = 100
+_WHICH = ("row", "array", "output")
 PACK_SECONDS = 0.5  # each pack of the run took this long
 
 
@@ -56,22 +58,31 @@ def written_anew(paths: Paths, path: Path) -> None:
 
 def off(paths: Paths) -> None:
     """Write the verification.json of a run that was not verified."""
-    worst = {"cosine": None, "relative_l2": None, "row": None, "output": None}
+    worst = dict.fromkeys((*("cosine", "relative_l2", "absolute", "error", "measure"), *_WHICH))
     result = {"passed": None, "sequences": 0, "min_cosine": 0.9995, "max_relative_l2": 1e-5}
     result |= {"reference": "fair-esm", "worst": worst, "records": [], "seconds": 0.0}
+    result |= {"arrays": [], "not_compared": []}
     write_record(paths.verification, result | {"made_from": _made_from(paths)})
 
 
-def record(row=0, record_id="a", relative_l2=2e-7, cosine=1.0, passed=True, output="mean"):
+def record(row=0, record_id="a", relative_l2=2e-7, cosine=1.0, passed=True, output="mean", **more):
+    array = Array.named(output)
     return {
         "row": row,
         "id": record_id,
         "length": 40,
         "embedded_length": 40,
-        "output": output,
+        "array": array.name,
+        "output": array.output.name,
+        "layer": array.layer,
+        "against": "reference",
+        "measure": "absolute" if output == "contacts" else "relative_l2",
         "relative_l2": relative_l2,
+        "error": relative_l2,
+        "absolute": None,
         "cosine": cosine,
         "passed": passed,
+        **more,
     }
 
 
@@ -81,14 +92,19 @@ def measured(root, *, fasta=FASTA, shards=1, records=None, passed=True, **run) -
     off(paths)
     if records:
         verification = read_record(paths.verification)
-        worst = {"cosine": 1.0, "relative_l2": 2e-7, "row": 0, "output": "mean"}
-        write_record(
-            paths.verification,
-            verification
-            | {"passed": passed, "sequences": len(records), "records": records, "worst": worst},
-        )
+        worst = verification["worst"] | {"cosine": 1.0, "relative_l2": 2e-7, "error": 2e-7}
+        worst |= {"absolute": 3e-7, "row": 0, "array": "mean", "output": "mean"}
+        found = {"passed": passed, "sequences": len(records), "records": records, "worst": worst}
+        found["arrays"] = [*map(_summary, {record["array"]: record for record in records}.values())]
+        write_record(paths.verification, verification | found)
     write_metrics(paths, shards)
     return paths
+
+
+def _summary(one: dict) -> dict:
+    """What the comparisons of an array come to, if `one` is the worst of them."""
+    keys = ("array", "output", "layer", "measure", "error", "row", "cosine", "passed")
+    return {key: one[key] for key in keys} | {"compared": 1}
 
 
 def report(root, **run) -> str:

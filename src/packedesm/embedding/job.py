@@ -86,7 +86,9 @@ def embed_shard(
     summary = read_summary(paths)
     dataset = _records(paths, shard, options, summary)
     fasta_sha256 = written_digest(summary, paths, dataset.fasta)
-    sample = ReferenceOptions(options.length, options.outputs, job.sequences, job.seed)
+    sample = ReferenceOptions(
+        options.length, options.outputs, options.layers, job.sequences, job.seed
+    )
     proteins = ReferenceVectors.read(paths, FIRST, sample, checkpoint.sha256).proteins
     with stopping_on_signals() as check_stop, ShardState(paths.shard_state(shard)) as state:
         with (

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from packedesm.errors import printable
+from packedesm.outputs import Array
+from packedesm.reference.comparison import ABSOLUTE, RELATIVE
 from packedesm.report.vectors import Apart
 
 OUTPUTS = {
@@ -14,6 +16,11 @@ OUTPUTS = {
     "cls": "the vector of the <cls> token that starts each protein",
     "max": "the largest value over the residues of each protein",
     "residue": "one vector per residue, the proteins back to back",
+    "logits": "what the language head gives each of the 33 tokens, residue by residue",
+    "log_likelihood": "the log probability of the residue that stands at each place",
+    "masked_marginals": "the log probabilities of the 20 amino acids at each place, masked",
+    "pseudo_perplexity": "how unexpected the residues of each protein are, each masked in turn",
+    "contacts": "the probability that two residues touch, for each pair of a protein",
 }
 FILES = {
     "index.parquet": "one line per protein, in the same order: id, description, length, flags",
@@ -48,6 +55,14 @@ def meaning_of_error(error: float, apart: Apart) -> str:
     """Say what an error, relative to the length of a vector, means beside proteins' distances."""
     ratio = apart.close / error if error else float("inf")
     return next(words for least, words in _MEANINGS if ratio >= least)
+
+
+def array_in_words(name: str) -> str:
+    """Say what an array holds, by its name."""
+    array = Array.named(name)
+    return OUTPUTS[array.output.name] + (
+        f", layer {array.layer}" if array.layer is not None else ""
+    )
 
 
 def number(value: float | None, unit: str = "") -> str:
@@ -111,6 +126,11 @@ def _cosine(value: float | None) -> str:
     return "not a number" if value is None else f"{value:.8f}"
 
 
+def _measure(measure: str) -> str:
+    """Say what a distance is."""
+    return {RELATIVE: "relative L2", ABSOLUTE: "largest difference"}[measure]
+
+
 def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
@@ -127,5 +147,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "rounded": rounded,
     "cosine": _cosine,
     "quoted": _quoted,
+    "array_in_words": array_in_words,
+    "measure": _measure,
 }
 """What the page's template formats with."""
