@@ -45,7 +45,7 @@ def write_run(
     for shard in range(shards):
         job = _write_job(paths, shard, options(EmbedOptions, **config), run or {})
         _write_arrays(paths, job, vectors or _random)
-    merge_shards(paths, shards, job.plan.outputs)
+    merge_shards(paths, shards, job.plan.arrays)
     return paths
 
 
@@ -151,13 +151,14 @@ def _write_job(paths: Paths, shard: int, asked: EmbedOptions, changes: dict) -> 
 
 def _write_arrays(paths: Paths, run: ShardRun, vectors) -> None:
     digests = {}
-    for output in run.plan.outputs:
-        rows = run.residues if output == "residue" else run.records
-        path = paths.shard_vectors(run.shard, output)
-        np.save(path, vectors((rows, run.checkpoint.geometry.width), run.plan.output_dtype))
-        digests[output] = file_digest(path)
-    replace(run, arrays=digests).write(paths.shard_run(run.shard))
+    residues = SequenceDataset(paths.shard_fasta(run.shard), run.options.length).embedded_lengths
+    for array in map(Array.named, run.plan.arrays):
+        shape = (int(array.lines(residues).sum()), *array.line(run.checkpoint.geometry.width))
+        path = paths.shard_array(run.shard, array.name)
+        np.save(path, vectors(shape, array.dtype(run.plan.output_dtype)))
+        digests[array.name] = file_digest(path)
+    replace(run, arrays_sha256=digests).write(paths.shard_run(run.shard))
 
 
-def _random(shape: tuple[int, int], dtype: str) -> np.ndarray:
+def _random(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     return np.random.default_rng(shape[0]).standard_normal(shape).astype(dtype)

@@ -16,7 +16,7 @@ from packedesm.errors import Fault
 from packedesm.esm2.checkpoints import reading_weights
 from packedesm.esm2.registry import Checkpoint
 from packedesm.options import ReferenceOptions
-from packedesm.outputs import PAIR, Array, arrays
+from packedesm.outputs import PAIR, Array
 from packedesm.paths import Paths
 from packedesm.progress import Progress
 from packedesm.reference.expected import reference_vectors
@@ -69,7 +69,7 @@ def write_reference(
     replaced: tuple[dict[str, Any], ...] = ()
     if options.sequences:
         sample = Sample(paths, shards, options.sequences, options.seed)
-        wanted = _Wanted(arrays(options.outputs, options.layers, checkpoint.geometry.layers))
+        wanted = _Wanted([*map(Array.named, options.arrays)])
         if part == FIRST:
             wanted = replace(wanted, masked=False)
             todo = sample.first(options.length) if wanted.some else []

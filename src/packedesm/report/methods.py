@@ -117,7 +117,7 @@ def _program(metrics: dict[str, Any], workflow: bool) -> str:
 
 
 def _arrays(metrics: dict[str, Any]) -> list[Array]:
-    return [Array.named(name) for name in metrics["outputs"]]
+    return [Array.named(name) for name in metrics["arrays"]]
 
 
 def _outputs(metrics: dict[str, Any]) -> list[str]:

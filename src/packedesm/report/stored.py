@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
 from packedesm.alphabet import STANDARD
-from packedesm.outputs import OUTPUTS, PAIR, RECORD, Array
+from packedesm.outputs import OUTPUTS, Array
 from packedesm.paths import Paths
 from packedesm.reference.vectors import Protein
 
@@ -24,8 +24,9 @@ class Stored:
     """
 
     def __init__(self, paths: Paths, arrays: Iterable[Array]) -> None:
+        self._paths = paths
         self._names = {array.name for array in arrays}
-        self._load = cache(lambda name: np.load(paths.root / f"{name}.npy", mmap_mode="r"))
+        self._load = cache(partial(np.load, mmap_mode="r"))
 
     def of(self, array: Array, protein: Protein) -> np.ndarray:
         """Return the lines of an array that are those of a record.
@@ -36,11 +37,10 @@ class Stored:
             One line where there is one per record; of masked marginals those at the protein's
             ``positions``. The number format is that of the file.
         """
-        lines = self._load(array.name)
-        if array.per == RECORD:
+        lines, offsets = self._load(self._paths.array(array.name)), self._paths.offsets(array.per)
+        if offsets is None:
             return lines[protein.row]
-        offsets = self._load("contacts_offsets" if array.per == PAIR else "residue_offsets")
-        start, stop = offsets[protein.row : protein.row + 2]
+        start, stop = self._load(offsets)[protein.row : protein.row + 2]
         mine = lines[start:stop]
         # A damaged offset may leave too few lines: that is for the comparison to say.
         places = [place for place in protein.positions if place < len(mine)]

@@ -14,7 +14,7 @@ from packedesm.embedding.record import ShardRun
 from packedesm.errors import plural
 from packedesm.files import RECORD_DIGEST, expect, file_digest, read_record, write_record
 from packedesm.options import ReferenceOptions, VerifyOptions
-from packedesm.outputs import OUTPUTS, Array, arrays
+from packedesm.outputs import OUTPUTS, Array
 from packedesm.paths import Paths
 from packedesm.reference.comparison import ABSOLUTE, RELATIVE, Distance, Limits, compare
 from packedesm.reference.vectors import PARTS, Protein, ReferenceVectors
@@ -62,14 +62,13 @@ def verify(paths: Paths, options: VerifyOptions, *, shards: int) -> dict[str, An
     runs = [ShardRun.read(paths.shard_run(shard)) for shard in range(shards)]
     dtypes = {dtype for run in runs for dtype in (run.plan.dtype, run.plan.output_dtype)}
     limits = Limits.of(options.min_cosine, options.max_relative_l2, dtypes)
-    wanted = runs[0].options
     asked = ReferenceOptions(
-        wanted.length, wanted.outputs, wanted.layers, options.sequences, options.seed
+        runs[0].options.length, runs[0].plan.arrays, options.sequences, options.seed
     )
     sha256 = runs[0].checkpoint.sha256
     parts = [ReferenceVectors.read(paths, part, asked, sha256) for part in PARTS]
     proteins = sorted((p for part in parts for p in part.proteins), key=lambda p: p.row)
-    made = arrays(wanted.outputs, wanted.layers, runs[0].checkpoint.geometry.layers)
+    made = [*map(Array.named, runs[0].plan.arrays)]
     records = [*_comparisons(Stored(paths, made), proteins, limits)]
     passed = all(record["passed"] for record in records)
     if not passed:

@@ -16,11 +16,11 @@ OUTPUTS = {
     "cls": "the vector of the <cls> token that starts each protein",
     "max": "the largest value over the residues of each protein",
     "residue": "one vector per residue, the proteins back to back",
-    "logits": "what the language head gives each of the 33 tokens, residue by residue",
-    "log_likelihood": "the log probability of the residue that stands at each place",
-    "masked_marginals": "the log probabilities of the 20 amino acids at each place, masked",
-    "pseudo_perplexity": "how unexpected the residues of each protein are, each masked in turn",
-    "contacts": "the probability that two residues touch, for each pair of a protein",
+    "logits": "the logits of all 33 tokens at each residue",
+    "log_likelihood": "the log likelihood of each residue, in one pass without masks",
+    "masked_marginals": "log probabilities of the 20 amino acids at each residue, masked",
+    "pseudo_perplexity": "the pseudo-perplexity of each protein, from masked passes",
+    "contacts": "contact probabilities of pairs of residues: upper triangles, row by row",
 }
 FILES = {
     "index.parquet": "one line per protein, in the same order: id, description, length, flags",
@@ -51,18 +51,17 @@ _MEANINGS = (
 )
 
 
+def array(name: str) -> str:
+    """Return what the array of a name holds."""
+    found = Array.named(name)
+    layer = "" if found.layer is None else f", from layer {found.layer}"
+    return OUTPUTS[found.output.name] + layer
+
+
 def meaning_of_error(error: float, apart: Apart) -> str:
     """Say what an error, relative to the length of a vector, means beside proteins' distances."""
     ratio = apart.close / error if error else float("inf")
     return next(words for least, words in _MEANINGS if ratio >= least)
-
-
-def array_in_words(name: str) -> str:
-    """Say what an array holds, by its name."""
-    array = Array.named(name)
-    return OUTPUTS[array.output.name] + (
-        f", layer {array.layer}" if array.layer is not None else ""
-    )
 
 
 def number(value: float | None, unit: str = "") -> str:
@@ -147,7 +146,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "rounded": rounded,
     "cosine": _cosine,
     "quoted": _quoted,
-    "array_in_words": array_in_words,
+    "array_in_words": array,
     "measure": _measure,
 }
 """What the page's template formats with."""
