@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 WORK = ".work"
+EXPORTS = "exports"
 OUTPUTS = ("mean", "cls", "max", "residue")  # that a run can be asked for
 COMMIT_SUFFIX = ".commit"  # of the files in a shard's state that hold finished packs
 STANDARD_INPUT = Path("/dev/stdin")  # what `-` stands for
@@ -36,6 +37,7 @@ class Paths:
         self.verification = self.root / "verification.json"
         self.report = self.root / "report.html"
         self.residue_offsets = self.root / "residue_offsets.npy"
+        self.exports = self.root / EXPORTS
         self.lock = self.work / "lock"
         self.request = self.work / "request.json"
         self.checkpoint = self.work / "checkpoint.json"
@@ -64,6 +66,10 @@ class Paths:
         """Return every array that `outputs` make; ``residue`` brings its offsets."""
         paths = [self.vectors(output) for output in outputs]
         return [*paths, self.residue_offsets] if "residue" in outputs else paths
+
+    def export(self, format: str) -> Path:
+        """Return the record of an export in some format, see `packedesm.results.exports`."""
+        return self.exports / f"{format}.json"
 
     def results(self) -> list[Path]:
         """Return every file that results may hold, whatever they were asked for."""

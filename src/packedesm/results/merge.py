@@ -18,6 +18,7 @@ from packedesm.embedding.record import ShardRun
 from packedesm.errors import Fault
 from packedesm.files import atomic_path, create_npy, file_digest, write_record
 from packedesm.paths import OUTPUTS, Paths
+from packedesm.results.exports.record import remove_exports
 from packedesm.results.parts import Parts
 from packedesm.sequences.arrow import read_columns, to_numpy
 from packedesm.sequences.index import embedded_as, write_flagged
@@ -88,6 +89,7 @@ def merge_shards(paths: Paths, shards: int, outputs: Sequence[str]) -> None:
 def _retire(paths: Paths, outputs: Sequence[str]) -> None:
     """Remove what says that the results are finished, and arrays that would not be of this run."""
     paths.manifest.unlink(missing_ok=True)
+    remove_exports(paths)
     for path in set(paths.arrays(OUTPUTS)) - set(paths.arrays(outputs)):
         if path.exists():
             logger.warning("%s: is of an earlier run with other outputs; removed", path)
