@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from packedesm.errors import UserError, quote
 from packedesm.outputs import Array
-from packedesm.results.exports.keys import Rule
+from packedesm.results.exports.keys import WHITESPACE, PathRule, Rule
 
 if TYPE_CHECKING:
     from packedesm.results.exports.source import Source
@@ -68,6 +68,8 @@ class Format:
         Whether the sequences are needed, which results do not hold.
     several
         Whether ``-o`` names the folder that holds all its files, however many there are.
+    every_layer
+        Whether it takes those of every layer if nobody says which, and not of the last alone.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Format:
     install: str = "packedesm"
     sequences: bool = False
     several: bool = False
+    every_layer: bool = False
 
     def writer(self) -> Writer:
         """Return the module that writes it.
@@ -135,6 +138,8 @@ class Format:
                 f"have {names}"
             )
         usual = [array for array in held if array.output.name in self.default]
+        if self.every_layer:
+            return usual or held[:1]
         last = [array for array in usual if array.layer is None]
         return last or usual[:1] or held[:1]
 
@@ -154,6 +159,43 @@ FORMATS = {
             rule=Rule(forbidden="/\0", names=(".",)),
             keys=("id", "accession", "biotrainer"),
             needs=("h5py",),
+        ),
+        Format(
+            "pt",
+            "a folder with a file of tensors for each protein, as fair-esm's esm-extract writes it",
+            "esm_extract",
+            holds=("mean", "residue", "cls", "contacts"),
+            default=("mean", "residue", "cls", "contacts"),
+            rule=PathRule(),
+            every_layer=True,
+        ),
+        Format(
+            "h5ad",
+            "AnnData, for scanpy",
+            "anndata",
+            holds=(*_VECTORS, "pseudo_perplexity"),
+            default=(*_VECTORS, "pseudo_perplexity"),
+            rule=Rule(forbidden="\0"),
+            needs=("h5py",),
+            every_layer=True,
+        ),
+        Format(
+            "faiss",
+            "a folder with a matrix in float32, the ids in row order and, where FAISS is "
+            "installed, an exact index of cosines",
+            "faiss",
+            holds=_VECTORS,
+            default=("mean",),
+            rule=Rule(),  # a row is its number
+        ),
+        Format(
+            "plm-blast",
+            "a folder with a database, or queries, of pLM-BLAST",
+            "plm_blast",
+            holds=("residue",),
+            default=("residue",),
+            rule=Rule(forbidden=WHITESPACE),
+            sequences=True,
         ),
     )
 }

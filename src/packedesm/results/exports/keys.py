@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+WHITESPACE = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
+"""All characters that `str.split` splits at."""
+
+_LONGEST_PATH = 1000  # bytes, of 4,096 that Linux takes, 1,024 that macOS does
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,41 @@ class Rule:
             shown = f"{shown.encode()[:room].decode(errors='ignore')}~{digest}"
         return shown
 
+    def alike(self, text: str) -> str:
+        """Return what is the same of two texts that cannot both be keys."""
+        return text
+
     def _found(self, text: str) -> bool:
         return any(character in text for character in self.forbidden)
+
+
+@dataclass(frozen=True)
+class PathRule(Rule):
+    """Which texts can be paths of files below a folder: ``a/b`` is a file in the folder ``a``.
+
+    No part may be empty, lead out of the folder, be longer than file systems take, or end as the
+    files do where it is a folder. Paths that differ in upper and lower case alone are one path on
+    many systems, wherever the folder is copied to, and so are two ways to write an accent.
+    """
+
+    forbidden: str = "/\0"
+    names: tuple[str, ...] = (".", "..")
+    longest: int | None = 240
+    suffix: str = ".pt"  # of the files
+
+    def admits(self, text: str) -> bool:
+        """Tell whether a text can be such a path."""
+        parts = text.split("/")
+        folders = (part.lower() for part in parts[:-1])
+        return (
+            len(text.encode()) <= _LONGEST_PATH
+            and all(super(PathRule, self).admits(part) for part in parts)
+            and not any(folder.endswith(self.suffix) for folder in folders)
+        )
+
+    def alike(self, text: str) -> str:
+        """Return the path in lower case, in Unicode's canonical form."""
+        return unicodedata.normalize("NFC", text).casefold()
 
 
 def unique_keys(ids: Sequence[str], rule: Rule) -> tuple[list[str], list[int]]:
@@ -69,18 +108,18 @@ def unique_keys(ids: Sequence[str], rule: Rule) -> tuple[list[str], list[int]]:
     taken: set[str] = set()
     replaced = []
     for row, text in enumerate(ids):
-        if text in taken or not rule.admits(text):
+        if rule.alike(text) in taken or not rule.admits(text):
             replaced.append(row)
         else:
-            taken.add(text)
+            taken.add(rule.alike(text))
     counts: dict[str, int] = {}
     for row in replaced:
         escaped = rule.escaped(ids[row])
         key = escaped
-        while key in taken or not rule.admits(key):
+        while rule.alike(key) in taken or not rule.admits(key):
             counts[escaped] = counts.get(escaped, 1) + 1
             key = _numbered(escaped, counts[escaped], rule)
-        taken.add(key)
+        taken.add(rule.alike(key))
         keys[row] = key
     return keys, replaced
 
