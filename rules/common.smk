@@ -18,6 +18,8 @@ from packedesm.options import (
     VerifyOptions,
 )
 from packedesm.reference.vectors import FIRST, PARTS
+from packedesm.results.exports.command import expect_possible
+from packedesm.results.exports.formats import FORMATS
 from packedesm.results.planning import Planning
 from packedesm.cluster import (
     embed_minutes,
@@ -34,6 +36,7 @@ try:
         # All that is read of `config`: in messages and scripts it would be that of the workflow
         # that uses this one as a module.
         OPTIONS = resolve(config)
+        expect_possible(OPTIONS["exports"], OPTIONS["outputs"])
         SAMPLES = samples(OPTIONS["fasta"], place)
         WEIGHTS = files_as_named(OPTIONS["model"], place)
         BASE = published_base(OPTIONS["model"], place, OPTIONS["checkpoints"])

@@ -15,7 +15,7 @@ from packedesm.errors import Fault, UserError, first_line, listed, plural, print
 from packedesm.files import RECORD_DIGEST, reading
 from packedesm.outputs import Array
 from packedesm.paths import Paths
-from packedesm.results.exports.formats import FORMATS, Format, Writer
+from packedesm.results.exports.formats import FORMATS, POSITION, Format, Writer
 from packedesm.results.exports.keys import accession, biotrainer_hash, first_rows, unique_keys
 from packedesm.results.exports.place import publish, workspace
 from packedesm.results.exports.record import id_table, is_recorded, write_export_record
@@ -158,6 +158,10 @@ def _source(results: Results, format: Format, asked: Asked, arrays: Sequence[Arr
     if choice == "biotrainer":
         keys = [biotrainer_hash(sequence) for sequence in sequences(results, fasta)]
         return Source(results, tuple(arrays), keys, first_rows(keys), choice, fasta)
+    rows = range(len(results))
+    if choice == POSITION or format.rule is None:
+        keys = list(map(str, rows)) if choice == POSITION else results.ids
+        return Source(results, tuple(arrays), keys, rows, choice, fasta)
     wanted = results.ids if choice == "id" else [accession(name) for name in results.ids]
     keys, replaced = unique_keys(wanted, format.rule)
     if replaced:
@@ -168,7 +172,7 @@ def _source(results: Results, format: Format, asked: Asked, arrays: Sequence[Arr
             plural(len(replaced), f"{choice}"),
             *(format.name, listed(examples, len(replaced))),
         )
-    return Source(results, tuple(arrays), keys, range(len(results)), choice, fasta)
+    return Source(results, tuple(arrays), keys, rows, choice, fasta)
 
 
 def _unchanged(results: Results, arrays: Sequence[Array]) -> ExitStack:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from packedesm.results.exports.source import Source
 
 
+POSITION = "position"
+
+
 class Writer(Protocol):
     """What the module of a format has."""
 
@@ -57,9 +60,10 @@ class Format:
         Those of them that it takes if nobody says which; where none of them was made, the first
         that it holds.
     rule
-        Which ids it can hold.
+        Which ids it can hold; None for all, and each as often as there are.
     keys
-        What ``--keys`` may be; the first is what it is if nobody says.
+        What ``--keys`` may be; the first is what it is if nobody says. `POSITION` where records
+        have no names, and the table of ids tells whose each is.
     needs
         Modules that must be there, by the names that Python imports.
     install
@@ -77,7 +81,7 @@ class Format:
     module: str
     holds: tuple[str, ...]
     default: tuple[str, ...]
-    rule: Rule
+    rule: Rule | None
     keys: tuple[str, ...] = ("id",)
     needs: tuple[str, ...] = ()
     install: str = "packedesm"
@@ -186,7 +190,7 @@ FORMATS = {
             "faiss",
             holds=_VECTORS,
             default=("mean",),
-            rule=Rule(),  # a row is its number
+            rule=None,  # a row is its number
         ),
         Format(
             "plm-blast",
@@ -196,6 +200,25 @@ FORMATS = {
             default=("residue",),
             rule=Rule(forbidden=WHITESPACE),
             sequences=True,
+        ),
+        Format(
+            "skbio",
+            "HDF5 as scikit-bio reads it (format embed), with the sequences",
+            "skbio",
+            holds=(*_VECTORS, "residue"),
+            default=("mean", "residue"),
+            rule=None,
+            keys=(POSITION,),
+            needs=("h5py",),
+            sequences=True,
+        ),
+        Format(
+            "parquet",
+            "one table for pandas, polars, duckdb and R: the index, and the vectors in columns",
+            "parquet",
+            holds=(*_VECTORS, "pseudo_perplexity"),
+            default=(*_VECTORS, "pseudo_perplexity"),
+            rule=None,
         ),
     )
 }

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from packedesm.outputs import Array
+from packedesm.outputs import RECORD, Array
+from packedesm.paths import Paths
 from packedesm.results.exports.sequences import sequences
 from packedesm.results.reader import Results
+from packedesm.sequences.arrow import read_columns, to_numpy
 
 BLOCK_BYTES = 1 << 24  # of an array that are held in memory at once
 
@@ -68,19 +70,30 @@ class Source:
         """Return the shape of one line of an array."""
         return self._array(array).shape[1:]
 
+    def offsets(self, array: Array) -> np.ndarray:
+        """Return where each record's lines begin, and the last one's end: int64 (N + 1,)."""
+        if array.per not in self._known:
+            self._known[array.per] = self.results.offsets(array.name)
+        return self._known[array.per]
+
     def at(self, array: Array, row: int) -> np.ndarray:
         """Return what one record has of an array: one line, or all its lines."""
         found = self._array(array)
-        if array.per == "record":
+        if array.per == RECORD:
             return np.array(found[row])
-        start, end = self._offsets(array)[row : row + 2]
+        start, end = self.offsets(array)[row : row + 2]
         return np.array(found[start:end])
 
-    def blocks(self, array: Array) -> Iterator[tuple[range, np.ndarray]]:
-        """Yield rows and their lines, all in order, about `BLOCK_BYTES` at a time."""
-        offsets, found = self._offsets(array), self._array(array)
+    def blocks(
+        self, array: Array, rows_at_once: int | None = None
+    ) -> Iterator[tuple[range, np.ndarray]]:
+        """Yield rows and their lines, all in order.
+
+        About `BLOCK_BYTES` at a time; or, of an array with a line for each record, so many rows.
+        """
+        offsets, found = self.offsets(array), self._array(array)
         line = found.dtype.itemsize * int(np.prod(found.shape[1:], dtype=np.int64))
-        most = max(1, BLOCK_BYTES // line)
+        most = rows_at_once or max(1, BLOCK_BYTES // line)
         path = self.results.path / f"{array.name}.npy"
         with path.open("rb") as handle:
             handle.seek(found.offset)  # type: ignore[attr-defined]
@@ -96,8 +109,8 @@ class Source:
     def records(self, array: Array) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the exported rows in order, each with its line or its lines."""
         wanted = self.rows if isinstance(self.rows, range) else set(self.rows)
-        offsets = self._offsets(array)
-        single = array.per == "record"
+        offsets = self.offsets(array)
+        single = array.per == RECORD
         for rows, lines in self.blocks(array):
             bounds = (offsets[rows.start : rows.stop + 1] - offsets[rows.start]).tolist()
             for place, row in enumerate(rows):
@@ -109,13 +122,14 @@ class Source:
         """Yield the sequence of every record, in order; raises as that of the same name."""
         return sequences(self.results, self.fasta)
 
+    def lengths(self, *, embedded: bool) -> np.ndarray:
+        """Return the residues of each record, or those that were embedded: int64 (N,)."""
+        column = "embedded_length" if embedded else "length"
+        index = read_columns(Paths(self.results.path).index, [column])
+        return to_numpy(index[column]).astype(np.int64)
+
     def _array(self, array: Array) -> np.ndarray:
         return self.results.array(array.name)
-
-    def _offsets(self, array: Array) -> np.ndarray:
-        if array.per not in self._known:
-            self._known[array.per] = self.results.offsets(array.name)
-        return self._known[array.per]
 
     @cached_property
     def _known(self) -> dict[str, np.ndarray]:
