@@ -71,7 +71,7 @@ class Format:
     sequences
         Whether the sequences are needed, which results do not hold.
     several
-        Whether ``-o`` names the folder that holds all its files, however many there are.
+        Whether ``-o`` always names a folder.
     """
 
     name: str
