@@ -62,8 +62,10 @@ def test_a_row_of_zeros_stays_one_and_each_array_has_its_files(results, tmp_path
     values = np.zeros((len(RECORDS), 64), np.float16)
     values[1:] = 3
     add_array(changed, "max.layer1", values)
-    place = tmp_path / "f"
-    assert export(changed, "--format", "faiss", "-o", str(place), "--arrays", "max.layer1,cls") == 0
+    place = tmp_path / "faiss"
+    assert (
+        export(changed, "--format", "faiss", "-o", str(tmp_path), "--arrays", "max.layer1,cls") == 0
+    )
     index = faiss.read_index(str(place / "max.layer1.faiss"))
     np.testing.assert_array_equal(index.reconstruct(0), np.zeros(64))
     np.testing.assert_allclose(index.reconstruct(1), np.full(64, 1 / 8))
@@ -84,8 +86,8 @@ def test_without_faiss_there_are_matrices_and_a_line_says_what_to_install(
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with caplog.at_level(logging.WARNING):
-        assert export(results, "--format", "faiss", "-o", str(tmp_path / "f")) == 0
-    assert {path.name for path in (tmp_path / "f").iterdir()} == {"mean.npy", "ids.tsv"}
+        assert export(results, "--format", "faiss", "-o", str(tmp_path)) == 0
+    assert {path.name for path in (tmp_path / "faiss").iterdir()} == {"mean.npy", "ids.tsv"}
     assert "pip install 'packedesm[faiss]'" in caplog.text
 
 

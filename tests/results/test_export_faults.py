@@ -48,8 +48,8 @@ def test_a_folder_that_is_killed_in_the_middle_is_not_there_and_the_next_run_cle
     results, tmp_path, format
 ):
     before = digests(results)
-    place = tmp_path / "there" / "export"
-    arguments = ["--format", format, "-o", str(place)]
+    place = tmp_path / "there" / format
+    arguments = ["--format", format, "-o", str(place.parent)]
     process = Forked(slowly, results, arguments)
     suffix = {"pt": ".pt", "plm-blast": ".emb"}[format]
     deadline = time.monotonic() + 60
@@ -63,11 +63,11 @@ def test_a_folder_that_is_killed_in_the_middle_is_not_there_and_the_next_run_cle
     (left,) = place.parent.iterdir()
     assert left.name.startswith(".packedesm-")
     assert export(results, *arguments) == 0
-    table = [place.with_name("export.ids.tsv")]
+    table = [place.with_name(f"{format}.ids.tsv")]
     assert sorted(place.parent.iterdir()) == sorted([place, *table])
     undisturbed = tmp_path / "undisturbed"
     assert export(results, *arguments[:-1], str(undisturbed)) == 0
-    assert digests(place) == digests(undisturbed)
+    assert digests(place) == digests(undisturbed / format)
     assert digests(results) == before
 
 
@@ -100,7 +100,7 @@ def test_a_disk_that_fills_in_the_middle_is_one_line_and_leaves_nothing(
     before = digests(results)
     room = 64 - {"faiss": 4, "h5ad": 40}.get(format, 32)
     (small_disk / "others").write_bytes(bytes(room << 10))
-    process = Forked(unwarned, results, ["--format", format, "-o", str(small_disk / "export")])
+    process = Forked(unwarned, results, ["--format", format, "-o", str(small_disk)])
     _, error = process.communicate(timeout=60)
     # Not that of a signal: HDF5 that cannot close a file ends its process.
     assert process.returncode == 1, error
@@ -116,7 +116,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
     results, small_disk, format, capsys
 ):
     (small_disk / "others").write_bytes(bytes(63 << 10))
-    assert export(results, "--format", format, "-o", str(small_disk / "export")) == 1
+    assert export(results, "--format", format, "-o", str(small_disk)) == 1
     error = capsys.readouterr().err
     (line,) = [text for text in error.splitlines() if text.startswith("packedesm: ")]
     assert line.startswith(f"packedesm: {small_disk}: ")

@@ -110,8 +110,8 @@ def test_ids_of_several_words_are_escaped_and_numbers_that_are_too_large_stay(
     values = np.array(packedesm.open(out).array("residue"))
     values[6, 0] = 1e5
     add_array(out, "residue.layer1", values)
-    place = tmp_path / "plm"
-    arguments = ["--format", "plm-blast", "--arrays", "residue.layer1", "-o", str(place)]
+    place = tmp_path / "plm-blast.layer1"
+    arguments = ["--format", "plm-blast", "--arrays", "residue.layer1", "-o", str(tmp_path)]
     with caplog.at_level(logging.WARNING):
         assert export(out, *arguments) == 0
     assert [entry[0] for entry in index_of(place / "database")] == ["one%20two", "three%C2%A0four"]

@@ -101,7 +101,7 @@ def test_every_layer_and_contacts_are_there_in_float32(more):
     assert export(changed, "--format", "pt", "-o", str(changed.parent / "all")) == 0
     mean = packedesm.open(changed).array("mean.layer0")
     for row, name in ((0, "plain"), (1, "a/b"), (11, "single")):
-        found = load(changed.parent / "all" / f"{name}.pt")
+        found = load(changed.parent / "all" / "pt" / f"{name}.pt")
         assert set(found["mean_representations"]) == {0, 3}
         layer = found["mean_representations"][0]
         assert layer.dtype == found["contacts"].dtype == torch.float32
@@ -113,6 +113,6 @@ def test_what_is_asked_for_alone_is_there(more):
     changed, _ = more
     place = changed.parent / "some"
     assert export(changed, "--format", "pt", "-o", str(place), "--arrays", "mean.layer0") == 0
-    found = load(place / "plain.pt")
+    found = load(place / "pt" / "plain.pt")
     assert found.keys() == {"label", "mean_representations"}
     assert list(found["mean_representations"]) == [0]

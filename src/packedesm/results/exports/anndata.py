@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from packedesm.errors import UserError
 from packedesm.outputs import RECORD, Array
 from packedesm.progress import Progress
-from packedesm.results.exports.hdf5 import created
+from packedesm.results.exports.hdf5 import Disk, new_hdf5
 from packedesm.results.exports.source import Source
 from packedesm.sequences.arrow import to_numpy
 
@@ -52,17 +52,16 @@ def write(path: Path, source: Source) -> None:
         If no array with one vector for each record is to be exported.
     """
     main, others, scalars = _places(source)
-    with created(path) as file:
+    with new_hdf5(path) as (file, disk):
         _encode(file, "anndata", "0.1.0")
         names = ("layers", "obsm", "obsp", "uns", "varm", "varp")
         groups = {name: _mapping(file, name) for name in names}
-        _write_obs(file, source, scalars)
+        _write_obs(file, source, scalars, disk)
         columns = [str(number) for number in range(*source.line(main))]
         _texts(_dataframe(file, "var", []), _NAMES, len(columns))[:] = columns
-        with Progress("exporting", len(source.rows) * (1 + len(others)), "vectors") as progress:
-            _write_array(file, "X", source, main, progress)
-            for array in others:
-                _write_array(groups["obsm"], array.name, source, array, progress)
+        _write_array(file, "X", source.of([main]), disk)
+        for array in others:
+            _write_array(groups["obsm"], array.name, source.of([array]), disk)
         _write_value(groups["uns"], _MANIFEST, source.results.manifest)
         text = json.dumps(source.results.manifest, ensure_ascii=False)
         _write_value(groups["uns"], f"{_MANIFEST}_manifest", text)
@@ -94,19 +93,19 @@ def _places(source: Source) -> tuple[Array, list[Array], list[Array]]:
     return main, others, [array for array in records if array not in vectors]
 
 
-def _write_array(
-    group: h5py.Group, name: str, source: Source, array: Array, progress: Progress | None = None
-) -> None:
-    shape = (len(source.rows), *source.line(array))
-    values = group.create_dataset(name, shape, np.float32)
+def _write_array(group: h5py.Group, name: str, source: Source, disk: Disk) -> None:
+    (array,) = source.arrays
+    count = len(source.rows)
+    values = group.create_dataset(name, (count, *source.line(array)), np.float32)
     _encode(values, "array", "0.2.0")
-    for rows, block in source.blocks(array):
-        values[rows.start : rows.stop] = block
-        if progress is not None:
+    with Progress(f"exporting {array.name}", count, "records") as progress:
+        for rows, block in source.blocks(array):
+            values[rows.start : rows.stop] = block
+            disk.expect_room()
             progress.add(len(rows))
 
 
-def _write_obs(file: h5py.File, source: Source, scalars: Sequence[Array]) -> None:
+def _write_obs(file: h5py.File, source: Source, scalars: Sequence[Array], disk: Disk) -> None:
     index = pq.ParquetFile(source.results.path / "index.parquet")
     count, fields = len(source.rows), list(index.schema_arrow)
     obs = _dataframe(file, "obs", [*(field.name for field in fields), *(a.name for a in scalars)])
@@ -118,9 +117,10 @@ def _write_obs(file: h5py.File, source: Source, scalars: Sequence[Array]) -> Non
         keys[rows] = source.keys[rows]
         for write_rows, column in zip(columns, batch.columns, strict=True):
             write_rows(rows, column)
+        disk.expect_room()
         start = rows.stop
     for array in scalars:
-        _write_array(obs, array.name, source, array)
+        _write_array(obs, array.name, source.of([array]), disk)
 
 
 def _column(obs: h5py.Group, field: pa.Field, count: int) -> Callable[[slice, pa.Array], None]:

@@ -24,8 +24,8 @@ def add_options(parser: argparse.ArgumentParser, path: Callable[[str], str]) -> 
         "-o",
         "--output",
         type=path,
-        help="the file, or the folder of the files where there are several. Default: the folder "
-        "exports of the results.",
+        help="the file, such as x.h5, or a folder for the files. Default: the folder exports of "
+        "the results.",
     )
     parser.add_argument(
         "--keys",

@@ -66,8 +66,9 @@ def export(results: Results, asked: Asked, place: Path | None = None) -> list[Pa
     asked
         How.
     place
-        The file; or the folder of the files where several are made. None for the folder
-        ``exports`` of the results, where a record says what was exported, see `is_exported`.
+        The file, of one with a suffix such as ``.h5``; or the folder of the files. None for the
+        folder ``exports`` of the results, where a record says what was exported, see
+        `is_exported`.
 
     Raises
     ------
@@ -132,14 +133,13 @@ def _targets(
     inside = place.resolve().parent.is_relative_to(results.path.resolve())
     if inside and not place.resolve().is_relative_to(root.resolve()):
         raise UserError(f"{place}: lies among the results; give another place with -o")
-    single = not format.several and len(files) == 1
-    if not single and place.suffix and not place.is_dir():
+    as_file = bool(place.suffix) and not place.is_dir()
+    if as_file and (format.several or len(files) > 1):
         raise UserError(
             f"{place}: this export is {', '.join(files)}; name a folder with -o, or one array with "
             "--arrays"
         )
-    alone = single and not place.is_dir()
-    targets = {name: place if alone else place / name for name in files}
+    targets = {name: place if as_file else place / name for name in files}
     for target in targets.values():
         if target.exists() or target.is_symlink():
             raise UserError(f"{target}: is there already; remove it, or give another place with -o")

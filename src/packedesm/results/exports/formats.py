@@ -71,7 +71,7 @@ class Format:
     sequences
         Whether the sequences are needed, which results do not hold.
     several
-        Whether ``-o`` names the folder that holds all its files, however many there are.
+        Whether ``-o`` always names a folder.
     every_layer
         Whether it takes those of every layer if nobody says which, and not of the last alone.
     """
@@ -171,6 +171,7 @@ FORMATS = {
             holds=("mean", "residue", "cls", "contacts"),
             default=("mean", "residue", "cls", "contacts"),
             rule=PathRule(),
+            several=True,
             every_layer=True,
         ),
         Format(
@@ -191,6 +192,7 @@ FORMATS = {
             holds=_VECTORS,
             default=("mean",),
             rule=None,  # a row is its number
+            several=True,
         ),
         Format(
             "plm-blast",
@@ -199,6 +201,7 @@ FORMATS = {
             holds=("residue",),
             default=("residue",),
             rule=Rule(forbidden=WHITESPACE),
+            several=True,
             sequences=True,
         ),
         Format(

@@ -9,9 +9,7 @@ the attribute ``model_name``, float16 made float32) and by biotrainer 1.4
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import numpy as np
 
 from packedesm.outputs import RECORD, Array
 from packedesm.progress import Progress
+from packedesm.results.exports.hdf5 import new_hdf5
 from packedesm.results.exports.source import Source
 
 _COMPACT = 60_000  # bytes of a dataset that HDF5 keeps beside its name: less room, half the time
@@ -34,10 +33,8 @@ def files(arrays: Sequence[Array]) -> dict[str, list[Array]]:
 
 def write(path: Path, source: Source) -> None:
     """Write a dataset for each record: (D,) of one line, (L, …) of a line for every residue."""
-    import h5py
-
     (array,) = source.arrays
-    with full_disk_told(), h5py.File(path, "w") as file:
+    with new_hdf5(path) as (file, disk):
         file.attrs["model_name"] = source.model_name
         file.attrs["array"] = array.name
         add = _adding_hashed if source.called == "biotrainer" else _adding
@@ -45,6 +42,7 @@ def write(path: Path, source: Source) -> None:
         with Progress("exporting", len(source.rows), "records") as progress:
             for row, values in source.records(array):
                 put(row, values)
+                disk.expect_room()
                 progress.add(1)
 
 
@@ -62,18 +60,6 @@ def check(path: Path, source: Source, rows: Sequence[int]) -> None:
                 raise ValueError(f"row {row} is no dataset of its number format")
             if not np.array_equal(found[()], expected):
                 raise ValueError(f"row {row} has other numbers")
-
-
-@contextmanager
-def full_disk_told() -> Iterator[None]:
-    """Turn what HDF5 says of a disk into an OSError with the system's number."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        number = re.search(r"errno = (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), "writing HDF5 failed") from error
 
 
 def _file_name(array: Array) -> str:

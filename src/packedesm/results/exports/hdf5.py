@@ -1,4 +1,4 @@
-"""HDF5 files that are written with h5py, and what a full disk does to them."""
+"""HDF5 files on disks that may become full."""
 
 from __future__ import annotations
 
@@ -6,79 +6,68 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import h5py
+
+class Disk(io.FileIO):
+    """What HDF5 writes through: it is never told that a write failed.
+
+    HDF5 keeps what it could not write, tries again when its objects are given back, and then ends
+    the process (seen with 2.0: a file of a few kilobytes on a full disk). So the first failure is
+    kept for `expect_room`, and what follows is written nowhere.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self._failed: OSError | None = None
+
+    def expect_room(self) -> None:
+        """Raise the OSError of the first write that failed, if one did."""
+        if self._failed is not None:
+            raise self._failed
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`, or nothing once a write has failed."""
+        view = memoryview(data).cast("B")
+        left = view
+        while left and self._failed is None:
+            try:
+                left = left[super().write(left) :]
+            except OSError as error:
+                self._failed = error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size of the file, or do nothing once a write has failed."""
+        try:
+            return self.tell() if self._failed else super().truncate(size)
+        except OSError as error:
+            self._failed = error
+            return self.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        """Read so much; what was written nowhere is zeros."""
+        count = super().readinto(buffer) or 0
+        rest = memoryview(buffer).cast("B")[count:]
+        if self._failed is not None and rest:
+            rest[:] = bytes(len(rest))
+        return count + len(rest) * bool(self._failed)
 
 
 @contextmanager
-def created(path: Path) -> Iterator[h5py.File]:
-    """Yield a new HDF5 file to write to; OSError, as the system said it, if it takes no more.
+def new_hdf5(path: Path) -> Iterator[tuple[Any, Disk]]:
+    """Make a new HDF5 file; yield it and what tells now and then whether the disk is full.
 
-    The HDF5 library cannot close a file that the disk has no room for: h5py raises a RuntimeError,
-    and the process ends in a segmentation fault (h5py 3.16, HDF5 2.0). So the library writes
-    through a file of Python's, which keeps the first error to itself until the library is done.
+    Raises
+    ------
+    OSError
+        At the latest at the end of the block, if something could not be written.
     """
     import h5py
 
-    with _Kept(path) as kept:
+    with Disk(path) as disk:
         try:
-            with h5py.File(kept, "w") as file:
-                yield file
-        except Exception:
-            kept.tell_error()  # whatever the library said because of it
-            raise
-        kept.tell_error()
-
-
-class _Kept(io.RawIOBase):
-    """A new file that seems to take all that is written to it, and tells of its error later."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w+b", buffering=0)
-        self._error: OSError | None = None
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-    def tell_error(self) -> None:
-        """Raise the error that writing met, if any."""
-        if self._error is not None:
-            raise self._error
-
-    def write(self, data: Any, /) -> int:
-        left = memoryview(data).cast("B")
-        size = len(left)
-        try:
-            while left and self._error is None:
-                left = left[self._file.write(left) :]
-        except OSError as error:
-            self._error = error
-        return size
-
-    def readinto(self, buffer: Any, /) -> int:
-        return self._file.readinto(buffer) or 0
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def truncate(self, size: int | None = None, /) -> int:
-        try:
-            return self._file.truncate(size)
-        except OSError as error:
-            self._error = self._error or error
-            return size or 0
-
-    def readable(self) -> bool:
-        return True
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
+            with h5py.File(disk, "w") as file:
+                yield file, disk
+        finally:
+            disk.expect_room()  # whatever HDF5 made of it

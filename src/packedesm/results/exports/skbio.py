@@ -18,7 +18,7 @@ import numpy as np
 
 from packedesm.outputs import RECORD, Array
 from packedesm.progress import Progress
-from packedesm.results.exports.h5 import full_disk_told
+from packedesm.results.exports.hdf5 import new_hdf5
 from packedesm.results.exports.source import Source
 
 _LETTERS = 1 << 20  # that are held before they are written
@@ -31,12 +31,10 @@ def files(arrays: Sequence[Array]) -> dict[str, list[Array]]:
 
 def write(path: Path, source: Source) -> None:
     """Write vectors and sequences; of residues only those of the sequence that were embedded."""
-    import h5py
-
     (array,) = source.arrays
     width, offsets = source.line(array)[0], source.offsets(array)
     lengths = source.lengths(embedded=array.per != RECORD)
-    with full_disk_told(), h5py.File(path, "w") as file:
+    with new_hdf5(path) as (file, disk):
         file.attrs.update({"format": "embedding", "format-version": "1.0"})
         file.attrs.update({"dtype": "float32", "dim": width, "model_name": source.model_name})
         file.create_dataset("idptr", data=np.cumsum(lengths), track_times=False)
@@ -47,11 +45,13 @@ def write(path: Path, source: Source) -> None:
         for block in _cut(source.sequences(), lengths):
             letters[start : start + len(block)] = np.frombuffer(block, np.uint8)
             start += len(block)
+            disk.expect_room()
         shape = (int(offsets[-1]), width)
         vectors = file.create_dataset("embedding", shape, np.float32, track_times=False)
         with Progress("exporting", len(source.results), "records") as progress:
             for rows, lines in source.blocks(array):
                 vectors[offsets[rows.start] : offsets[rows.stop]] = lines.astype(np.float32)
+                disk.expect_room()
                 progress.add(len(rows))
 
 
