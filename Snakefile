@@ -23,6 +23,11 @@ include: "rules/common.smk"
 rule all:
     input:
         [Paths(f"{RESULTS}/{sample}").manifest for sample in SAMPLES],
+        [
+            Paths(f"{RESULTS}/{sample}").export(format)
+            for sample in SAMPLES
+            for format in OPTIONS["exports"]
+        ],
 
 
 include: "rules/slurm.smk"
@@ -33,3 +38,4 @@ include: "rules/embed.smk"
 include: "rules/merge.smk"
 include: "rules/verify.smk"
 include: "rules/report.smk"
+include: "rules/export.smk"

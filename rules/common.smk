@@ -24,6 +24,8 @@ from packedesm.options import (
 )
 from packedesm.outputs import needs
 from packedesm.reference.vectors import FIRST, PARTS
+from packedesm.results.exports.command import expect_possible
+from packedesm.results.exports.formats import FORMATS
 from packedesm.results.planning import Planning
 from packedesm.cluster import (
     embed_minutes,
@@ -41,6 +43,7 @@ try:
         # that uses this one as a module.
         OPTIONS = resolve(config)
         OPTIONS = with_arrays(OPTIONS, known_depth(OPTIONS["model"], place))
+        expect_possible(OPTIONS["exports"], OPTIONS["outputs"])
         SAMPLES = samples(OPTIONS["fasta"], place)
         HEADS = needs(OPTIONS["outputs"])
         WEIGHTS = files_as_named(OPTIONS["model"], place, HEADS)

@@ -22,6 +22,7 @@ from packedesm.files import explained, read_record
 from packedesm.log import LineFormatter, expect_end
 from packedesm.outputs import needs
 from packedesm.paths import STANDARD_INPUT, Paths, named
+from packedesm.results.exports import command as exporting
 from packedesm.results.folder import at_rest, clean_up, finished_request, refuse_foreign, working_in
 from packedesm.results.inputs import check_together
 from packedesm.results.request import Request, input_files
@@ -148,6 +149,10 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("--checkpoints", default="auto", help="folder; default: fair-esm's own")
     fetch.set_defaults(run=_fetch)
 
+    export = commands.add_parser("export", help="write finished results as other tools read them")
+    exporting.add_options(export, _folder)
+    export.set_defaults(run=_export)
+
     _add_doctor(commands)
     add_variants(commands, _answer)
     models = commands.add_parser("models", help="list the models by name")
@@ -190,7 +195,7 @@ def _schema_options() -> list[tuple[str, str, dict[str, Any]]]:
 def _help(described: dict[str, Any]) -> str:
     default = described["default"]
     if isinstance(default, list):
-        default = ",".join(default)
+        default = ",".join(default) or "none"
     text = described["description"].replace("%", "%%")
     return f"{text} Default: {str(default).lower() if isinstance(default, bool) else default}."
 
@@ -234,9 +239,12 @@ def _embed(options: argparse.Namespace) -> None:
             "removes anything; write it to a file first"
         )
     if not options.force and _finished_at_rest(paths, config):
+        with stopping_on_signals():
+            _add_exports(paths, config)
         return
     with stopping_on_signals(), working_in(paths):
         if not options.force and _finished(paths, config):
+            _add_exports(paths, config)
             return
         # Here: who asks for help, or for what is there, need not wait for torch.
         from packedesm.pipeline import embed_fasta
@@ -287,7 +295,6 @@ def _finished(paths: Paths, config: dict[str, Any]) -> bool:
         )
     if paths.work.exists():
         clean_up(paths)  # of an attempt that was stopped after its last file
-    _say(f"{paths.root}: nothing to be done, these results are there")
     return True
 
 
@@ -296,6 +303,19 @@ def _cores() -> int:
     return (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     )
+
+
+def _export(options: argparse.Namespace) -> None:
+    place = _results_folder(options.output) if options.output else None
+    with stopping_on_signals():
+        _say(exporting.run(options, place))
+
+
+def _add_exports(paths: Paths, config: dict[str, Any]) -> None:
+    """Make the exports that finished results shall have and have not."""
+    made = exporting.add_missing(paths.root, config["exports"])
+    said = f"exported {', '.join(made)}" if made else "nothing to be done"
+    _say(f"{paths.root}: {said}, these results are there")
 
 
 def _fetch(options: argparse.Namespace) -> None:

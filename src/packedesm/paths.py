@@ -10,6 +10,7 @@ from packedesm.outputs import OUTPUTS, PAIR, RESIDUE, Array
 
 WORK = ".work"
 LETTERED = {"masked_marginals"}  # arrays that are read with the residues that stand there
+EXPORTS = "exports"
 COMMIT_SUFFIX = ".commit"  # of the files in a shard's state that hold finished packs
 STANDARD_INPUT = Path("/dev/stdin")  # what `-` stands for
 
@@ -41,6 +42,7 @@ class Paths:
         self.residue_offsets = self.root / "residue_offsets.npy"
         self.residue_letters = self.root / "residue_letters.npy"
         self.contacts_offsets = self.root / "contacts_offsets.npy"
+        self.exports = self.root / EXPORTS
         self.lock = self.work / "lock"
         self.request = self.work / "request.json"
         self.checkpoint = self.work / "checkpoint.json"
@@ -76,6 +78,10 @@ class Paths:
         letters = [self.residue_letters] if LETTERED & kinds.keys() else []
         found = [*map(self.array, kinds), *(path for path in offsets if path is not None)]
         return [*found, *letters]
+
+    def export(self, format: str) -> Path:
+        """Return the record of an export in some format, see `packedesm.results.exports`."""
+        return self.exports / f"{format}.json"
 
     def results(self) -> list[Path]:
         """Return every file that results may hold, whatever they were asked for.

@@ -31,6 +31,7 @@ from packedesm.reference.vectors import FIRST, REST
 from packedesm.report.metrics import write_metrics
 from packedesm.report.page import write_report
 from packedesm.report.verify import verify
+from packedesm.results.exports.command import add_missing, expect_installed, expect_possible
 from packedesm.results.folder import adopt_request, start_over
 from packedesm.results.manifest import write_manifest
 from packedesm.results.merge import merge_shards
@@ -68,6 +69,8 @@ def embed_fasta(
     devices
         Which devices to use, as `find_places` takes them; default: all that `config` allows.
     """
+    expect_possible(config["exports"], config["outputs"])
+    expect_installed(config["exports"])
     places = find_places(config["device"], devices)
     fastas = input_files(config)
     checkpoint = prepare(config["model"], config["checkpoints"], needs(config["outputs"]))
@@ -92,6 +95,7 @@ def embed_fasta(
     write_metrics(paths, shards)
     write_report(paths)
     write_manifest(paths, config, request)
+    add_missing(paths.root, config["exports"])
 
 
 def _number_of_shards(

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from packedesm.errors import Damaged, Fault, UserError, quote
 from packedesm.files import TEMPORARY, explained, file_digest, read_record, remove_folder
 from packedesm.paths import WORK, Paths
+from packedesm.results.exports.record import remove_exports
 from packedesm.results.request import Request
 
 logger = logging.getLogger(__name__)
@@ -139,7 +140,7 @@ def refuse_foreign_sample(paths: Paths) -> None:
             f"{paths.root}: holds a run of the command `packedesm embed`; set `results` to another "
             "folder"
         )
-    known = {path.name for path in paths.results()} if _is_the_workflows(paths) else set()
+    known = {path.name for path in _made_in(paths)} if _is_the_workflows(paths) else set()
     inside = {path.name for path in paths.work.glob("*")} - paths.work_names()
     foreign = _finished_names(_names(paths) - known - {WORK})
     if foreign := [*foreign, *(f"{WORK}/{name}" for name in _finished_names(inside))]:
@@ -240,6 +241,7 @@ def start_over(paths: Paths) -> None:
     if ours:
         logger.warning("%s: starting over, removing %s", paths.root, ", ".join(ours))
     last = (paths.request, paths.manifest)
+    remove_exports(paths)
     for path in [*paths.results(), *paths.work.glob("*")]:
         if path not in (paths.lock, *last):
             _remove(path)
@@ -262,7 +264,8 @@ def _refuse_links(paths: Paths) -> None:
         raise UserError(f"{root}: is a link to nothing; choose another folder for the results")
     if root.exists() and not root.is_dir():
         raise UserError(f"{root}: is a file, not a folder; choose another folder for the results")
-    odd = [path for path in (work,) if path.is_symlink() or (path.exists() and not path.is_dir())]
+    folders = (work, paths.exports)
+    odd = [path for path in folders if path.is_symlink() or (path.exists() and not path.is_dir())]
     files = [*paths.results(), paths.lock, paths.request]
     odd += [path for path in files if path.is_symlink() or path.is_dir()]
     if odd:
@@ -310,6 +313,11 @@ def _manifest(paths: Paths) -> dict[str, Any]:
         return {}
 
 
+def _made_in(paths: Paths) -> list[Path]:
+    """Return what finished results may hold: their files, and the folder of exports."""
+    return [*paths.results(), paths.exports]
+
+
 def _names(paths: Paths) -> set[str]:
     """Return the names in a folder, without those that systems put into every folder."""
     names = {path.name for path in paths.root.glob("*")}
@@ -326,7 +334,7 @@ def _ours(paths: Paths) -> set[str]:
     there = {path.name for path in paths.root.glob("*")}
     if not _is_ours(paths):
         return there & {WORK}
-    known = {path.name for path in paths.results()} | {WORK}
+    known = {path.name for path in _made_in(paths)} | {WORK}
     return {name for name in there if name in known or name.startswith(TEMPORARY)}
 
 

@@ -20,6 +20,7 @@ from packedesm.errors import Fault
 from packedesm.files import atomic_path, create_npy, file_digest, write_record
 from packedesm.outputs import RECORD, Array
 from packedesm.paths import Paths
+from packedesm.results.exports.record import remove_exports
 from packedesm.results.letters import write_letters
 from packedesm.results.parts import Parts
 from packedesm.sequences.arrow import read_columns, to_numpy
@@ -98,6 +99,7 @@ def merge_shards(paths: Paths, shards: int, arrays: Sequence[str]) -> None:
 def _retire(paths: Paths, arrays: Sequence[str]) -> None:
     """Remove what says that the results are finished, and arrays that would not be of this run."""
     paths.manifest.unlink(missing_ok=True)
+    remove_exports(paths)
     others = {path for path in paths.results() if path.suffix == ".npy"} - {*paths.arrays(arrays)}
     for path in sorted(others):
         if path.exists():

@@ -12,6 +12,7 @@ from packedesm.errors import Damaged, UserError
 from packedesm.files import read_record, write_record
 from packedesm.outputs import needs
 from packedesm.paths import Paths
+from packedesm.results.exports.record import outdated_exports
 from packedesm.results.folder import refuse_foreign_sample
 from packedesm.results.inputs import describe
 from packedesm.results.outdated import kept_number, outdated_checkpoint, outdated_steps
@@ -112,6 +113,10 @@ class Planning:
             return []
         inputs = self._described(self.samples[name])
         return outdated_steps(self._run, paths, self.options, inputs, shards)
+
+    def outdated_exports(self, name: str) -> list[Path]:
+        """Return the records of a sample's exports of which a file is gone."""
+        return outdated_exports(self.sample(name), self.options["exports"])
 
     def _kept_number(self, name: str) -> int | None:
         paths = self.sample(name)

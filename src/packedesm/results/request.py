@@ -18,7 +18,7 @@ FORMAT = 1
 # one of them so that whoever turns to another one keeps what is finished.
 NOT_DECIDING = (
     *("fasta", "results", "model", "checkpoints", "device", "workers", "commit_seconds"),
-    *("commit_packs", "cluster"),
+    *("commit_packs", "cluster", "exports"),
 )
 # What decides how results are looked at, and no vector: compared only with what is finished.
 ONLY_VERIFIED = ("verify", "seed")

@@ -1,0 +1,1 @@
+"""Finished results in the files that other tools open."""

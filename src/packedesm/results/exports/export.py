@@ -1,0 +1,239 @@
+"""Export finished results: choose, name, write, check, put into place."""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packedesm.errors import Fault, UserError, first_line, listed, plural, printable, quote
+from packedesm.files import RECORD_DIGEST, reading
+from packedesm.outputs import Array
+from packedesm.paths import Paths
+from packedesm.results.exports.formats import FORMATS, POSITION, Format, Writer
+from packedesm.results.exports.keys import accession, biotrainer_hash, first_rows, unique_keys
+from packedesm.results.exports.place import publish, workspace
+from packedesm.results.exports.record import id_table, is_recorded, write_export_record
+from packedesm.results.exports.sequences import fasta_files, sequences
+from packedesm.results.exports.source import Source
+from packedesm.results.reader import Results
+
+logger = logging.getLogger(__name__)
+
+_CHECKED = 8  # records that are read back
+_TABLE = "ids.tsv"
+_ID_COLUMNS = ("row", "id", "key")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an export is asked for.
+
+    Parameters
+    ----------
+    format
+        A name from `FORMATS`.
+    keys
+        What records are called: one of the format's `keys`, None for the first of them.
+    arrays
+        Names of arrays; none for what the format takes by itself.
+    fasta
+        Where the sequences are read, if they are needed and lie elsewhere now.
+    """
+
+    format: str
+    keys: str | None = None
+    arrays: tuple[str, ...] = ()
+    fasta: tuple[Path, ...] = ()
+
+
+def export(results: Results, asked: Asked, place: Path | None = None) -> list[Path]:
+    """Write an export and return its files; none of them is there before all are whole.
+
+    An id that the format cannot hold is replaced, see `packedesm.results.exports.keys`; then
+    ``NAME.ids.tsv`` beside the file, or ``ids.tsv`` in a folder, tells of each row that is called
+    otherwise than its id.
+
+    Parameters
+    ----------
+    results
+        What is exported.
+    asked
+        How.
+    place
+        The file, of one with a suffix such as ``.h5``; or the folder of the files. None for the
+        folder ``exports`` of the results, where a record says what was exported, see
+        `is_exported`.
+
+    Raises
+    ------
+    UserError
+        If the format or the arrays are not there, something is not installed, or `place` is taken.
+    Fault
+        If the disk is full or cannot be written to, or an array is not as the run wrote it.
+    """
+    format = FORMATS[asked.format]
+    writer = format.writer()
+    arrays = format.choose(results.arrays, asked.arrays)
+    files = writer.files(arrays)
+    targets = _targets(results, format, list(files), place)
+    source = _source(results, format, asked, arrays)
+    with workspace(next(iter(targets.values())).parent) as folder:
+        for name, inside in files.items():
+            part, path = source.of(inside), folder / name
+            with _unchanged(results, inside):
+                writer.write(path, part)
+            _check(writer, path, part)
+        if place is None:
+            Paths(results.path).export(format.name).unlink(missing_ok=True)
+        table = folder / _TABLE if _write_table(folder / _TABLE, source) else None
+        for name, target in targets.items():
+            _put(folder / name, target, table)
+    written = list(targets.values())
+    if place is None:
+        made = _made(results, asked)
+        write_export_record(Paths(results.path), format.name, written, made)
+    return written
+
+
+def export_missing(results: Results, names: Iterable[str]) -> list[str]:
+    """Write those exports, each as its format makes it by itself, that are not there yet.
+
+    Returns the names of the formats; raises as `export`.
+    """
+    missing = [name for name in names if not is_exported(results, name)]
+    for name in missing:
+        for path in export(results, Asked(name)):
+            logger.info("exported %s", path)
+    return missing
+
+
+def is_exported(results: Results, name: str) -> bool:
+    """Tell whether the folder ``exports`` has an export of these very results in a format.
+
+    As it is made if nobody asks for special keys or arrays.
+    """
+    return is_recorded(Paths(results.path), name, _made(results, Asked(name)))
+
+
+def _targets(
+    results: Results, format: Format, files: Sequence[str], place: Path | None
+) -> dict[str, Path]:
+    """Return where each file goes; UserError if that cannot be."""
+    root = Paths(results.path).exports
+    if place is None:
+        if root.is_symlink() or (root.exists() and not root.is_dir()):
+            raise UserError(f"{root}: is a link or a file; move it away, or name a place with -o")
+        return {name: root / name for name in files}
+    inside = place.resolve().parent.is_relative_to(results.path.resolve())
+    if inside and not place.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"{place}: lies among the results; give another place with -o")
+    as_file = bool(place.suffix) and not place.is_dir()
+    if as_file and (format.several or len(files) > 1):
+        raise UserError(
+            f"{place}: this export is {', '.join(files)}; name a folder with -o, or one array with "
+            "--arrays"
+        )
+    targets = {name: place if as_file else place / name for name in files}
+    for target in targets.values():
+        if target.exists() or target.is_symlink():
+            raise UserError(f"{target}: is there already; remove it, or give another place with -o")
+    return targets
+
+
+def _source(results: Results, format: Format, asked: Asked, arrays: Sequence[Array]) -> Source:
+    choice = asked.keys or format.keys[0]
+    if choice not in format.keys:
+        raise UserError(
+            f"--keys: format {format.name} knows {', '.join(format.keys)}, not {quote(choice)}"
+        )
+    fasta = asked.fasta
+    if format.sequences or choice == "biotrainer":
+        fasta = fasta_files(results, fasta)
+    if choice == "biotrainer":
+        keys = [biotrainer_hash(sequence) for sequence in sequences(results, fasta)]
+        return Source(results, tuple(arrays), keys, first_rows(keys), choice, fasta)
+    rows = range(len(results))
+    if choice == POSITION or format.rule is None:
+        keys = list(map(str, rows)) if choice == POSITION else results.ids
+        return Source(results, tuple(arrays), keys, rows, choice, fasta)
+    wanted = results.ids if choice == "id" else [accession(name) for name in results.ids]
+    keys, replaced = unique_keys(wanted, format.rule)
+    if replaced:
+        examples = (f"{quote(wanted[row])} is {quote(keys[row])}" for row in replaced)
+        logger.warning(
+            "%s that format %s cannot hold, or that stand there twice, are replaced (%s); a table "
+            "of ids beside the export tells which",
+            plural(len(replaced), f"{choice}"),
+            *(format.name, listed(examples, len(replaced))),
+        )
+    return Source(results, tuple(arrays), keys, rows, choice, fasta)
+
+
+def _unchanged(results: Results, arrays: Sequence[Array]) -> ExitStack:
+    """Return what raises Damaged at its end if one of the arrays is not as the run wrote it."""
+    stack = ExitStack()
+    digests = results.manifest.get("sha256", {})
+    for array in arrays:
+        name = f"{array.name}.npy"
+        if name in digests:
+            stack.enter_context(reading(results.path / name, sha256=digests[name]))
+    return stack
+
+
+def _check(writer: Writer, path: Path, source: Source) -> None:
+    """Read some rows back: the first, the last, and some between."""
+    rows = source.rows
+    drawn = random.Random(0).sample(rows, min(_CHECKED, len(rows)))
+    few = sorted({rows[0], rows[-1], *drawn})
+    try:
+        writer.check(path, source, few)
+    except ValueError as error:
+        raise Fault(
+            f"{path.name}: what was written does not read back as it should "
+            f"({first_line(error)}); nothing is kept; check the disk, and run again"
+        ) from error
+
+
+def _write_table(path: Path, source: Source) -> bool:
+    """Write which row is called what, if one is not called by its id; tell whether one is."""
+    ids, keys = source.ids, source.keys
+    other = [row for row in range(len(ids)) if ids[row] != keys[row]]
+    if other:
+        with path.open("w", encoding="utf-8") as handle:
+            handle.write("\t".join(_ID_COLUMNS) + "\n")
+            for row in other:
+                handle.write(f"{row}\t{printable(ids[row])}\t{printable(keys[row])}\n")
+    return bool(other)
+
+
+def _put(written: Path, target: Path, table: Path | None) -> None:
+    """Move an export to its place, and a copy of the table of ids beside it.
+
+    There is no moment at which an export lies beside the table of another one.
+    """
+    place = id_table(target)
+    if (table is not None or place.exists()) and target.is_file():
+        target.unlink()
+    place.unlink(missing_ok=True)
+    if table is not None:
+        copy = table.with_name(f"{_TABLE}.copy")
+        shutil.copyfile(table, copy)
+        publish(copy, place)
+    publish(written, target)
+
+
+def _made(results: Results, asked: Asked) -> dict[str, Any]:
+    """Return what tells an export from another one in the same format."""
+    keys = asked.keys or FORMATS[asked.format].keys[0]
+    return {"keys": keys, "arrays": list(asked.arrays), "results": _digest(results)}
+
+
+def _digest(results: Results) -> str:
+    """Return what tells these results from others."""
+    return str(results.manifest.get(RECORD_DIGEST) or results.manifest["written"])
