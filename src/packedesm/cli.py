@@ -21,6 +21,7 @@ from packedesm.esm2.registry import MODELS, locate, present_files
 from packedesm.files import explained
 from packedesm.log import LineFormatter, expect_end
 from packedesm.paths import STANDARD_INPUT, Paths, named
+from packedesm.results import neighbours
 from packedesm.results.folder import at_rest, clean_up, finished_request, refuse_foreign, working_in
 from packedesm.results.inputs import check_together
 from packedesm.results.request import Request, input_files
@@ -146,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("--checkpoints", default="auto", help="folder; default: fair-esm's own")
     fetch.set_defaults(run=_fetch)
 
+    neighbours.add_command(commands)
     _add_doctor(commands)
     models = commands.add_parser("models", help="list the models by name")
     models.set_defaults(run=_models)
