@@ -68,7 +68,13 @@ class Paths:
     def results(self) -> list[Path]:
         """Return every file that results may hold, whatever they were asked for."""
         tables = [self.index, self.skipped, self.metrics, self.packing, self.throughput]
-        return [*self.arrays(OUTPUTS), *tables, self.verification, self.report, self.manifest]
+        last = [self.verification, self.report, *self.multiqc(), self.manifest]
+        return [*self.arrays(OUTPUTS), *tables, *last]
+
+    def multiqc(self) -> list[Path]:
+        """Return the files that MultiQC finds: general statistics, packing, time, accuracy."""
+        parts = ("", "_packing", "_time", "_accuracy")
+        return [self.root / f"packedesm{part}_mqc.json" for part in parts]
 
     def work_names(self) -> set[str]:
         """Return the names that files and folders in the folder of work may have."""
