@@ -46,6 +46,7 @@ rule report:
         report=report(
             SAMPLE.report, caption="../report/report.rst", category="{sample}"
         ),
+        multiqc=SAMPLE.multiqc(),
         reporting=SAMPLE.reporting,
     log:
         log_of("report", "sample"),
@@ -76,6 +77,7 @@ rule manifest:
         metrics=SAMPLE.metrics,
         tables=[SAMPLE.packing, SAMPLE.throughput],
         report=SAMPLE.report,
+        multiqc=SAMPLE.multiqc(),
         reporting=SAMPLE.reporting,
         runs=every_shard(SAMPLE.shard_run),
     output:

@@ -22,6 +22,7 @@ from packedesm.files import explained, read_record
 from packedesm.log import LineFormatter, expect_end
 from packedesm.outputs import needs
 from packedesm.paths import STANDARD_INPUT, Paths, named
+from packedesm.results import neighbours
 from packedesm.results.exports import command as exporting
 from packedesm.results.folder import at_rest, clean_up, finished_request, refuse_foreign, working_in
 from packedesm.results.inputs import check_together
@@ -153,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     exporting.add_options(export, _folder)
     export.set_defaults(run=_export)
 
+    neighbours.add_command(commands)
     _add_doctor(commands)
     add_variants(commands, _answer)
     models = commands.add_parser("models", help="list the models by name")

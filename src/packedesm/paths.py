@@ -90,12 +90,18 @@ class Paths:
         """
         tables = [self.index, self.skipped, self.metrics, self.packing, self.throughput]
         arrays = [*self.arrays(OUTPUTS), *self._layer_arrays()]
-        return [*arrays, *tables, self.verification, self.report, self.manifest]
+        last = [self.verification, self.report, *self.multiqc(), self.manifest]
+        return [*arrays, *tables, *last]
 
     def _layer_arrays(self) -> Iterable[Path]:
         for path in sorted(self.root.glob("*.layer*.npy")):
             with suppress(ValueError):
                 yield self.array(Array.named(path.stem).name)
+
+    def multiqc(self) -> list[Path]:
+        """Return the files that MultiQC finds: general statistics, packing, time, accuracy."""
+        parts = ("", "_packing", "_time", "_accuracy")
+        return [self.root / f"packedesm{part}_mqc.json" for part in parts]
 
     def work_names(self) -> set[str]:
         """Return the names that files and folders in the folder of work may have."""

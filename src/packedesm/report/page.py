@@ -27,6 +27,7 @@ from packedesm.paths import Paths
 from packedesm.report import plots, words
 from packedesm.report.flagged import first_flagged
 from packedesm.report.methods import methods
+from packedesm.report.multiqc import write_multiqc
 from packedesm.report.vectors import (
     Vectors,
     apart,
@@ -42,6 +43,8 @@ _UNEXPLAINED = Flag("See the table of flags in the documentation.")
 
 def write_report(paths: Paths, *, workflow: bool = False) -> Path:
     """Write report.html from metrics.json, verification.json, the packs and the merged results.
+
+    And beside it what MultiQC shows of the sample.
 
     The page holds its style and its figures, loads nothing, and runs no script. Text that comes
     from the input is escaped.
@@ -90,6 +93,7 @@ def write_report(paths: Paths, *, workflow: bool = False) -> Path:
     write_text(paths.report, _environment().get_template("report.html.j2").render(content))
     made_from = [record[RECORD_DIGEST] for record in (metrics, verification)]
     digests = {paths.report.name: file_digest(paths.report)}
+    digests |= write_multiqc(paths, metrics, verification)
     write_record(paths.reporting, {"sha256": digests, "made_from": made_from})
     return paths.report
 

@@ -31,6 +31,7 @@ FILES = {
     "metrics.json": "the numbers of this report",
     "packing.tsv": "fill of the packs and the padding avoided, shard by shard",
     "throughput.tsv": "speed and hardware use, shard by shard",
+    "packedesm_mqc.json": "for MultiQC, with three more of such names: multiqc finds them",
 }
 CHOICES = {
     "dtype": "Number format of the computation",
