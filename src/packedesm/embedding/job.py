@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -20,13 +19,13 @@ from packedesm.device.memory import keep_freed_memory
 from packedesm.device.precision import fix_precision
 from packedesm.embedding.begin import Beginning
 from packedesm.embedding.fallback import Fallback, Means
-from packedesm.embedding.feed import Feed
+from packedesm.embedding.feed import Feed, FromFeed
 from packedesm.embedding.output import write_shard
 from packedesm.embedding.pack import FinishedPack, total_fill
 from packedesm.embedding.record import JobFacts, ShardRun
 from packedesm.embedding.replan import PackPlan
 from packedesm.embedding.resume import ShardState
-from packedesm.embedding.runner import AsyncInferenceRunner, Sink
+from packedesm.embedding.runner import AsyncInferenceRunner
 from packedesm.embedding.signals import stopping_on_signals
 from packedesm.embedding.workload import workload
 from packedesm.errors import plural, quote
@@ -35,7 +34,6 @@ from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
 from packedesm.files import RECORD_DIGEST
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions, ReferenceOptions
-from packedesm.packing.dataloader import worker_lost
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.packing.packer import Packs, plan_packs
 from packedesm.paths import Paths
@@ -174,44 +172,13 @@ def embed_packs(
             progress.add(pack.statistics.residues)
 
         means = Means(
-            embed=_FromFeed(feed, state.seconds_before),
+            embed=FromFeed(feed, state.seconds_before),
             tokens=feed.dataset.tokens,
             load_float32=load_float32,
             name=name,
             remember=state.remember_replans,
         )
         Fallback(means, feed.packs, sink, committed, state.deferred()).run(runner)
-
-
-class _FromFeed:
-    """Embed packs of a feed; once a worker process was lost, without any."""
-
-    def __init__(self, feed: Feed, seconds_before: float) -> None:
-        self._feed = feed
-        self._start = time.perf_counter() - seconds_before
-        self._in_process = False
-
-    def __call__(self, runner: AsyncInferenceRunner, numbers: Sequence[int], sink: Sink) -> None:
-        done: set[int] = set()
-
-        def note(pack: FinishedPack) -> None:
-            sink(pack)
-            done.add(pack.statistics.pack)
-
-        try:
-            self._run(runner, numbers, note)
-        except Exception as error:
-            if (lost := worker_lost(error)) is None:
-                raise
-            logger.warning("%s; this process reads the rest itself", lost)
-            self._in_process = True
-            self._run(runner, [number for number in numbers if number not in done], sink)
-
-    def _run(self, runner: AsyncInferenceRunner, numbers: Sequence[int], sink: Sink) -> None:
-        budget = self._feed.packs.budget(numbers[0]) if numbers else None
-        before = time.perf_counter() - self._start
-        with self._feed.batches(numbers, in_process=self._in_process) as batches:
-            runner.run(batches, sink, numbers=numbers, token_budget=budget, seconds_before=before)
 
 
 def record_name(paths: Paths, dataset: SequenceDataset, place: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -147,9 +147,17 @@ def shard_writer(
 
 
 class ShardWriter:
-    """Receive the vectors of one shard, pack by pack, in any order."""
+    """Receive the vectors of one shard, pack by pack, in any order.
 
-    def __init__(self, arrays: dict[str, np.memmap], residues: np.ndarray) -> None:
+    Parameters
+    ----------
+    arrays
+        Where they go by name, in files or in memory.
+    residues
+        int (N,), embedded residues of each record.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], residues: np.ndarray) -> None:
         self._arrays = arrays
         self._ends = np.cumsum(residues)
         self._written = np.zeros(len(residues), bool)
@@ -185,7 +193,8 @@ class ShardWriter:
                 f"no vector for {plural(len(missing), 'record')}, first {missing[:5].tolist()}"
             )
         for array in self._arrays.values():
-            array.flush()
+            if isinstance(array, np.memmap):
+                array.flush()
 
 
 def _seconds(statistics: list[PackStatistics], setup: float, total: float) -> Seconds:

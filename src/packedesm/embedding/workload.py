@@ -7,19 +7,19 @@ from functools import partial
 import numpy as np
 
 from packedesm.device.token_budget import Workload
-from packedesm.packing.dataset import SequenceDataset
+from packedesm.packing.dataset import ProteinDataset
 from packedesm.packing.packer import WINDOW, plan_packs
 
 TRIALS = 3  # packs that a token budget is tried on
 
 
-def workload(dataset: SequenceDataset) -> Workload:
+def workload(dataset: ProteinDataset) -> Workload:
     """Return what the records of a shard are for the choice of a token budget."""
     sequences = int(dataset.policy.counts(dataset.lengths).sum())
     return Workload(int(dataset.tokens.sum()), sequences, partial(trial_packs, dataset))
 
 
-def trial_packs(dataset: SequenceDataset, token_budget: int) -> list[list[int]]:
+def trial_packs(dataset: ProteinDataset, token_budget: int) -> list[list[int]]:
     """Return the tokens of every sequence of some packs of the shard, evenly spaced in its plan.
 
     The plan goes from the longest records to the shortest, so they stand for all of it.
