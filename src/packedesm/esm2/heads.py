@@ -41,7 +41,10 @@ class LanguageModelHead(nn.Module):
         return head.requires_grad_(False).eval()
 
     def forward(self, hidden: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
-        """Return logits (tokens, 33).
+        """Return logits (tokens, 33), float32 whatever the dtype of the weights is.
+
+        Only the dense layer is computed in that: to round its result and the logits would cost more
+        accuracy than time is won.
 
         Parameters
         ----------
@@ -50,4 +53,7 @@ class LanguageModelHead(nn.Module):
         embeddings
             (33, width): `embed_tokens.weight` of the encoder.
         """
-        return F.linear(self.layer_norm(F.gelu(self.dense(hidden))), embeddings, self.bias)
+        x = F.gelu(self.dense(hidden).float())
+        norm = self.layer_norm
+        x = F.layer_norm(x, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
+        return F.linear(x, embeddings.float(), self.bias.float())

@@ -19,6 +19,7 @@ from torch import nn
 
 from packedesm.esm2.attention import WITH_ROTARY, Sequences, attend
 from packedesm.esm2.geometry import VOCABULARY, Geometry
+from packedesm.esm2.heads import LanguageModelHead
 from packedesm.esm2.linear import linear, linear_add, linear_gelu
 from packedesm.esm2.steps import FURTHEST, KERNELS, TRAINED_KEPT, embed, phases, rotate
 from packedesm.esm2.weights import (
@@ -49,6 +50,7 @@ class PackedESM2(nn.Module):
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
         self.geometry = geometry
+        self.language_head: LanguageModelHead | None = None
         self.fused = self.fused_gelu = False
         with torch.device("meta"):
             # Given its weight, which it would else initialise: on the meta device that imports the
@@ -127,6 +129,7 @@ class PackedESM2(nn.Module):
         *,
         attention: str = "sdpa",
         lengths: Sequence[int] | None = None,
+        visit: Callable[[int, torch.Tensor], None] | None = None,
     ) -> torch.Tensor:
         """Return the last representation of every token, as fair-esm's after its last LayerNorm.
 
@@ -146,6 +149,10 @@ class PackedESM2(nn.Module):
             A backend of `packedesm.esm2.attention`.
         lengths
             The sequences' lengths in tokens on the host.
+        visit
+            Called with the number and the representation (total_tokens, width) of every layer
+            before the last, 0 being the embeddings, as the pass goes by: as fair-esm counts its
+            ``repr_layers``. What it is given is overwritten afterwards.
 
         Returns
         -------
@@ -158,7 +165,9 @@ class PackedESM2(nn.Module):
         layers = [*cast(Iterable[_Layer], self.layers)]
         following = [*(layer.attention_norm for layer in layers[1:]), self.final_norm]
         normed = layers[0].attention_norm(x)
-        for layer, norm in zip(layers, following, strict=True):
+        for number, (layer, norm) in enumerate(zip(layers, following, strict=True)):
+            if visit is not None:
+                visit(number, x)
             # What a step made gets no name that outlives it: it would take memory from the next.
             q, k, v = split(linear(normed, layer.qkv).unflatten(1, (3, layer.heads, -1)))
             attended = attend(attention, q, k, v, sequences, rotary).flatten(1)

@@ -181,6 +181,19 @@ def locate(model: str, folder: str | Path = "auto") -> Path:
     )
 
 
+def known_depth(model: str, place: Callable[[str], str]) -> int | None:
+    """Return the number of a model's layers where that is told without reading weights.
+
+    Parameters as those of `files_as_named`.
+    """
+    if model in MODELS:
+        return MODELS[model].layers
+    settings = Path(place(model)).expanduser() / "config.json"
+    content = read_small_json(settings) if settings.is_file() else None
+    depth = content.get("num_hidden_layers") if isinstance(content, dict) else None
+    return depth if isinstance(depth, int) else None
+
+
 def base_name(path: Path) -> str | None:
     """Return the model that the adapter in a folder is for, as `locate` takes it; None if none is.
 
