@@ -69,7 +69,8 @@ class Progress:
         self._last = time.monotonic()
         self._before = before
         self._listener = _listener.get()
-        drawn, file = _Bar, _Nowhere()
+        drawn: type[tqdm] = _Bar
+        file: _Terminal | _Nowhere = _Nowhere()
         if self._listener is None and in_notebook():
             drawn, file = _notebook_bar(), _Terminal()
         elif self._listener is None and sys.stderr.isatty():

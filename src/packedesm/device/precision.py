@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -42,7 +43,7 @@ def fix_precision() -> dict[str, bool]:
 
 
 # What `fix_precision` sets, by the owner of each.
-_FLAGS = (
+_FLAGS: tuple[tuple[Any, str], ...] = (
     (torch.backends.cuda.matmul, "allow_tf32"),
     (torch.backends.cudnn, "allow_tf32"),
     (torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction"),
