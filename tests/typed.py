@@ -14,9 +14,9 @@ Options = TypeVar("Options")
 
 def options(kind: type[Options], **config: Any) -> Options:
     """Return the options of a configuration that says nothing but `config`."""
-    given = {key: value for key, value in config.items() if key != "arrays"}
-    resolved = with_arrays(resolve({"fasta": "in.fasta", **given}), depth=None)
-    return kind.of({**resolved, **config})
+    arrays = config.pop("arrays", None)
+    resolved = with_arrays(resolve({"fasta": "in.fasta", **config}), depth=None)
+    return kind.of(resolved if arrays is None else {**resolved, "arrays": list(arrays)})
 
 
 def policy(**config: Any) -> LengthPolicy:

@@ -15,6 +15,7 @@ from packedesm.packing.batch import PackedBatch
 
 # Tokens whose logits are in float32 at once: more would take memory that packs were not counted to.
 _AT_ONCE = 1 << 14
+_SAID = ("logits", "log_likelihood")  # of every residue, by the language head
 
 
 class Readout:
@@ -74,8 +75,8 @@ class Readout:
 
     def _said(self, hidden: torch.Tensor, batch: PackedBatch) -> dict[str, torch.Tensor]:
         """Return what the language head says of every residue."""
-        asked = {array.name: array for array in self._arrays if not array.masked}
-        wanted = [name for name in ("logits", "log_likelihood") if name in asked]
+        asked = {array.name: array for array in self._arrays}
+        wanted: list[str] = [name for name in _SAID if name in asked]
         if not wanted:
             return {}
         parts = [self._said_of(hidden, batch, at, wanted) for at in self._blocks(batch)]
