@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
 from packedesm.embedding.claim import now
-from packedesm.embedding.pack import FinishedPack, PackStatistics, not_finite, write_packs
+from packedesm.embedding.pack import PackStatistics, write_packs
+from packedesm.embedding.placing import ShardWriter
 from packedesm.embedding.record import JobFacts, Seconds, ShardRun
 from packedesm.embedding.resume import ShardState
-from packedesm.errors import Fault, plural
+from packedesm.errors import Fault
 from packedesm.esm2.registry import Checkpoint
 from packedesm.files import atomic_path, create_npy, file_digest
 from packedesm.options import EmbedOptions, EmbedPlan
-from packedesm.outputs import RECORD, Array
+from packedesm.outputs import Array
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.paths import Paths
 from packedesm.sequences.summary import read_summary, written_digest
@@ -144,57 +145,6 @@ def shard_writer(
         writer = ShardWriter(arrays, residues)
         yield writer
         writer.close()
-
-
-class ShardWriter:
-    """Receive the vectors of one shard, pack by pack, in any order.
-
-    Parameters
-    ----------
-    arrays
-        Where they go by name, in files or in memory.
-    residues
-        int (N,), embedded residues of each record.
-    """
-
-    def __init__(self, arrays: Mapping[str, np.ndarray], residues: np.ndarray) -> None:
-        self._arrays = arrays
-        self._ends = {name: np.cumsum(Array.named(name).lines(residues)) for name in arrays}
-        self._written = np.zeros(len(residues), bool)
-
-    def write(self, pack: FinishedPack) -> None:
-        """Store the vectors of one pack.
-
-        Raises
-        ------
-        RuntimeError
-            If a record comes a second time, or a vector holds NaN or infinity.
-        """
-        rows = pack.rows
-        if self._written[rows].any():
-            raise RuntimeError(f"records {rows[self._written[rows]].tolist()} were embedded twice")
-        if len(bad := not_finite(pack.vectors, pack.residues)):
-            raise RuntimeError(f"vectors of the shard's records {rows[bad]} hold NaN or infinity")
-        for name, array in pack.vectors.items():
-            if Array.named(name).per == RECORD:
-                self._arrays[name][rows] = array
-                continue
-            counts = Array.named(name).lines(pack.residues)
-            ends = self._ends[name][rows]
-            for end, stop, count in zip(ends, np.cumsum(counts), counts, strict=True):
-                self._arrays[name][end - count : end] = array[stop - count : stop]
-        self._written[rows] = True
-
-    def close(self) -> None:
-        """Flush the arrays; RuntimeError if a record was not written."""
-        if not self._written.all():
-            missing = np.flatnonzero(~self._written)
-            raise RuntimeError(
-                f"no vector for {plural(len(missing), 'record')}, first {missing[:5].tolist()}"
-            )
-        for array in self._arrays.values():
-            if isinstance(array, np.memmap):
-                array.flush()
 
 
 def _seconds(statistics: list[PackStatistics], setup: float, total: float) -> Seconds:

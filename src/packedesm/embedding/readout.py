@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from packedesm.embedding.pooling import over_residues, pool
 from packedesm.errors import UserError
-from packedesm.esm2.model import PackedESM2
 from packedesm.options import EmbedPlan
 from packedesm.outputs import LANGUAGE_HEAD, Array
 from packedesm.packing.batch import PackedBatch
+
+if TYPE_CHECKING:
+    from packedesm.esm2.model import PackedESM2
 
 # Tokens whose logits are in float32 at once: more would take memory that packs were not counted to.
 _AT_ONCE = 1 << 14

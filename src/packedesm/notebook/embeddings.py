@@ -15,10 +15,11 @@ from packedesm.paths import Paths
 from packedesm.results.reader import Results
 from packedesm.sequences.arrow import to_numpy
 from packedesm.sequences.index import with_float32_flag
-from packedesm.sequences.records import Records
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from packedesm.sequences.records import Records
 
 _WHERE = Paths("embeddings in memory")  # for messages; nothing is there
 

@@ -12,8 +12,8 @@ import torch
 from packedesm.device.precision import fixed_precision
 from packedesm.embedding.fallback import Fallback, Means
 from packedesm.embedding.feed import Feed, FromFeed
-from packedesm.embedding.output import ShardWriter
 from packedesm.embedding.pack import FinishedPack
+from packedesm.embedding.placing import ShardWriter
 from packedesm.embedding.replan import PackPlan
 from packedesm.embedding.runner import AsyncInferenceRunner
 from packedesm.embedding.workload import workload
@@ -23,10 +23,10 @@ from packedesm.outputs import Array
 from packedesm.packing.dataset import MemoryDataset
 from packedesm.packing.packer import plan_packs
 from packedesm.progress import Progress, telling
-from packedesm.sequences.records import Records
 
 if TYPE_CHECKING:
     from packedesm.notebook.model import EmbeddingModel
+    from packedesm.sequences.records import Records
 
 # Whether a bar is drawn, or what is told how many residues are done.
 Show = bool | Callable[[int], None]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,20 +11,8 @@ import numpy as np
 from packedesm.errors import UserError, quote
 from packedesm.sequences.advice import explain
 from packedesm.sequences.fasta import Block, clean
-from packedesm.sequences.staging import Input
 
 _AT_ONCE = 1 << 16  # sequences; what is done to all of a block at once holds them twice
-
-
-class Given(Input):
-    """What a program hands over in place of an input file; its records are items, from 0."""
-
-    def __init__(self) -> None:
-        super().__init__(Path("sequences"), bytes=0)
-
-    def where(self, record: int, line: int, name: str) -> str:
-        """Return what a message calls an item: its place, and its id where that is another."""
-        return item(record - 1, name)
 
 
 def item(place: int, name: str) -> str:

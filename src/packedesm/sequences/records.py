@@ -16,7 +16,7 @@ from packedesm.options import ShardOptions
 from packedesm.paths import named
 from packedesm.sequences.arrow import numbers
 from packedesm.sequences.fasta import read_blocks
-from packedesm.sequences.given import Given, item, read_given
+from packedesm.sequences.given import item, read_given
 from packedesm.sequences.index import READ_SCHEMA, with_duplicates
 from packedesm.sequences.partition import duplicates, first_occurrences
 from packedesm.sequences.repeats import count_repeats
@@ -24,6 +24,17 @@ from packedesm.sequences.staging import Batch, Flagged, Found, Input, first_halv
 from packedesm.sequences.summary import warnings
 
 logger = logging.getLogger(__name__)
+
+
+class Given(Input):
+    """What a program hands over in place of an input file; its records are items, from 0."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("sequences"), bytes=0)
+
+    def where(self, record: int, line: int, name: str) -> str:
+        """Return what a message calls an item: its place, and its id where that is another."""
+        return item(record - 1, name)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from packedesm.errors import SHOWN, UserError, listed, plural, quote
 from packedesm.sequences.partition import first_occurrences
-from packedesm.sequences.staging import Found
+
+if TYPE_CHECKING:
+    from packedesm.sequences.staging import Found
 
 
 def count_repeats(found: Found, id_digests: np.ndarray, first_sequence: np.ndarray) -> int:

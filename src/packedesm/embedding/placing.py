@@ -1,0 +1,62 @@
+"""Where the vectors of packs go, in whatever order packs finish: to the places of their records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from packedesm.embedding.pack import FinishedPack, not_finite
+from packedesm.errors import plural
+from packedesm.outputs import RECORD, Array
+
+
+class ShardWriter:
+    """Receive the vectors of one shard, pack by pack, in any order.
+
+    Parameters
+    ----------
+    arrays
+        Where they go by name, in files or in memory.
+    residues
+        int (N,), embedded residues of each record.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], residues: np.ndarray) -> None:
+        self._arrays = arrays
+        self._ends = {name: np.cumsum(Array.named(name).lines(residues)) for name in arrays}
+        self._written = np.zeros(len(residues), bool)
+
+    def write(self, pack: FinishedPack) -> None:
+        """Store the vectors of one pack.
+
+        Raises
+        ------
+        RuntimeError
+            If a record comes a second time, or a vector holds NaN or infinity.
+        """
+        rows = pack.rows
+        if self._written[rows].any():
+            raise RuntimeError(f"records {rows[self._written[rows]].tolist()} were embedded twice")
+        if len(bad := not_finite(pack.vectors, pack.residues)):
+            raise RuntimeError(f"vectors of the shard's records {rows[bad]} hold NaN or infinity")
+        for name, array in pack.vectors.items():
+            if Array.named(name).per == RECORD:
+                self._arrays[name][rows] = array
+                continue
+            counts = Array.named(name).lines(pack.residues)
+            ends = self._ends[name][rows]
+            for end, stop, count in zip(ends, np.cumsum(counts), counts, strict=True):
+                self._arrays[name][end - count : end] = array[stop - count : stop]
+        self._written[rows] = True
+
+    def close(self) -> None:
+        """Flush the arrays; RuntimeError if a record was not written."""
+        if not self._written.all():
+            missing = np.flatnonzero(~self._written)
+            raise RuntimeError(
+                f"no vector for {plural(len(missing), 'record')}, first {missing[:5].tolist()}"
+            )
+        for array in self._arrays.values():
+            if isinstance(array, np.memmap):
+                array.flush()
