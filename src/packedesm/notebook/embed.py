@@ -85,9 +85,9 @@ def embed(
     ((2, 192), ['P01501', 'again'])
     >>> found.index["duplicate_of"].tolist(), found.index["flags"].tolist()
     ([<NA>, 0], ['', 'upper_cased'])
-    >>> both = packedesm.embed(["MKT"], ["mean", "residue"], layers=[0, "last"], device="cpu")
+    >>> both = packedesm.embed(["MKT"], layers=[0, "last"], outputs=["mean", "max"], device="cpu")
     >>> both.arrays
-    ['mean.layer0', 'mean', 'residue.layer0', 'residue']
+    ['mean.layer0', 'mean', 'max.layer0', 'max']
     >>> packedesm.embed(["MKT", "ELV-IS"], device="cpu")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...

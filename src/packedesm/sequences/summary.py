@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,9 @@ from packedesm.options import ShardOptions
 from packedesm.paths import Paths
 from packedesm.sequences.flags import FLAGS, NUCLEOTIDE_LIKE
 from packedesm.sequences.partition import Partition
-from packedesm.sequences.staging import Found, Staging
+
+if TYPE_CHECKING:
+    from packedesm.sequences.staging import Found, Staging
 
 _TRANSLATE = (
     "most records look like DNA or RNA, and ESM-2 reads proteins, so their vectors mean nothing: "
