@@ -20,10 +20,12 @@ from packedesm.errors import Fault, UserError, permissions_told, printable
 from packedesm.esm2.registry import MODELS, locate, present_files
 from packedesm.files import explained, read_record
 from packedesm.log import LineFormatter, expect_end
+from packedesm.outputs import needs
 from packedesm.paths import STANDARD_INPUT, Paths, named
 from packedesm.results.folder import at_rest, clean_up, finished_request, refuse_foreign, working_in
 from packedesm.results.inputs import check_together
 from packedesm.results.request import Request, input_files
+from packedesm.results.variants import add_variants
 
 # Options of the workflow that the command replaces by its own arguments.
 _NOT_OPTIONS = ("fasta", "results")
@@ -147,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     fetch.set_defaults(run=_fetch)
 
     _add_doctor(commands)
+    add_variants(commands, _answer)
     models = commands.add_parser("models", help="list the models by name")
     models.set_defaults(run=_models)
     return parser
@@ -274,7 +277,8 @@ def _finished(paths: Paths, config: dict[str, Any]) -> bool:
     if before is None:
         return False
     path = locate(config["model"], config["checkpoints"])
-    files = present_files(path, config["checkpoints"]) if path.exists() else []
+    heads = needs(config["outputs"])
+    files = present_files(path, config["checkpoints"], heads) if path.exists() else []
     request = Request.of(config, files, before)
     if changes := request.differences(before, finished=True):
         raise UserError(
@@ -295,11 +299,13 @@ def _cores() -> int:
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    from packedesm.esm2.download import fetch
+    from packedesm.esm2.download import fetch, fetch_regression
 
     configuration.check_path("--checkpoints", options.checkpoints)
     folder = configuration.expanded("--checkpoints", options.checkpoints)
-    _answer(str(fetch(options.model, folder)))
+    path = fetch(options.model, folder)
+    fetch_regression(options.model, folder)
+    _answer(str(path))
 
 
 def _doctor(options: argparse.Namespace) -> None:

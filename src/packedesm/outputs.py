@@ -71,6 +71,11 @@ OUTPUTS = {
 }
 
 
+def needs(outputs: Iterable[str]) -> frozenset[str]:
+    """Return the heads that the weights must have for outputs of these names."""
+    return frozenset(head for name in outputs if (head := OUTPUTS[name].needs) is not None)
+
+
 @dataclass(frozen=True)
 class Array:
     """One array of a run's results: an output, of one layer if there is one of each."""
@@ -122,6 +127,11 @@ class Array:
         if self.per == RECORD:
             return np.ones_like(residues)
         return residues if self.per == RESIDUE else residues * (residues + 1) // 2
+
+
+def heads_of(arrays: Iterable[str]) -> frozenset[str]:
+    """Return the heads that the weights must have for arrays of these names."""
+    return needs(Array.named(name).output.name for name in arrays)
 
 
 def array_names(

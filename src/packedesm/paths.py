@@ -38,6 +38,7 @@ class Paths:
         self.verification = self.root / "verification.json"
         self.report = self.root / "report.html"
         self.residue_offsets = self.root / "residue_offsets.npy"
+        self.residue_letters = self.root / "residue_letters.npy"
         self.contacts_offsets = self.root / "contacts_offsets.npy"
         self.lock = self.work / "lock"
         self.request = self.work / "request.json"

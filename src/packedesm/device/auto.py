@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -13,13 +13,13 @@ from packedesm.device.memory import out_of_memory
 from packedesm.device.token_budget import Workload, fastest_budget
 from packedesm.errors import Fault, UserError
 from packedesm.esm2.attention import Selection, select_backend, unavailable_reason
-from packedesm.esm2.checkpoints import load_state, reading_weights
+from packedesm.esm2.checkpoints import read, reading_weights
 from packedesm.esm2.fused import select_kernels
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
 from packedesm.options import EmbedOptions, EmbedPlan
-from packedesm.outputs import check_layers
+from packedesm.outputs import check_layers, heads_of
 
 NAMED = "named in the configuration"
 _KINDS = {"cuda": "GPU", "cpu": "CPU"}
@@ -51,7 +51,8 @@ def load(
     dtype, reason = resolve_dtype(options.dtype, device)
     check_layers(options.arrays, checkpoint.geometry.layers)
     ways = select_ways(options.attention, checkpoint.geometry, getattr(torch, dtype), device)
-    model = load_fitting(checkpoint, dtype, ways.kernels.name, device)
+    heads = heads_of(options.arrays)
+    model = load_fitting(checkpoint, dtype, ways.kernels.name, device, heads)
     return settle(model, ways, options, workload, dtype_reason=reason), model
 
 
@@ -138,11 +139,15 @@ def unfit_reason(
 
 
 def load_fitting(
-    checkpoint: Checkpoint, dtype: str, kernels: str, device: torch.device
+    checkpoint: Checkpoint,
+    dtype: str,
+    kernels: str,
+    device: torch.device,
+    heads: Collection[str] = (),
 ) -> PackedESM2:
-    """Return the model of a job, with its kernels; Fault if it does not fit into memory."""
+    """Return the model of a job, with its kernels and heads; Fault if memory does not hold it."""
     with _weights_fit(checkpoint, dtype):
-        model = load_model(checkpoint, getattr(torch, dtype), device)
+        model = load_model(checkpoint, getattr(torch, dtype), device, heads)
     model.use_kernels(kernels)
     return model
 
@@ -186,11 +191,29 @@ def resolve_token_budget(
     return budget, f"chosen automatically: {reason}"
 
 
-def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> PackedESM2:
-    """Return the model of a checkpoint; UserError if it does not load or is not as recorded."""
+def load_model(
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    device: torch.device,
+    needs: Collection[str] = (),
+) -> PackedESM2:
+    """Return the model of a checkpoint, with those of its heads that are needed and no others.
+
+    Parameters
+    ----------
+    needs
+        Heads, see `packedesm.outputs.needs`.
+
+    Raises
+    ------
+    UserError
+        If it does not load, is not as recorded, or lacks a head.
+    """
     with reading_weights(checkpoint) as path:
-        geometry, tensors = load_state(path, checkpoint.base)
-        return PackedESM2.from_fair_esm(tensors, geometry, dtype, device)
+        weights = read(path, checkpoint.base, needs, checkpoint.regression)
+        return PackedESM2.from_fair_esm(
+            weights.state, weights.geometry, dtype, device, weights.heads
+        )
 
 
 @contextmanager

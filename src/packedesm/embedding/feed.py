@@ -15,7 +15,7 @@ from packedesm.errors import Damaged
 from packedesm.options import JobOptions
 from packedesm.packing.batch import PackedBatch
 from packedesm.packing.dataloader import create_async_dataloader, worker_lost
-from packedesm.packing.dataset import ProteinDataset
+from packedesm.packing.items import Items
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 class Feed:
     """Where the packs of a job come from."""
 
-    dataset: ProteinDataset
+    items: Items
     packs: PackPlan
     job: JobOptions
     check_stop: Callable[[], None]  # raises if the job is to stop
@@ -41,7 +41,7 @@ class Feed:
             Start no workers: this process reads and collates.
         """
         loader = create_async_dataloader(
-            self.dataset,
+            self.items,
             [self.packs[number] for number in todo],
             workers=0 if in_process else self._workers(len(todo)),
             pin_memory=False,  # the lane does it, in one copy
@@ -59,7 +59,7 @@ class Feed:
                 self.check_stop()
                 yield batch
         except Damaged as error:  # of a worker, it holds a traceback
-            raise self.dataset.damaged() from error
+            raise self.items.dataset.damaged() from error
 
     def _workers(self, packs: int) -> int:
         # To read and collate a token takes about 0.02 µs, the smallest model on an H200 ten times

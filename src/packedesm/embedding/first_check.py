@@ -13,6 +13,7 @@ from packedesm.embedding.pack import FinishedPack
 from packedesm.embedding.runner import AsyncInferenceRunner, PackTooLarge
 from packedesm.errors import quote
 from packedesm.options import LengthPolicy
+from packedesm.outputs import Array
 from packedesm.packing.collator import VarlenCollator
 from packedesm.packing.dataset import Protein as Packed
 from packedesm.reference.comparison import Distance, Limits, compare
@@ -89,7 +90,8 @@ def first_check(
     policy
         Which residues of them are embedded.
     """
-    dtype, outputs = runner.plan.dtype, runner.plan.arrays
+    dtype = runner.plan.dtype
+    outputs = [name for name in runner.plan.arrays if not Array.named(name).masked]
     compared, not_finite = 0, 0
     worst, worst_is = Distance(1.0, 0.0, passed=True), ""
     for protein, vectors in _embedded(runner, proteins, policy):

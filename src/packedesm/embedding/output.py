@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from packedesm.esm2.registry import Checkpoint
 from packedesm.files import atomic_path, create_npy, file_digest
 from packedesm.options import EmbedOptions, EmbedPlan
 from packedesm.outputs import Array
-from packedesm.packing.dataset import SequenceDataset
+from packedesm.packing.items import Items
 from packedesm.paths import Paths
 from packedesm.sequences.summary import read_summary, written_digest
 from packedesm.versions import versions
@@ -26,17 +27,15 @@ from packedesm.versions import versions
 logger = logging.getLogger(__name__)
 
 
-def write_shard(
-    paths: Paths, dataset: SequenceDataset, state: ShardState, facts: JobFacts
-) -> ShardRun:
+def write_shard(paths: Paths, items: Items, state: ShardState, facts: JobFacts) -> ShardRun:
     """Write arrays, ``packs.tsv`` and, last, ``run.json``; delete the state."""
-    float32_rows: list[int] = []
-    width, residues = facts.checkpoint.geometry.width, dataset.embedded_lengths
+    float32_rows: set[int] = set()
+    width, residues = facts.checkpoint.geometry.width, items.dataset.embedded_lengths
     with shard_writer(paths, facts.shard, residues, facts.plan, width=width) as writer:
         for pack in state.finished():
             writer.write(pack)
             if pack.statistics.float32_records:
-                float32_rows += dataset.rows[pack.rows].tolist()
+                float32_rows.update(items.dataset.rows[items.records_of(pack.rows)].tolist())
         state.claim.check()
     statistics = list(state.statistics().values())
     write_packs(paths.shard_packs(facts.shard), statistics)
@@ -148,9 +147,14 @@ def shard_writer(
 
 
 def _seconds(statistics: list[PackStatistics], setup: float, total: float) -> Seconds:
+    in_order = sorted(statistics, key=lambda pack: pack.finished_seconds)
+    # Packs are computed one after another: what one took is the time since the one before.
+    times = [0.0, *(pack.finished_seconds for pack in in_order)]
+    masked = [after - before for before, after in pairwise(times)]
     return Seconds(
         setup=setup,
-        embedding=max((pack.finished_seconds for pack in statistics), default=0.0),
+        embedding=times[-1],
+        masked=sum(took for took, pack in zip(masked, in_order, strict=True) if pack.masked),
         forward=sum(pack.forward_seconds for pack in statistics),
         waiting=sum(pack.wait_seconds for pack in statistics),
         total=total,

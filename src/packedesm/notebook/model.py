@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from packedesm.notebook.place import find_device
 from packedesm.notebook.request import CallKeys, call_options, resolved, with_keys
 from packedesm.notebook.run import Show, embed_records
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions
+from packedesm.outputs import heads_of
 from packedesm.packing.batch import PackedBatch
 from packedesm.sequences.records import records_of
 
@@ -50,6 +51,8 @@ class EmbeddingModel(nn.Module):
         Where its weights come from.
     attention
         A backend of `packedesm.esm2.attention`, or ``auto``.
+    checkpoints
+        Folder of downloaded models, for heads that are loaded later.
 
     Attributes
     ----------
@@ -66,11 +69,18 @@ class EmbeddingModel(nn.Module):
     (2, 192)
     """
 
-    def __init__(self, esm2: PackedESM2, checkpoint: Checkpoint, attention: str = "auto") -> None:
+    def __init__(
+        self,
+        esm2: PackedESM2,
+        checkpoint: Checkpoint,
+        attention: str = "auto",
+        checkpoints: str = "auto",
+    ) -> None:
         super().__init__()
         self.esm2 = esm2
         self.checkpoint = checkpoint
         self._attention = attention
+        self._checkpoints = checkpoints
         self._ways: dict[tuple[torch.dtype, torch.device], Ways] = {}
         self._dtype_reason = "the weights' own"
 
@@ -112,6 +122,7 @@ class EmbeddingModel(nn.Module):
         found = resolved("embed", {**keys, "outputs": outputs, "layers": layers}, CallKeys)
         shard, options = call_options(found, self.geometry.layers)
         source = Path(sequences) if isinstance(sequences, str) else sequences
+        self.load_heads(*heads_of(options.arrays))
         records = records_of(_readable(source), shard)
         return embed_records(self, records, options, JobOptions.of(found), progress)
 
@@ -139,6 +150,30 @@ class EmbeddingModel(nn.Module):
 
     forward = forward_packed
 
+    def load_heads(self, *heads: str) -> None:
+        """Load heads that the model lacks: ``language head``, ``contact head``.
+
+        `embed` does so for outputs that need one. Who trains a head loads it before its parameters
+        are collected; it is then ``esm2.language_head`` or ``esm2.contact_head``.
+
+        Raises
+        ------
+        UserError
+            If the checkpoint has none, or is another one by now.
+        """
+        missing = [head for head in heads if getattr(self.esm2, head.replace(" ", "_")) is None]
+        if not missing:
+            return
+        checkpoint = prepare(self.checkpoint.model, self._checkpoints, missing)
+        if checkpoint.path != self.checkpoint.path or checkpoint.bytes != self.checkpoint.bytes:
+            raise UserError(f"{checkpoint.path}: is not what was loaded; load the model again")
+        dtype = str(self.dtype).removeprefix("torch.")
+        loaded = load_fitting(checkpoint, dtype, "torch", torch.device("cpu"), missing)
+        for head in missing:
+            name = head.replace(" ", "_")
+            setattr(self.esm2, name, getattr(loaded, name).to(self.device))
+        self.checkpoint = checkpoint
+
     def plan(self, options: EmbedOptions, workload: Workload) -> EmbedPlan:
         """Return what options come to with the weights as they are now."""
         if options.token_budget == "auto" and workload.tokens <= _ONE_PACK:
@@ -155,14 +190,14 @@ class EmbeddingModel(nn.Module):
         model.use_kernels(plan.kernels)
         return model
 
-    def in_float32(self, device: torch.device) -> PackedESM2:
-        """Return the model in float32 on a device.
+    def in_float32(self, device: torch.device, heads: Collection[str] = ()) -> PackedESM2:
+        """Return the model in float32 on a device, with these heads.
 
         Those weights are read from the checkpoint, more exact than half precision has kept them;
         if they are others by now, they are converted.
         """
         try:
-            model = load_weights(self.checkpoint, torch.float32, device)
+            model = load_weights(self.checkpoint, torch.float32, device, heads)
         except UserError:  # the file is gone, or another one
             return copy.deepcopy(self.esm2).to(device, torch.float32)
         now = self.esm2.state_dict()
@@ -253,7 +288,7 @@ def load_model(
     place = find_device(device)
     found = resolved("load_model", {"dtype": dtype, "attention": attention}, _LoadKeys)
     checkpoint = prepare(str(model), str(checkpoints))
-    load = partial(_loaded, checkpoint, place, attention)
+    load = partial(_loaded, checkpoint, place, (attention, str(checkpoints)))
     fastest, reason = resolve_dtype(found["dtype"], place)
     if not check:
         return load(fastest, reason)
@@ -273,10 +308,14 @@ _LADDER = ["float16", "bfloat16", "float32"]
 
 
 def _loaded(
-    checkpoint: Checkpoint, device: torch.device, attention: str, dtype: str, reason: str
+    checkpoint: Checkpoint,
+    device: torch.device,
+    settings: tuple[str, str],
+    dtype: str,
+    reason: str,
 ) -> EmbeddingModel:
     esm2 = load_fitting(checkpoint, dtype, "torch", device)
-    model = EmbeddingModel(esm2, checkpoint, attention)
+    model = EmbeddingModel(esm2, checkpoint, *settings)
     model._dtype_reason = reason
     model._way()  # raises where the backend does not fit
     return model

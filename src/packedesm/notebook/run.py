@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,10 +19,10 @@ from packedesm.embedding.replan import PackPlan
 from packedesm.embedding.runner import AsyncInferenceRunner
 from packedesm.embedding.workload import workload
 from packedesm.notebook.embeddings import Embeddings
-from packedesm.options import EmbedOptions, JobOptions
-from packedesm.outputs import Array
+from packedesm.options import EmbedOptions, EmbedPlan, JobOptions
+from packedesm.outputs import Array, heads_of
 from packedesm.packing.dataset import MemoryDataset
-from packedesm.packing.packer import plan_packs
+from packedesm.packing.items import Items
 from packedesm.progress import Progress, telling
 
 if TYPE_CHECKING:
@@ -56,38 +57,50 @@ def embed_records(
     unique = records.unique
     sequences = [records.sequences[row] for row in unique.tolist()]
     dataset = MemoryDataset(unique, sequences, options.length)
-    plan = model.plan(options, workload(dataset))
-    residues = dataset.embedded_lengths
-    arrays = {}
-    for array in map(Array.named, plan.arrays):
-        shape = (int(array.lines(residues).sum()), *array.line(model.geometry.width))
-        arrays[array.name] = np.empty(shape, array.dtype(plan.output_dtype))
-    writer = ShardWriter(arrays, residues)
-    packs = PackPlan(dataset.tokens, plan_packs(dataset.tokens, plan.token_budget))
-    float32_rows: list[int] = []
+    items = Items.of(dataset, options.arrays)
+    plan = model.plan(options, workload(items))
+    arrays = _room(plan, dataset.embedded_lengths, model.geometry.width)
+    writer = ShardWriter(arrays, dataset.embedded_lengths)
+    packs = PackPlan(items.tokens, items.plan(plan.token_budget), records=items.records)
     means = Means(
-        embed=FromFeed(Feed(dataset, packs, job, check_stop=lambda: None)),
-        tokens=dataset.tokens,
-        load_float32=model.in_float32,
-        name=lambda place: records.name(int(dataset.rows[place])),
+        embed=FromFeed(Feed(items, packs, job, check_stop=lambda: None)),
+        tokens=items.tokens,
+        load_float32=partial(model.in_float32, heads=heads_of(plan.arrays)),
+        name=partial(_name, records, items),
         remember=lambda _replans: None,
     )
+    float32_rows: set[int] = set()
     with (
         _shown(progress),
         on(model.device),
-        Progress("embedding", int(residues.sum()), "residues", delay=_DELAY) as bar,
+        Progress("embedding", items.passed, "residues", delay=_DELAY) as bar,
     ):
 
         def sink(pack: FinishedPack) -> None:
             writer.write(pack)
             if pack.statistics.float32_records:
-                float32_rows.extend(dataset.rows[pack.rows].tolist())
-            bar.add(pack.statistics.residues)
+                float32_rows.update(dataset.rows[items.records_of(pack.rows)].tolist())
+            bar.add(pack.statistics.passed)
 
         runner = AsyncInferenceRunner(model.computing(plan), plan, model.device)
         Fallback(means, packs, sink).run(runner)
     writer.close()
     return Embeddings(records, model.checkpoint, plan, arrays, sorted(float32_rows))
+
+
+def _room(plan: EmbedPlan, residues: np.ndarray, width: int) -> dict[str, np.ndarray]:
+    """Return the arrays of a plan, still empty, for records of so many embedded residues."""
+    room = {}
+    for array in map(Array.named, plan.arrays):
+        shape = (int(array.lines(residues).sum()), *array.line(width))
+        room[array.name] = np.empty(shape, array.dtype(plan.output_dtype))
+    return room
+
+
+def _name(records: Records, items: Items, item: int) -> str:
+    """Return what the user calls an item that goes through the model."""
+    (place,) = items.records_of(np.array([item]))
+    return records.name(int(items.dataset.rows[place]))
 
 
 @contextmanager
