@@ -128,7 +128,7 @@ class Results:
                 array = Array(array.output, self._number(array, layer))
             elif array.layer is not None and array.layer == self.depth:
                 array = Array(array.output)
-        except ValueError:
+        except (ValueError, TypeError):
             raise UserError(
                 f"{self.path}: {quote(str(output))} is no output; {self._there()}"
             ) from None
