@@ -28,6 +28,11 @@ ROOMS = {
         *("sequences", "packing", "esm2", "embedding.pack", "embedding.record"),
         *("reference.vectors", "reference.comparison"),
     ),
+    # In memory what embedding and results do with files, for programs.
+    "notebook": (
+        *("sequences", "packing", "esm2", "device", "embedding", "reference"),
+        "results.reader",
+    ),
     # Of the reference only how close is right.
     "doctor": ("esm2", "device", "reference.comparison"),
 }

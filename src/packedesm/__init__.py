@@ -8,6 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from packedesm.errors import UserError as UserError
+    from packedesm.notebook.embed import embed as embed
+    from packedesm.notebook.embeddings import Embeddings as Embeddings
+    from packedesm.notebook.model import EmbeddingModel as EmbeddingModel
+    from packedesm.notebook.model import load_model as load_model
+    from packedesm.notebook.packed import pack as pack
     from packedesm.results.reader import Results as Results
     from packedesm.results.reader import open as open
 
@@ -35,6 +40,10 @@ __all__, __getattr__ = exports(
     {
         "errors": ["Fault", "UserError"],
         "results.reader": ["Results", "open"],
+        "notebook.embed": ["embed"],
+        "notebook.embeddings": ["Embeddings"],
+        "notebook.model": ["EmbeddingModel", "load_model"],
+        "notebook.packed": ["pack"],
         "packing.packer": ["FirstFitDecreasingPacker"],
         "packing.dataset": ["SequenceDataset"],
         "packing.batch": ["PackedBatch"],

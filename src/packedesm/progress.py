@@ -1,4 +1,4 @@
-"""Tell how far a long job is: a bar on a terminal, a line in the log every few seconds."""
+"""Tell how far a long job is: a bar on a terminal or in a notebook, lines in the log."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -49,10 +50,18 @@ class Progress:
         Seconds between lines in the log.
     before
         How much was done before, and not by this process.
+    delay
+        Seconds until a bar appears: what is done sooner shows none.
     """
 
     def __init__(
-        self, doing: str, total: int | None, unit: str, interval: float = 5.0, before: int = 0
+        self,
+        doing: str,
+        total: int | None,
+        unit: str,
+        interval: float = 5.0,
+        before: int = 0,
+        delay: float = 0.0,
     ) -> None:
         self._doing = doing
         self._unit = unit
@@ -60,15 +69,21 @@ class Progress:
         self._last = time.monotonic()
         self._before = before
         self._listener = _listener.get()
-        watched = self._listener is None and sys.stderr.isatty()
-        self._bar = _Bar(
+        drawn: type[tqdm] = _Bar
+        file: _Terminal | _Nowhere = _Nowhere()
+        if self._listener is None and in_notebook():
+            drawn, file = _notebook_bar(), _Terminal()
+        elif self._listener is None and sys.stderr.isatty():
+            file = _Terminal()
+        self._bar = drawn(
             desc=doing,
             initial=before,
             total=total,
             unit=f" {unit}",
             unit_scale=True,
             dynamic_ncols=True,
-            file=_Terminal() if watched else _Nowhere(),
+            delay=delay,
+            file=file,
         )
         if self._listener is not None:
             self._listener(before)
@@ -109,6 +124,20 @@ class Progress:
             *(self._doing, done, total, self._unit, 100 * done / max(total, 1), rate),
             *(self._unit, left),
         )
+
+
+def in_notebook() -> bool:
+    """Tell whether this process is the kernel of a Jupyter notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and "IPKernelApp" in shell.config
+
+
+def _notebook_bar() -> type[tqdm]:
+    """Return a bar of Jupyter's own widgets; without the package ipywidgets, one of text."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # which asks for that package: a bar of text is fine
+        from tqdm.auto import tqdm as drawn
+    return drawn
 
 
 class _Bar(tqdm):

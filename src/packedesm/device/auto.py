@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 
@@ -11,7 +12,7 @@ from packedesm.device.hardware import check_dtype
 from packedesm.device.memory import out_of_memory
 from packedesm.device.token_budget import Workload, fastest_budget
 from packedesm.errors import Fault, UserError
-from packedesm.esm2.attention import select_backend, unavailable_reason
+from packedesm.esm2.attention import Selection, select_backend, unavailable_reason
 from packedesm.esm2.checkpoints import read, reading_weights
 from packedesm.esm2.fused import select_kernels
 from packedesm.esm2.geometry import Geometry
@@ -47,32 +48,68 @@ def load(
     Fault
         If the weights do not fit into the device's memory.
     """
-    dtype, dtype_reason = resolve_dtype(options.dtype, device)
-    output_dtype, output_reason = resolve_output_dtype(options.output_dtype, dtype)
-    number = getattr(torch, dtype)
+    dtype, reason = resolve_dtype(options.dtype, device)
     check_layers(options.arrays, checkpoint.geometry.layers)
-    backend = select_backend(options.attention, device, number, checkpoint.geometry.head_dim)
-    kernels = select_kernels(checkpoint.geometry, number, device)
-    model = load_fitting(checkpoint, dtype, kernels.name, device, heads_of(options.arrays))
+    ways = select_ways(options.attention, checkpoint.geometry, getattr(torch, dtype), device)
+    heads = heads_of(options.arrays)
+    model = load_fitting(checkpoint, dtype, ways.kernels.name, device, heads)
+    return settle(model, ways, options, workload, dtype_reason=reason), model
+
+
+class Ways(NamedTuple):
+    """How a model computes in one number format on one device."""
+
+    attention: Selection
+    kernels: Selection
+
+
+def select_ways(
+    attention: str, geometry: Geometry, dtype: torch.dtype, device: torch.device
+) -> Ways:
+    """Return how a model of this size computes; UserError if `attention` cannot be used."""
+    backend = select_backend(attention, device, dtype, geometry.head_dim)
+    return Ways(backend, select_kernels(geometry, dtype, device))
+
+
+def settle(
+    model: PackedESM2,
+    ways: Ways,
+    options: EmbedOptions,
+    workload: Workload,
+    *,
+    dtype_reason: str,
+) -> EmbedPlan:
+    """Return the plan of a model that is there, in the number format that it has.
+
+    Parameters
+    ----------
+    ways
+        For this format and the device that the model is on.
+    workload
+        What the token budget is to be the fastest for.
+    dtype_reason
+        Why the format was chosen.
+    """
+    dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
+    output_dtype, output_reason = resolve_output_dtype(options.output_dtype, dtype)
     budget, budget_reason = resolve_token_budget(
-        options.token_budget, model, backend.name, workload
+        options.token_budget, model, ways.attention.name, workload
     )
-    plan = EmbedPlan(
+    return EmbedPlan(
         dtype=dtype,
         output_dtype=output_dtype,
         arrays=options.arrays,
-        attention=backend.name,
-        kernels=kernels.name,
+        attention=ways.attention.name,
+        kernels=ways.kernels.name,
         token_budget=budget,
         reasons={
             "dtype": dtype_reason,
             "output_dtype": output_reason,
-            "attention": backend.reason,
-            "kernels": kernels.reason,
+            "attention": ways.attention.reason,
+            "kernels": ways.kernels.reason,
             "token_budget": budget_reason,
         },
     )
-    return plan, model
 
 
 def unfit_reason(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -37,3 +40,33 @@ def fix_precision() -> dict[str, bool]:
         ),
         "bfloat16_sums": matmul.allow_bf16_reduced_precision_reduction,
     }
+
+
+# What `fix_precision` sets, by the owner of each.
+_FLAGS: tuple[tuple[Any, str], ...] = (
+    (torch.backends.cuda.matmul, "allow_tf32"),
+    (torch.backends.cudnn, "allow_tf32"),
+    (torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction"),
+    (torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
+    (torch.backends.cuda.matmul, "allow_fp16_accumulation"),
+)
+
+
+@contextmanager
+def fixed_precision(device: torch.device) -> Iterator[None]:
+    """Let GPUs multiply in the block as `fix_precision` says, and as before after it.
+
+    For a process that others compute in too: it leaves the environment, which was read when CUDA
+    was first used, as it is. On a CPU nothing changes.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = [getattr(owner, flag) for owner, flag in _FLAGS]
+    try:
+        for owner, flag in _FLAGS:
+            setattr(owner, flag, False)
+        yield
+    finally:
+        for (owner, flag), value in zip(_FLAGS, before, strict=True):
+            setattr(owner, flag, value)

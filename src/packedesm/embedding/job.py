@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -21,13 +20,13 @@ from packedesm.device.precision import fix_precision
 from packedesm.embedding.begin import Beginning
 from packedesm.embedding.cost import in_words, job_flops, masked_cost
 from packedesm.embedding.fallback import Fallback, Means
-from packedesm.embedding.feed import Feed
+from packedesm.embedding.feed import Feed, FromFeed
 from packedesm.embedding.output import write_shard
 from packedesm.embedding.pack import FinishedPack, PackStatistics, total_fill
 from packedesm.embedding.record import JobFacts, ShardRun
 from packedesm.embedding.replan import PackPlan
 from packedesm.embedding.resume import ShardState
-from packedesm.embedding.runner import AsyncInferenceRunner, Sink
+from packedesm.embedding.runner import AsyncInferenceRunner
 from packedesm.embedding.signals import stopping_on_signals
 from packedesm.embedding.workload import workload
 from packedesm.errors import plural, quote
@@ -36,8 +35,7 @@ from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
 from packedesm.files import RECORD_DIGEST
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions, ReferenceOptions
-from packedesm.outputs import Array, heads_of
-from packedesm.packing.dataloader import worker_lost
+from packedesm.outputs import heads_of
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.packing.items import Items
 from packedesm.packing.packer import Packs
@@ -87,9 +85,9 @@ def embed_shard(
     keep_freed_memory()
     precision = fix_precision()
     summary = read_summary(paths)
-    items = _items(paths, shard, options, summary)
-    dataset = items.dataset
-    fasta_sha256 = written_digest(summary, paths, items.fasta)
+    dataset = _records(paths, shard, options, summary)
+    items = Items.of(dataset, options.arrays)
+    fasta_sha256 = written_digest(summary, paths, dataset.fasta)
     sample = ReferenceOptions(options.length, options.arrays, job.sequences, job.seed)
     proteins = ReferenceVectors.read(paths, FIRST, sample, checkpoint.sha256).proteins
     with stopping_on_signals() as check_stop, ShardState(paths.shard_state(shard)) as state:
@@ -136,13 +134,13 @@ def embed_shard(
         return write_shard(paths, items, state, facts)
 
 
-def _items(paths: Paths, shard: int, options: EmbedOptions, summary: Mapping[str, Any]) -> Items:
-    """Return what of a shard goes through the model."""
-    masked = {Array.named(name).masked for name in options.arrays}
+def _records(
+    paths: Paths, shard: int, options: EmbedOptions, summary: Mapping[str, Any]
+) -> SequenceDataset:
+    """Return the records of a shard."""
     files = (paths.shard_fai(shard), paths.shard_digests(shard))
     with reading_sharded(paths, *files, summary=summary):
-        dataset = SequenceDataset(paths.shard_fasta(shard), options.length)
-    return Items(dataset, unmasked=False in masked, masked=True in masked)
+        return SequenceDataset(paths.shard_fasta(shard), options.length)
 
 
 def embed_packs(
@@ -179,44 +177,13 @@ def embed_packs(
             progress.add(pack.statistics.passed)
 
         means = Means(
-            embed=_FromFeed(feed, state.seconds_before),
+            embed=FromFeed(feed, state.seconds_before),
             tokens=feed.items.tokens,
             load_float32=load_float32,
             name=name,
             remember=state.remember_replans,
         )
         Fallback(means, feed.packs, sink, committed, state.deferred()).run(runner)
-
-
-class _FromFeed:
-    """Embed packs of a feed; once a worker process was lost, without any."""
-
-    def __init__(self, feed: Feed, seconds_before: float) -> None:
-        self._feed = feed
-        self._start = time.perf_counter() - seconds_before
-        self._in_process = False
-
-    def __call__(self, runner: AsyncInferenceRunner, numbers: Sequence[int], sink: Sink) -> None:
-        done: set[int] = set()
-
-        def note(pack: FinishedPack) -> None:
-            sink(pack)
-            done.add(pack.statistics.pack)
-
-        try:
-            self._run(runner, numbers, note)
-        except Exception as error:
-            if (lost := worker_lost(error)) is None:
-                raise
-            logger.warning("%s; this process reads the rest itself", lost)
-            self._in_process = True
-            self._run(runner, [number for number in numbers if number not in done], sink)
-
-    def _run(self, runner: AsyncInferenceRunner, numbers: Sequence[int], sink: Sink) -> None:
-        budget = self._feed.packs.budget(numbers[0]) if numbers else None
-        before = time.perf_counter() - self._start
-        with self._feed.batches(numbers, in_process=self._in_process) as batches:
-            runner.run(batches, sink, numbers=numbers, token_budget=budget, seconds_before=before)
 
 
 def item_name(paths: Paths, items: Items, item: int) -> str:

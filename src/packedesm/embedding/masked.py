@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from packedesm.embedding.pack import FinishedPack
 from packedesm.errors import plural
+
+if TYPE_CHECKING:
+    from packedesm.embedding.pack import FinishedPack
 
 MARGINALS, PERPLEXITY = "masked_marginals", "pseudo_perplexity"
 

@@ -1,11 +1,16 @@
 """From one vector per token to what is kept of each protein."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from packedesm.options import SPECIAL_TOKENS
-from packedesm.packing.batch import PackedBatch
+
+if TYPE_CHECKING:
+    from packedesm.packing.batch import PackedBatch
 
 
 def pool(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -10,10 +11,12 @@ from packedesm.alphabet import STANDARD, TOKENS
 from packedesm.embedding.masked import MARGINALS, PERPLEXITY
 from packedesm.embedding.pooling import over_residues, pool
 from packedesm.errors import UserError
-from packedesm.esm2.model import PackedESM2
 from packedesm.options import EmbedPlan
 from packedesm.outputs import LANGUAGE_HEAD, Array
 from packedesm.packing.batch import PackedBatch
+
+if TYPE_CHECKING:
+    from packedesm.esm2.model import PackedESM2
 
 _STANDARD = slice(TOKENS.index(STANDARD[0]), TOKENS.index(STANDARD[-1]) + 1)
 # Tokens whose logits are in float32 at once: more would take memory that packs were not counted to.

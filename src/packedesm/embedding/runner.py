@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,9 +20,11 @@ from packedesm.embedding.lane import Collect, CpuLane, CudaLane, Embedded
 from packedesm.embedding.pack import FinishedPack, PackStatistics
 from packedesm.embedding.readout import Readout
 from packedesm.embedding.writer import Writer
-from packedesm.esm2.model import PackedESM2
 from packedesm.options import EmbedPlan
 from packedesm.packing.batch import PackedBatch
+
+if TYPE_CHECKING:
+    from packedesm.esm2.model import PackedESM2
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from packedesm.packing.collator import VarlenCollator
-from packedesm.packing.dataset import SequenceDataset
+from packedesm.packing.dataset import ProteinDataset
 from packedesm.packing.items import Items
 
 # Collating a pack takes milliseconds; starting a worker on a slow file system up to a minute.
@@ -37,7 +37,7 @@ def worker_lost(error: BaseException | None) -> str | None:
 
 
 def create_async_dataloader(
-    dataset: SequenceDataset | Items,
+    dataset: ProteinDataset | Items,
     packs: Sequence[Sequence[int] | np.ndarray],
     *,
     workers: int,

@@ -1,4 +1,4 @@
-"""Read the records of one shard, in any order, as the packing plan asks for them."""
+"""Read records, of a shard or in memory, in any order, as the packing plan asks for them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from packedesm.files import expect
+from packedesm.errors import Damaged
+from packedesm.files import damaged, expect
 from packedesm.options import LengthPolicy
 from packedesm.sequences.faidx import read_faidx
 
@@ -27,7 +28,82 @@ class Protein:
     masked: int | None = None  # of a copy, the place of the masked residue in `sequence`
 
 
-class SequenceDataset(Dataset):
+class ProteinDataset(Dataset):
+    """Map-style dataset over records whose lengths are known before one of them is read.
+
+    Parameters
+    ----------
+    rows, lengths
+        As the attributes.
+    policy
+        Which residues are embedded.
+
+    Attributes
+    ----------
+    rows : int64 (N,)
+        The records' rows in the whole input.
+    lengths : int64 (N,)
+        Their residues.
+    embedded_lengths : int64 (N,)
+        Residues that are embedded.
+    tokens : int64 (N,)
+        Tokens that the model sees, ``<cls>`` and ``<eos>`` of every window included.
+    shortened : int
+        Records that lose residues under ``long_sequences: truncate``.
+    """
+
+    def __init__(self, rows: np.ndarray, lengths: np.ndarray, policy: LengthPolicy) -> None:
+        self.policy = policy
+        self.rows, self.lengths = rows, lengths
+        self.embedded_lengths = policy.embedded(self.lengths)
+        self.tokens = policy.tokens(self.lengths)
+        self.shortened = int((self.embedded_lengths < self.lengths).sum())
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, item: int) -> Protein:
+        sequence = self.sequence(item)
+        embedded = sequence[: int(self.embedded_lengths[item])]
+        return Protein(int(item), embedded, self.policy.windows(len(sequence)))
+
+    def __getitems__(self, items: Sequence[int]) -> list[Protein]:
+        """Return the records of one pack (the DataLoader prefers this to single items)."""
+        return [self[item] for item in items]
+
+    def sequence(self, item: int) -> bytes:
+        """Return all residues of the record at a place."""
+        raise NotImplementedError
+
+    def damaged(self) -> Damaged:
+        """Return what to raise where a record was read that is not as it was written."""
+        raise NotImplementedError
+
+
+class MemoryDataset(ProteinDataset):
+    """Records that are held in memory.
+
+    Parameters
+    ----------
+    rows
+        int64 (N,), the records' rows in the whole input.
+    sequences
+        Residue letters of each.
+    policy
+        Which residues are embedded.
+    """
+
+    def __init__(self, rows: np.ndarray, sequences: Sequence[bytes], policy: LengthPolicy) -> None:
+        lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
+        super().__init__(rows, lengths, policy)
+        self._sequences = sequences
+
+    def sequence(self, item: int) -> bytes:
+        """Return all residues of the record at a place."""
+        return self._sequences[item]
+
+
+class SequenceDataset(ProteinDataset):
     """Map-style dataset over the records of one shard FASTA.
 
     The shard's ``.fai`` gives lengths and byte offsets, so that the packing plan is made before a
@@ -52,28 +128,17 @@ class SequenceDataset(Dataset):
         The records' rows in the whole input (the names in the shard's FASTA).
     lengths : int64 (N,)
         Residues in the shard FASTA.
-    embedded_lengths : int64 (N,)
-        Residues that are embedded.
-    tokens : int64 (N,)
-        Tokens that the model sees, ``<cls>`` and ``<eos>`` of every window included.
-    shortened : int
-        Records that lose residues under ``long_sequences: truncate``.
     """
 
     def __init__(self, fasta: Path, policy: LengthPolicy) -> None:
         self.fasta = Path(fasta)
-        self.policy = policy
-        self.rows, self.lengths, self._offsets = read_faidx(Path(f"{fasta}.fai"))
-        self.embedded_lengths = policy.embedded(self.lengths)
-        self.tokens = policy.tokens(self.lengths)
-        self.shortened = int((self.embedded_lengths < self.lengths).sum())
+        rows, lengths, self._offsets = read_faidx(Path(f"{fasta}.fai"))
+        super().__init__(rows, lengths, policy)
         self._bytes: Any = None
         self._digests: Any = None
 
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, item: int) -> Protein:
+    def sequence(self, item: int) -> bytes:
+        """Return all residues of the record at a place; Damaged if they are not as written."""
         if self._bytes is None:
             self._open()
         header = b">%d\n" % self.rows[item]
@@ -83,8 +148,11 @@ class SequenceDataset(Dataset):
         expect(self.fasta, text, b"%b%b\n" % (header, sequence))
         digest = hashlib.sha256(sequence).digest()[:8]
         expect(self.fasta, digest, self._digests[item].tobytes())
-        embedded = sequence[: int(self.embedded_lengths[item])]
-        return Protein(int(item), embedded, self.policy.windows(length))
+        return sequence
+
+    def damaged(self) -> Damaged:
+        """Return what to raise where a record was read that is not as it was written."""
+        return damaged(self.fasta)
 
     def _open(self) -> None:
         """Map the shard's files; Damaged if they cannot be those that were written."""
@@ -95,10 +163,6 @@ class SequenceDataset(Dataset):
             size = int(self._offsets[-1] + self.lengths[-1] + 1)
             expect(self.fasta, handle.seek(0, 2), size)
             self._bytes = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-
-    def __getitems__(self, items: Sequence[int]) -> list[Protein]:
-        """Return the records of one pack (the DataLoader prefers this to single items)."""
-        return [self[item] for item in items]
 
     def __getstate__(self) -> dict:
         # A mapping cannot be sent to a worker.

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from packedesm.options import SPECIAL_TOKENS
+from packedesm.outputs import Array
 from packedesm.packing.copies import MaskedCopies, masked_tokens
-from packedesm.packing.dataset import Protein, SequenceDataset
+from packedesm.packing.dataset import Protein, ProteinDataset
 from packedesm.packing.packer import Packs, plan_apart
 
 
@@ -25,7 +25,7 @@ class Items(Dataset):
     Parameters
     ----------
     dataset
-        The records of the shard.
+        The records, of a shard or in memory.
     unmasked, masked
         Whether the records themselves go through the model, and whether their copies do.
 
@@ -36,17 +36,18 @@ class Items(Dataset):
     """
 
     def __init__(
-        self, dataset: SequenceDataset, *, unmasked: bool = True, masked: bool = False
+        self, dataset: ProteinDataset, *, unmasked: bool = True, masked: bool = False
     ) -> None:
         self.dataset = dataset
         self.records = len(dataset)
         self.unmasked = unmasked
         self.copies = MaskedCopies(dataset.policy, dataset.lengths) if masked else None
 
-    @property
-    def fasta(self) -> Path:
-        """The file that is read."""
-        return self.dataset.fasta
+    @classmethod
+    def of(cls, dataset: ProteinDataset, arrays: Iterable[str]) -> Items:
+        """Return the items that give arrays of these names."""
+        masked = {Array.named(name).masked for name in arrays}
+        return cls(dataset, unmasked=False in masked, masked=True in masked)
 
     @cached_property
     def tokens(self) -> np.ndarray:

@@ -151,7 +151,7 @@ def is_three_letter_code(sequence: bytes) -> bool:
     return _THREE_LETTERS.fullmatch(sequence) is not None
 
 
-def explain(header: bytes, body: bytes, line: int) -> str:
+def explain(header: bytes, body: bytes, line: int | None) -> str:
     r"""Say what in a record that was refused is no residue, where it is, and what to do.
 
     Parameters
@@ -159,7 +159,7 @@ def explain(header: bytes, body: bytes, line: int) -> str:
     header, body
         The record's header without its ``>``, and the lines below, which end with ``\n``.
     line
-        Number of the header's line in the file, from 1.
+        Number of the header's line in the file, from 1; None for a text that is in no file.
     """
     fault = _FAULT.search(body)
     if fault is None:
@@ -170,13 +170,15 @@ def explain(header: bytes, body: bytes, line: int) -> str:
     rest = body[at : at + 1] + body[after : end if end >= 0 else after + _CONTEXT]
     written = (body[start:at] + rest).decode(errors="surrogateescape")
     residue = at - sum(body.count(byte, 0, at) for byte in (b"\n", b" ", b"\t")) + 1
-    number = line + 1 + body.count(b"\n", 0, at)
-    if number == line + 1 and _PIR.match(header):
+    below = body.count(b"\n", 0, at)
+    if not below and _PIR.match(header):
         advice = "the file looks like PIR (NBRF), where this line is a title; remove all of it"
     else:
         others = body[:start].strip() or (end >= 0 and body[end:].strip())
         advice = advise(written, alone=not others)
-    place = f"at residue {residue:,} (line {number:,})"
+    place = f"at residue {residue:,}"
+    if line is not None:
+        place += f" (line {line + 1 + below:,})"
     return f"{_shown(written[at - start])} {place} is no amino acid; {advice}"
 
 

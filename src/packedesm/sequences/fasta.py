@@ -199,12 +199,23 @@ def _block(headers: list[bytes], bodies: list[bytes], lines: np.ndarray, ids: st
     if b"".join(sequences).translate(None, RESIDUES):
         for i, sequence in enumerate(sequences):
             if sequence.translate(None, RESIDUES):
-                if any(blank in sequence for blank in BLANKS):
-                    parts = bodies[i].split(b"\n")
-                    sequence = b"".join([part.strip(BLANKS) for part in parts])
-                sequences[i], changes = _normalise(sequence)
+                sequences[i], changes = clean(bodies[i])
                 flags[i] += changes
     return Block(names, descriptions, sequences, flags, lines)
+
+
+def clean(body: bytes) -> tuple[bytes, tuple[str, ...]]:
+    r"""Return the sequence on a record's lines, ended by ``\n``, and flags of what was changed.
+
+    Raises
+    ------
+    ValueError
+        Without text: it is no sequence, and only its lines tell what it may be.
+    """
+    sequence = body.replace(b"\n", b"")
+    if any(blank in sequence for blank in BLANKS):
+        sequence = b"".join([part.strip(BLANKS) for part in body.split(b"\n")])
+    return _normalise(sequence)
 
 
 def _parse_headers(

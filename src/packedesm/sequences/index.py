@@ -76,11 +76,16 @@ def write_index(path: Path, tables: Iterable[pa.Table], duplicate_of: np.ndarray
     ):
         row = 0
         for table in tables:
-            duplicates = duplicate_of[row : row + len(table)]
-            column = numbers(duplicates, missing=duplicates < 0)
-            place = _DUPLICATE_PLACE
-            writer.write_table(table.add_column(place, SCHEMA.field(place), column))
+            writer.write_table(with_duplicates(table, duplicate_of[row : row + len(table)]))
             row += len(table)
+
+
+def with_duplicates(table: pa.Table, duplicate_of: np.ndarray) -> pa.Table:
+    """Return a table of `READ_SCHEMA` with ``duplicate_of``, int64 (N,), where -1 is none."""
+    column = numbers(duplicate_of, missing=duplicate_of < 0)
+    field = SCHEMA.field(_DUPLICATE_PLACE)
+    table = table.add_column(_DUPLICATE_PLACE, field, column)
+    return table.replace_schema_metadata(SCHEMA.metadata)
 
 
 def write_flagged(path: Path, source: Path, float32_rows: list[int]) -> None:
@@ -92,7 +97,7 @@ def write_flagged(path: Path, source: Path, float32_rows: list[int]) -> None:
         index = pq.ParquetFile(source)
         with pq.ParquetWriter(temporary, index.schema_arrow) as writer:
             for group in range(index.num_row_groups):
-                writer.write_table(_with_float32_flag(index.read_row_group(group), float32_rows))
+                writer.write_table(with_float32_flag(index.read_row_group(group), float32_rows))
 
 
 def embedded_as(index: pa.Table) -> pa.ChunkedArray:
@@ -127,7 +132,8 @@ def read_rows(index: Path, rows: np.ndarray) -> Iterator[dict]:
         yield from file.read_row_group(int(group)).take(numbers(inside)).to_pylist()
 
 
-def _with_float32_flag(index: pa.Table, float32_rows: list[int]) -> pa.Table:
+def with_float32_flag(index: pa.Table, float32_rows: list[int]) -> pa.Table:
+    """Return an index with `float32_rows` and their duplicates flagged."""
     flagged = np.isin(to_numpy(embedded_as(index)), float32_rows).tolist()
     before = index["flags"].to_pylist()
     flags = [

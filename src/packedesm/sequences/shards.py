@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from packedesm.errors import SHOWN, UserError, listed, plural, printable, quote
+from packedesm.errors import plural, printable
 from packedesm.files import atomic_path, explained, write_record, write_table
 from packedesm.options import ShardOptions
 from packedesm.paths import Paths
@@ -23,6 +23,7 @@ from packedesm.sequences.partition import (
     first_occurrences,
     partition,
 )
+from packedesm.sequences.repeats import count_repeats
 from packedesm.sequences.staging import Input, Staging, read_digests, stage_records
 from packedesm.sequences.summary import write_summary
 
@@ -73,7 +74,7 @@ def write_shards(
     with _temporary_folder(paths) as folder:
         staging = stage_records(fastas, folder, options)
         first = first_occurrences(read_digests(staging.sequence_digests))
-        repeats = _check_ids(staging, first)
+        repeats = count_repeats(staging, read_digests(staging.id_digests), first)
         duplicate_of = duplicates(first, options.deduplicate)
         unique = np.flatnonzero(duplicate_of < 0)
         plan = partition(staging.lengths, unique, shards, width, options)
@@ -104,29 +105,6 @@ def _temporary_folder(paths: Paths) -> Iterator[Path]:
         for path in made:
             with suppress(OSError):  # not empty: something was written
                 path.rmdir()
-
-
-def _check_ids(staging: Staging, first_sequence: np.ndarray) -> int:
-    """Refuse ids of different sequences; return how many records repeat an id and its sequence."""
-    first_id = first_occurrences(read_digests(staging.id_digests))
-    repeated = np.flatnonzero(first_id != np.arange(len(first_id)))
-    conflicts = repeated[first_sequence[repeated] != first_sequence[first_id[repeated]]]
-    if not len(conflicts):
-        return len(repeated)
-    shown = conflicts[:SHOWN]
-    pairs = list(zip(staging.records(first_id[shown]), staging.records(shown), strict=True))
-    examples = [f"{quote(pair[1]['id'])} ({staging.locate(*pair)})" for pair in pairs]
-    where = f"{staging.inputs[0].path}: " if len(staging.inputs) == 1 else ""
-    advice = "make the ids unique"
-    if any(first["description"] != second["description"] for first, second in pairs):
-        advice = (
-            "an id ends at the first blank of its header: make the ids unique, or set ids to "
-            "header, which takes the whole header as the id"
-        )
-    raise UserError(
-        f"{where}{plural(len(conflicts), 'record')} with the id of an earlier, different sequence: "
-        f"{listed(examples, len(conflicts))}; {advice}"
-    )
 
 
 def _write_skipped(path: Path, inputs: list[Input]) -> None:

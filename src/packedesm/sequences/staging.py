@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -47,6 +48,10 @@ class Input:
     skipped: list[Skipped] = field(default_factory=list)
     digest: Any = field(default_factory=hashlib.sha256)  # of what was read, compressed as it is
 
+    def where(self, record: int, line: int, name: str) -> str:
+        """Return what a message calls a record: its number, the line of its header, its id."""
+        return f"{self.path}: record {record} {quote(name)} (line {line})"
+
 
 def read_digests(path: Path) -> np.ndarray:
     """Return the 16-byte digests in a file of a staging folder: uint64 (N, 2)."""
@@ -54,17 +59,11 @@ def read_digests(path: Path) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Staging:
-    """All kept records, on disk and in arrays.
+class Found(ABC):
+    """All kept records of an input, wherever they lie.
 
     Attributes
     ----------
-    fasta
-        One ``>ROW`` line and one sequence line for every row.
-    table
-        Arrow file with the columns of `index.READ_SCHEMA`.
-    sequence_digests, id_digests
-        The first 16 bytes of the SHA-256 of every sequence and of every id, for `read_digests`.
     lengths
         int64 (N,): residues of every row.
     flags
@@ -75,14 +74,38 @@ class Staging:
         One entry per input file.
     """
 
-    fasta: Path
-    table: Path
-    sequence_digests: Path
-    id_digests: Path
     lengths: np.ndarray
     flags: dict[str, int]
     examples: dict[str, list[str]]
     inputs: list[Input]
+
+    @abstractmethod
+    def records(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        """Return what `READ_SCHEMA` names of a few rows, int64 (N,)."""
+
+    @abstractmethod
+    def locate(self, *records: dict[str, Any]) -> str:
+        """Return the numbers of some such records, each with its file if there are several."""
+
+
+@dataclass(frozen=True)
+class Staging(Found):
+    """All kept records, on disk and in arrays.
+
+    Attributes
+    ----------
+    fasta
+        One ``>ROW`` line and one sequence line for every row.
+    table
+        Arrow file with the columns of `index.READ_SCHEMA`.
+    sequence_digests, id_digests
+        The first 16 bytes of the SHA-256 of every sequence and of every id, for `read_digests`.
+    """
+
+    fasta: Path
+    table: Path
+    sequence_digests: Path
+    id_digests: Path
 
     def records(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """Return what `table` has of a few rows, int64 (N,), by the names of its columns."""
@@ -129,9 +152,9 @@ def stage_records(fastas: list[Path], folder: Path, options: ShardOptions) -> St
         for file, (path, source) in enumerate(zip(fastas, inputs, strict=True), 1):
             on_read = partial(_note, source, progress)
             for block in read_blocks(path, on_read=on_read, ids=options.ids):
-                kept, records = _keep(block, source, options)
+                kept, records = keep(block, source, options)
                 if kept:
-                    writer.write(_Batch(kept, writer.rows, file, records, options.length))
+                    writer.write(Batch(kept, writer.rows, file, records, options.length))
     if writer.rows == 0:
         names = ", ".join(str(source.path) for source in inputs)
         raise UserError(f"{names}: no record has residues; give a FASTA file with sequences")
@@ -155,8 +178,7 @@ class _StagingWriter:
             "id_digests": folder / "ids.sha256",
         }
         self._lengths: list[np.ndarray] = []
-        self._flags: Counter[str] = Counter()
-        self._examples: dict[str, list[str]] = {}
+        self._flagged = Flagged()
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -172,19 +194,14 @@ class _StagingWriter:
     def __exit__(self, *exception: object) -> None:
         self._open.close()
 
-    def write(self, batch: _Batch) -> None:
+    def write(self, batch: Batch) -> None:
         """Append some records."""
         self._files["fasta"].write(batch.fasta())
         self._table.write_batch(batch.table())
-        self._files["sequence_digests"].write(_first_halves(batch.digests))
-        ids = _digests([identifier.encode() for identifier in batch.ids])
-        self._files["id_digests"].write(_first_halves(ids))
+        self._files["sequence_digests"].write(first_halves(batch.digests))
+        self._files["id_digests"].write(first_halves(batch.id_digests()))
         self._lengths.append(batch.lengths)
-        self._flags.update(chain.from_iterable(batch.flags))
-        for index, flag in batch.doubted:
-            named = self._examples.setdefault(flag, [])
-            if len(named) < SHOWN:
-                named.append(batch.ids[index])
+        self._flagged.add(batch)
         self.rows += len(batch.ids)
 
     def staging(self, inputs: list[Input]) -> Staging:
@@ -192,8 +209,8 @@ class _StagingWriter:
         return Staging(
             **self._paths,
             lengths=np.concatenate(self._lengths),
-            flags=dict(sorted(self._flags.items())),
-            examples=self._examples,
+            flags=self._flagged.counts,
+            examples=self._flagged.examples,
             inputs=inputs,
         )
 
@@ -205,7 +222,34 @@ def _size(path: Path) -> int:
     return 0
 
 
-class _Batch:
+class Flagged:
+    """How many records carry each flag, and the ids of the first that are doubted.
+
+    Attributes
+    ----------
+    examples : dict
+        By flag of `packedesm.sequences.doubts`, ids.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self.examples: dict[str, list[str]] = {}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Records by flag, in alphabetical order."""
+        return dict(sorted(self._counts.items()))
+
+    def add(self, batch: Batch) -> None:
+        """Count some records."""
+        self._counts.update(chain.from_iterable(batch.flags))
+        for index, flag in batch.doubted:
+            named = self.examples.setdefault(flag, [])
+            if len(named) < SHOWN:
+                named.append(batch.ids[index])
+
+
+class Batch:
     """The columns of some consecutive records, the first of which is `row`.
 
     `records`, int64 (N,), are their numbers in the input that is `file`, both from 1. `doubted` has
@@ -229,9 +273,15 @@ class _Batch:
         self.digests = _digests(self.sequences)
 
     def fasta(self) -> bytes:
+        """Return a line ``>ROW`` and one of sequence for each."""
         return b"".join([b">%d\n%s\n" % pair for pair in enumerate(self.sequences, self.row)])
 
+    def id_digests(self) -> bytes:
+        """Return the SHA-256 of every id, one behind the other."""
+        return _digests([identifier.encode() for identifier in self.ids])
+
     def table(self) -> pa.RecordBatch:
+        """Return the columns of `READ_SCHEMA`."""
         columns = {
             "row": numbers(np.arange(self.row, self.row + len(self.ids))),
             "id": texts(self.ids),
@@ -246,7 +296,7 @@ class _Batch:
         return pa.record_batch(columns, schema=READ_SCHEMA)
 
 
-def _keep(block: Block, source: Input, options: ShardOptions) -> tuple[Block, np.ndarray]:
+def keep(block: Block, source: Input, options: ShardOptions) -> tuple[Block, np.ndarray]:
     """Return the records that get a row, and their numbers in the file, int64 (N,), from 1.
 
     They are counted in `source`; what the options refuse is refused.
@@ -258,7 +308,7 @@ def _keep(block: Block, source: Input, options: ShardOptions) -> tuple[Block, np
     odd = np.flatnonzero((lengths == 0) | (lengths > limit)).tolist()
     for index in odd:
         record, line, name = before + index + 1, int(block.lines[index]), block.ids[index]
-        where = f"{source.path}: record {record} {quote(name)} (line {line})"
+        where = source.where(record, line, name)
         if lengths[index]:
             raise UserError(
                 f"{where} has {lengths[index]} residues, more than max_length ({limit}); "
@@ -280,7 +330,8 @@ def _digests(texts: list[bytes]) -> bytes:
     return b"".join([hashlib.sha256(text).digest() for text in texts])
 
 
-def _first_halves(digests: bytes) -> bytes:
+def first_halves(digests: bytes) -> bytes:
+    """Return the first 16 of every 32 bytes."""
     return np.frombuffer(digests, dtype="V16")[::2].tobytes()
 
 

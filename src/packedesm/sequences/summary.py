@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,9 @@ from packedesm.options import ShardOptions
 from packedesm.paths import Paths
 from packedesm.sequences.flags import FLAGS, NUCLEOTIDE_LIKE
 from packedesm.sequences.partition import Partition
-from packedesm.sequences.staging import Staging
+
+if TYPE_CHECKING:
+    from packedesm.sequences.staging import Found, Staging
 
 _TRANSLATE = (
     "most records look like DNA or RNA, and ESM-2 reads proteins, so their vectors mean nothing: "
@@ -64,7 +66,7 @@ def write_summary(
         ],
         "shards": _summarise_shards(plan, residues),
         **options.as_config(),
-        "warnings": _warnings(paths, staging, repeats, policy.max_length),
+        "warnings": warnings(staging, repeats, policy.max_length, listed_in=paths.skipped.name),
         "sha256": {_name(paths, path): file_digest(path) for path in written},
     }
     write_record(paths.sharding, summary)
@@ -116,30 +118,41 @@ def _summarise_shards(plan: Partition, residues: np.ndarray) -> list[dict[str, A
     ]
 
 
-def _warnings(paths: Paths, staging: Staging, repeats: int, max_length: int) -> list[str]:
-    """Return one line for each way in which rows differ from what the input says."""
+def warnings(
+    staging: Found, repeats: int, max_length: int, *, listed_in: str | None = None
+) -> list[str]:
+    """Return one line for each way in which rows differ from what the input says.
+
+    Parameters
+    ----------
+    repeats
+        As `write_summary` takes them.
+    listed_in
+        The file that has all records without a row.
+    """
     records = len(staging.lengths)
     of = f"of {plural(records, 'record')}"
     mostly = 2 * staging.flags.get(NUCLEOTIDE_LIKE, 0) > records
-    warnings = [_TRANSLATE] if mostly else []
+    found = [_TRANSLATE] if mostly else []
     for flag, (_, one, several) in FLAGS.items():
         if one and (count := staging.flags.get(flag)):
             text = (one if count == 1 else several).format(max_length=max_length)
             examples = staging.examples.get(flag, [])
             named = f": {listed(map(quote, examples), count)}" if examples else ""
-            warnings.append(f"{count:,} {of} {text} (flag {flag}){named}")
+            found.append(f"{count:,} {of} {text} (flag {flag}){named}")
     if repeats:
         repeat = "repeats" if repeats == 1 else "repeat"
-        warnings.append(f"{repeats:,} {of} {repeat} the id and sequence of an earlier one")
+        found.append(f"{repeats:,} {of} {repeat} the id and sequence of an earlier one")
     if skipped := _skipped(staging):
         skip = "was skipped and has" if len(skipped) == 1 else "were skipped and have"
-        warnings.append(
+        all_in = f" (all are in {listed_in})" if listed_in else ""
+        found.append(
             f"{plural(len(skipped), 'record')} without residues {skip} no row: "
-            f"{listed(map(quote, skipped), len(skipped))} (all are in {paths.skipped.name})"
+            f"{listed(map(quote, skipped), len(skipped))}{all_in}"
         )
-    return warnings
+    return found
 
 
-def _skipped(staging: Staging) -> list[str]:
+def _skipped(staging: Found) -> list[str]:
     """Return the ids of the records that have no row."""
     return [skipped.id for source in staging.inputs for skipped in source.skipped]

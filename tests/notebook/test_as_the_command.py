@@ -1,0 +1,144 @@
+"""In memory comes what the command writes, bit by bit."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import packedesm
+from packedesm.cli import main
+from packedesm.outputs import OUTPUTS
+from packedesm.sequences.fasta import read_records
+
+ASKED = {
+    "outputs": ["mean", "cls", "max", "residue"],
+    "layers": [0, 2, "last"],
+    "max_length": 200,
+    "token_budget": 3000,
+}
+KINDS = [{}, {"long_sequences": "window", "window_overlap": 50}]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=["truncate", "window"])
+def pair(request, sixty, tmp_path_factory) -> tuple[packedesm.Results, packedesm.Embeddings]:
+    """What the command gives for sixty records, and what a call gives."""
+    asked = {**ASKED, **request.param}
+    out = tmp_path_factory.mktemp("command") / "out"
+    flags = ["--device", "cpu", "--verify-sequences", "0"]
+    for key, value in asked.items():
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        flags += [f"--{key.replace('_', '-')}", text]
+    threads = torch.get_num_threads()
+    try:
+        assert main(["embed", str(sixty), "-o", str(out), *flags]) == 0
+        # Sums over residues are made by as many threads: those that the command has set.
+        return packedesm.open(out), packedesm.embed(sixty, device="cpu", **asked)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_every_array_is_the_same_bit_by_bit(pair):
+    results, found = pair
+    assert found.arrays == results.arrays
+    assert len(found.arrays) == 12
+    for name in results.arrays:
+        expected = results.array(name)
+        assert found.array(name).dtype == expected.dtype == np.float32
+        assert found.array(name).tobytes() == expected.tobytes(), name
+    assert found.offsets("residue").tolist() == results.offsets("residue").tolist()
+
+
+def test_so_is_the_index_with_flags_and_duplicates(pair):
+    results, found = pair
+    pd.testing.assert_frame_equal(found.index, results.index)
+    assert found.index["duplicate_of"].notna().sum() == 3
+    assert found.index["flags"].str.contains("truncated|windowed").sum() > 20
+    assert found.ids == results.ids
+
+
+def test_the_interface_is_that_of_open(pair):
+    results, found = pair
+    assert len(found) == len(results) == 60
+    name = found.ids[40]
+    for record in (5, name):
+        for layer in (0, 2, None):
+            same = found.residues(record, layer), results.residues(record, layer)
+            assert np.array_equal(*same)
+            same = found.vector(record, "max", layer), results.vector(record, "max", layer)
+            assert np.array_equal(*same)
+    for key in ("records", "residues", "dtype", "attention", "arrays"):
+        assert found.manifest[key] == results.manifest[key]
+    for key, value in found.manifest["model"].items():
+        if key != "path":
+            assert results.manifest["model"][key] == value
+    with pytest.raises(packedesm.UserError, match="holds mean"):
+        found.array("mean", layer=5)
+    with pytest.raises(KeyError, match="no record has the id"):
+        found.vector("nobody")
+
+
+@pytest.mark.parametrize("form", [dict, pd.Series, "list", "generator", "path"])
+def test_however_the_sequences_come_the_numbers_are_the_same(form, sixty, demo, capfd):
+    records = list(read_records(sixty))
+    expected = demo.embed(sixty, max_length=100)
+    if form == "path":
+        found = demo.embed(str(sixty), max_length=100)
+    elif form == "list":
+        found = demo.embed([r.sequence.decode() for r in records], max_length=100)
+    elif form == "generator":
+        found = demo.embed((r.sequence.decode() for r in records), max_length=100)
+    else:
+        pairs = {r.id: r.sequence.decode() for r in records}
+        found = demo.embed(form(pairs), max_length=100)
+        assert found.ids == list(pairs)
+        order = [expected.row(name) for name in pairs]
+        assert np.array_equal(found.array(), expected.array()[order])
+        return
+    assert np.array_equal(found.array(), expected.array())
+    if form != "path":
+        assert found.ids == [str(place) for place in range(60)]
+    assert not capfd.readouterr().out
+
+
+def test_nothing_is_written_and_no_process_is_started(demo, sixty, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = set(os.listdir(f"/proc/{os.getpid()}/task"))
+    demo.embed(sixty, max_length=50)
+    assert not list(tmp_path.iterdir())
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    assert not [c for c in children if "spawn_main" in Path(f"/proc/{c}/cmdline").read_text()]
+    assert before
+
+
+def test_workers_that_are_asked_for_change_no_bit(demo, sixty):
+    expected = demo.embed(sixty, max_length=60, token_budget=500)
+    found = demo.embed(sixty, max_length=60, token_budget=500, workers=1)
+    assert np.array_equal(found.array(), expected.array())
+
+
+def test_half_precision_files_are_asked_for_as_of_the_command(demo):
+    found = demo.embed(["MKTAYIAKQR"], output_dtype="float16")
+    assert found.array().dtype == np.float16
+    assert found.array(copy=True).dtype == np.float32
+
+
+def test_an_empty_list_has_empty_arrays_of_the_right_shape(demo):
+    found = demo.embed([], outputs=["mean", "residue"], layers=[1, "last"])
+    assert len(found) == 0
+    assert {found.array(name).shape for name in found.arrays} == {(0, 192)}
+    assert found.offsets("residue").tolist() == [0]
+    assert found.index.empty
+    assert found.ids == []
+
+
+def test_every_output_of_the_house_is_made_or_refused_by_name(demo):
+    """Of the 3M model, whose checkpoint may hold heads: none fails in another way."""
+    for output in OUTPUTS:
+        try:
+            found = demo.embed(["MKTAYIAKQR"], output)
+        except packedesm.UserError:
+            continue
+        assert found.arrays == [output]
