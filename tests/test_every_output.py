@@ -1,0 +1,114 @@
+"""Whole runs: every output of forty proteins is what fair-esm gives, one protein at a time."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import packedesm
+from packedesm.cli import main
+from packedesm.esm2.registry import MODELS
+from tests.fair_esm_says import FairEsm, write_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.cpu, pytest.mark.usefixtures("one_thread")]
+
+GEOMETRY = MODELS["esm2_t6_8M_UR50D"]
+EARLIER = (0, 3)  # layers besides the last
+MOST = 1022
+FLOAT32 = 5e-6  # relative L2 of every record and array
+CONTACTS = 1e-5  # absolute
+BFLOAT16, COSINE = 0.02, 0.9995  # of mean vectors
+
+
+@pytest.fixture(scope="module")
+def sequences(uniprot_500) -> dict[str, str]:
+    """Forty real proteins spread over the lengths, the shortest and the longest among them."""
+    text = gzip.decompress(uniprot_500.read_bytes()).decode().removeprefix(">")
+    records = [record.partition("\n") for record in text.split("\n>")]
+    found = sorted(
+        ((header.split()[0], rest.replace("\n", "")) for header, _, rest in records),
+        key=lambda record: len(record[1]),
+    )
+    return dict(found[round(k * (len(found) - 1) / 39)] for k in range(40))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"), GEOMETRY)
+
+
+@pytest.fixture(scope="module")
+def oracle(model) -> FairEsm:
+    return FairEsm(model)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, model):
+    """Return a function that runs the command and opens its results."""
+
+    def run(sequences: dict[str, str], *options: str) -> packedesm.Results:
+        folder = tmp_path_factory.mktemp("run")
+        fasta = folder / "in.fasta"
+        fasta.write_text("".join(f">{name}\n{text}\n" for name, text in sequences.items()))
+        out = folder / "out"
+        asked = ["embed", str(fasta), "-o", str(out), "--model", str(model)]
+        assert main([*asked, "--verify-sequences", "4", *options]) == 0
+        return packedesm.open(out)
+
+    return run
+
+
+def distance(found: np.ndarray, expected: np.ndarray) -> float:
+    assert found.shape == np.shape(expected)
+    found = np.asarray(found, np.float64)
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def of_record(results: packedesm.Results, name: str, row: int) -> np.ndarray:
+    array = results.array(name)
+    if array.shape[0] == len(results):
+        return array[row]
+    start, stop = results.offsets(name)[row : row + 2]
+    return array[start:stop]
+
+
+def test_every_output_of_one_pass_is_fair_esms(run, oracle, sequences):
+    layers = ",".join(map(str, (*EARLIER, "last")))
+    outputs = "mean,cls,max,residue,logits,log_likelihood,contacts"
+    results = run(sequences, "--outputs", outputs, "--layers", layers)
+    assert len(results.arrays) == 4 * 3 + 3
+    for row, (name, sequence) in enumerate(sequences.items()):
+        expected = oracle.arrays(sequence[:MOST], EARLIER, masked=False)
+        assert expected.keys() == set(results.arrays)
+        for array, numbers in expected.items():
+            found = of_record(results, array, row)
+            if array == "contacts":
+                assert np.abs(found - numbers).max() <= CONTACTS, name
+            else:
+                assert distance(found, numbers) <= FLOAT32, (name, array)
+    assert {record["output"] for record in results.verification["records"]} == set(results.arrays)
+
+
+def test_in_bfloat16_mean_vectors_of_every_layer_keep_their_bars(run, oracle, sequences):
+    layers = [*range(GEOMETRY.layers), "last"]
+    asked = ("--layers", ",".join(map(str, layers)), "--dtype", "bfloat16")
+    results = run(sequences, *asked, "--output-dtype", "float32")
+    for row, sequence in enumerate(sequences.values()):
+        expected = oracle.arrays(sequence[:MOST], tuple(range(GEOMETRY.layers)), masked=False)
+        for layer in layers:
+            numbers = expected["mean" if layer == "last" else f"mean.layer{layer}"]
+            found = results.array("mean", layer=layer)[row].astype(np.float64)
+            assert distance(found, numbers) <= BFLOAT16, layer
+            cosine = found @ numbers / np.linalg.norm(found) / np.linalg.norm(numbers)
+            assert cosine >= COSINE, layer
+
+
+def test_masked_outputs_of_five_proteins_are_those_of_a_plain_loop(run, oracle, sequences):
+    few = dict(list(sequences.items())[:5])
+    results = run(few, "--outputs", "masked_marginals,pseudo_perplexity")
+    for row, sequence in enumerate(few.values()):
+        expected = oracle.arrays(sequence[:MOST], (), masked=True)
+        for array in ("masked_marginals", "pseudo_perplexity"):
+            found = of_record(results, array, row)
+            assert distance(found, expected[array]) <= FLOAT32, array
