@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.timing import timed
 from packedesm import alphabet
-from packedesm.config import resolve
+from packedesm.config import resolve, with_arrays
 from packedesm.embedding.output import shard_writer
 from packedesm.embedding.pack import FinishedPack
 from packedesm.embedding.record import Seconds, ShardRun
@@ -26,8 +26,9 @@ from packedesm.sequences.fasta import Record
 from packedesm.sequences.shards import write_shards
 
 SEED = 1
-CONFIG = resolve({"fasta": "made.fasta"})  # the defaults
+CONFIG = with_arrays(resolve({"fasta": "made.fasta"}), depth=1)  # the defaults
 SHARDING = ShardOptions.of(CONFIG)
+PLAN = EmbedPlan("float16", "float16", ("mean",), "sdpa", "torch", 1, reasons={})
 SHARDS = 4
 WIDTH = 1280
 ROWS_PER_PACK = 40  # about what a pack of 16,384 tokens holds
@@ -74,7 +75,7 @@ def _write_stores(paths: Paths, vectors: np.ndarray) -> None:
         first += len(dataset)
         residues = dataset.embedded_lengths
         order = np.random.default_rng(SEED).permutation(len(dataset))
-        with shard_writer(paths, shard, residues, WIDTH, ["mean"], "float16") as writer:
+        with shard_writer(paths, shard, residues, PLAN, width=WIDTH) as writer:
             for start in range(0, len(order), ROWS_PER_PACK):
                 rows = order[start : start + ROWS_PER_PACK]
                 pack = {"mean": mine[rows]}
@@ -90,7 +91,7 @@ def _record(paths: Paths, shard: int) -> None:
         tokens=0,
         checkpoint=Checkpoint("made", "", "", Geometry(1, WIDTH, 1), 0, "", True, False, False),
         options=EmbedOptions.of(CONFIG),
-        plan=EmbedPlan("float16", "float16", ("mean",), "sdpa", "torch", 1, reasons={}),
+        plan=PLAN,
         first_check=None,
         fasta_sha256=file_digest(paths.shard_fasta(shard)),
         packs=0,
@@ -104,7 +105,7 @@ def _record(paths: Paths, shard: int) -> None:
         host="",
         versions={},
         fingerprint="",
-        arrays={"mean": file_digest(paths.shard_vectors(shard, "mean"))},
+        arrays_sha256={"mean": file_digest(paths.shard_array(shard, "mean"))},
         packs_sha256="",
         float32_rows=(),
         retried_packs=0,

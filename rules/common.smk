@@ -4,12 +4,13 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import RerunTrigger
 
-from packedesm.config import resolve, samples
+from packedesm.config import resolve, samples, with_arrays
 from packedesm.device.gpus import gpu_count, shard_count
 from packedesm.errors import UserError, permissions_told
 from packedesm.files import read_json
 from packedesm.paths import Paths
-from packedesm.esm2.registry import Checkpoint, files_as_named, published_base
+from packedesm.esm2.input_files import files_as_named, published_base
+from packedesm.esm2.registry import Checkpoint, known_depth
 from packedesm.options import (
     EmbedOptions,
     JobOptions,
@@ -35,6 +36,7 @@ try:
         # All that is read of `config`: in messages and scripts it would be that of the workflow
         # that uses this one as a module.
         OPTIONS = resolve(config)
+        OPTIONS = with_arrays(OPTIONS, known_depth(OPTIONS["model"], place))
         SAMPLES = samples(OPTIONS["fasta"], place)
         HEADS = needs(OPTIONS["outputs"])
         WEIGHTS = files_as_named(OPTIONS["model"], place, HEADS)
@@ -53,7 +55,7 @@ except UserError as error:
 RESULTS = OPTIONS["results"]
 RUN = Paths(RESULTS)
 SAMPLE = Paths(f"{RESULTS}/{{sample}}")
-OUTPUTS = OPTIONS["outputs"]
+ARRAYS = OPTIONS["arrays"]
 # `workflow.cores` refuses to be read where no --cores was given, as on a cluster.
 CORES = workflow.resource_settings.cores or 4
 MAX_MINUTES = OPTIONS["cluster"]["max_minutes"]

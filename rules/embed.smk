@@ -10,7 +10,7 @@ rule embed:
         reference=[ancient(path) for path in SAMPLE.reference_files(FIRST)],
         weights=[ancient(path) for path in WEIGHTS],
     output:
-        vectors=[SAMPLE.shard_vectors("{shard}", output) for output in OUTPUTS],
+        vectors=[SAMPLE.shard_array("{shard}", name) for name in ARRAYS],
         packs=SAMPLE.shard_packs("{shard}"),
         run=SAMPLE.shard_run("{shard}"),
     log:

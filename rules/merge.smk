@@ -1,16 +1,16 @@
 rule merge:
     input:
         vectors=[
-            SAMPLE.shard_vectors(shard, output)
+            SAMPLE.shard_array(shard, name)
             for shard in range(SHARDS)
-            for output in OUTPUTS
+            for name in ARRAYS
         ],
         index=SAMPLE.shard_index,
         skipped=SAMPLE.shard_skipped,
         sharding=SAMPLE.sharding,
         runs=every_shard(SAMPLE.shard_run),
     output:
-        arrays=SAMPLE.arrays(OUTPUTS),
+        arrays=SAMPLE.arrays(ARRAYS),
         index=SAMPLE.index,
         skipped=SAMPLE.skipped,
         merging=SAMPLE.merging,
@@ -28,7 +28,7 @@ rule merge:
     params:
         root=sample_root,
         shards=SHARDS,
-        outputs=OUTPUTS,
+        arrays=ARRAYS,
     message:
         "Merge the shards of {wildcards.sample} in input order"
     script:

@@ -36,7 +36,7 @@ rule report:
     input:
         metrics=SAMPLE.metrics,
         verification=SAMPLE.verification,
-        arrays=SAMPLE.arrays(OUTPUTS),
+        arrays=SAMPLE.arrays(ARRAYS),
         index=SAMPLE.index,
         merging=SAMPLE.merging,
         seconds=[SAMPLE.sharding_seconds, SAMPLE.merging_seconds],
@@ -68,7 +68,7 @@ rule report:
 # Last, and only if the verification passed: the manifest says that everything is there.
 rule manifest:
     input:
-        arrays=SAMPLE.arrays(OUTPUTS),
+        arrays=SAMPLE.arrays(ARRAYS),
         index=SAMPLE.index,
         skipped=SAMPLE.skipped,
         merging=SAMPLE.merging,

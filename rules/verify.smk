@@ -1,6 +1,6 @@
 rule verify:
     input:
-        arrays=SAMPLE.arrays(OUTPUTS),
+        arrays=SAMPLE.arrays(ARRAYS),
         index=SAMPLE.index,
         merging=SAMPLE.merging,
         sharding=SAMPLE.sharding,

@@ -48,7 +48,7 @@ def state_of(folder: Path) -> dict[str, tuple[str, int]]:
 
 def bits(paths: Paths) -> dict[str, str]:
     """Return the digests of the files that hold vectors and rows."""
-    return {path.name: file_digest(path) for path in (paths.vectors("mean"), paths.index)}
+    return {path.name: file_digest(path) for path in (paths.array("mean"), paths.index)}
 
 
 def the_line(error: str) -> str:

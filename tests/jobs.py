@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from packedesm.config import resolve
+from packedesm.config import resolve, with_arrays
 from packedesm.embedding.commits import Commit
 from packedesm.esm2.checkpoints import prepare
 from packedesm.esm2.registry import TINY
@@ -37,9 +37,9 @@ class Sample:
         config.setdefault("model", TINY)
         config.setdefault("checkpoints", str(root / "checkpoints"))
         self.paths = Paths(root)
-        self.config = resolve({"fasta": str(fasta), **config})
-        model, folder = self.config["model"], self.config["checkpoints"]
-        self.checkpoint = prepare(model, folder)
+        resolved = resolve({"fasta": str(fasta), **config})
+        self.checkpoint = prepare(resolved["model"], resolved["checkpoints"])
+        self.config = with_arrays(resolved, self.checkpoint.geometry.layers)
         self.checkpoint.write(self.paths.checkpoint)
         width = self.checkpoint.geometry.width
         write_shards([fasta], self.paths, ShardOptions.of(self.config), shards=1, width=width)
@@ -59,7 +59,7 @@ class Sample:
         `faults` are those of `tests.embed_job.inject`. A job that is not forked starts as the
         workflow starts it, and imports everything itself.
         """
-        config = self.config | config
+        config = with_arrays(self.config | config, self.checkpoint.geometry.layers)
         if (asked := ReferenceOptions.of(config)) != self.reference:
             self.reference = asked
             self.write_reference(FIRST)

@@ -116,9 +116,9 @@ def file_of(paths: Paths, name: str) -> Path:
     if kind in ("facts", "numbers"):
         return paths.reference(part) if kind == "facts" else paths.reference_numbers(part)
     if kind == "shard":
-        return paths.shard_vectors(0, part)
+        return paths.shard_array(0, part)
     if name in OUTPUTS:
-        return paths.vectors(name)
+        return paths.array(name)
     path = getattr(paths, name)
     return path if isinstance(path, Path) else path(0)
 

@@ -51,7 +51,7 @@ def quiet(tmp_path_factory, fasta):
     for dtype in ("float32", "bfloat16"):
         sample = make_sample(tmp_path_factory.mktemp(dtype), fasta, dtype=dtype)
         sample.run()
-        means[dtype] = np.load(sample.paths.shard_vectors(0, "mean"))
+        means[dtype] = np.load(sample.paths.shard_array(0, "mean"))
     return means
 
 
@@ -61,7 +61,7 @@ def sample(tmp_path, fasta):
 
 
 def mean(sample: Sample) -> np.ndarray:
-    return np.load(sample.paths.shard_vectors(0, "mean"))
+    return np.load(sample.paths.shard_array(0, "mean"))
 
 
 def test_a_finished_shard_stands_for_the_same_job_alone(sample, caplog):
@@ -76,9 +76,9 @@ def test_a_finished_shard_stands_for_the_same_job_alone(sample, caplog):
     run = ShardRun.read(paths.shard_run(0))
     replace(run, device=run.device | {"kind": "cuda"}).write(paths.shard_run(0))
     assert finished(paths, 0, weights, options)
-    flip_a_bit(paths.shard_vectors(0, "mean"))
+    flip_a_bit(paths.shard_array(0, "mean"))
     assert not finished(paths, 0, weights, options)
-    paths.shard_vectors(0, "mean").unlink()
+    paths.shard_array(0, "mean").unlink()
     assert not finished(paths, 0, weights, options)
     earlier = read_record(paths.shard_run(0))
     del earlier["plan"]["kernels"], earlier[RECORD_DIGEST]
@@ -147,7 +147,7 @@ def test_a_checkpoint_that_changes_during_the_job_is_noticed(sample):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "changed" in errors
-    assert not sample.paths.shard_vectors(0, "mean").exists()
+    assert not sample.paths.shard_array(0, "mean").exists()
     assert not sample.paths.shard_run(0).exists()
 
 
@@ -208,7 +208,7 @@ def test_a_full_disk_is_one_line_and_what_was_committed_is_kept(disk, fasta, tmp
     undisturbed = make_sample(tmp_path / "undisturbed", fasta, outputs=["mean", "residue"])
     undisturbed.run()
     for output in ("mean", "residue"):
-        path, expected = (s.paths.shard_vectors(0, output) for s in (sample, undisturbed))
+        path, expected = (s.paths.shard_array(0, output) for s in (sample, undisturbed))
         assert path.read_bytes() == expected.read_bytes()
 
 
@@ -294,7 +294,7 @@ def test_nan_in_half_precision_is_computed_in_float32_and_told_everywhere(sample
     index = pd.read_parquet(sample.paths.index)
     assert index.index[index["flags"].str.contains("float32")].tolist() == rows
     exact, half = quiet["float32"], quiet["bfloat16"]
-    merged = np.load(sample.paths.vectors("mean"))
+    merged = np.load(sample.paths.array("mean"))
     np.testing.assert_array_equal(merged[rows], exact[rows].astype(np.float16))
     others = np.setdiff1d(np.arange(len(merged)), rows)
     np.testing.assert_array_equal(merged[others], half[others])

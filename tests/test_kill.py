@@ -39,7 +39,7 @@ def digests(paths: Paths) -> dict[str, str]:
 
     Not their bytes: pytest explains for many minutes how two long byte strings differ.
     """
-    return {path.name: file_digest(path) for path in (paths.vectors("mean"), paths.index)}
+    return {path.name: file_digest(path) for path in (paths.array("mean"), paths.index)}
 
 
 def published(sample) -> dict[str, str]:
@@ -178,7 +178,7 @@ def test_an_orphan_that_wakes_up_after_all_is_done_publishes_nothing(sample, qui
     sample.wait_for_packs(orphan, 1, 12)
     orphan.send_signal(signal.SIGSTOP)
     sample.run(name="successor")
-    mean = sample.paths.shard_vectors(0, "mean")
+    mean = sample.paths.shard_array(0, "mean")
     before = mean.stat().st_mtime_ns
     orphan.send_signal(signal.SIGCONT)
     _, error = orphan.communicate(timeout=60)

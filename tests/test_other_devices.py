@@ -133,4 +133,4 @@ def test_where_no_shard_is_missing_any_machine_merges_them(stop_before):
     paths, config, files = stop_before("merge_shards", 1)
     pipeline.embed_fasta(paths, config, threads=1)
     assert state_of(paths.shard_run(0).parent) == files
-    assert len(np.load(paths.vectors("mean"))) == 40
+    assert len(np.load(paths.array("mean"))) == 40

@@ -58,7 +58,7 @@ def five_shards(tmp_path_factory, fasta, runs):
 def test_the_number_of_shards_changes_no_row(runs, five_shards, shards):
     one, many = sample(runs[1]), five_shards if shards == 5 else sample(runs[shards])
     pd.testing.assert_frame_equal(pd.read_parquet(one.index), pd.read_parquet(many.index))
-    a, b = np.load(one.vectors("mean")), np.load(many.vectors("mean"))
+    a, b = np.load(one.array("mean")), np.load(many.array("mean"))
     difference = np.linalg.norm(a - b, axis=1) / np.linalg.norm(a, axis=1)
     assert difference.max() <= 1e-5
 

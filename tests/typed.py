@@ -3,7 +3,7 @@
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from packedesm.config import resolve
+from packedesm.config import resolve, with_arrays
 from packedesm.embedding.record import Seconds, ShardRun
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.registry import MODELS, Checkpoint
@@ -14,7 +14,9 @@ Options = TypeVar("Options")
 
 def options(kind: type[Options], **config: Any) -> Options:
     """Return the options of a configuration that says nothing but `config`."""
-    return kind.of(resolve({"fasta": "in.fasta", **config}))
+    arrays = config.pop("arrays", None)
+    resolved = with_arrays(resolve({"fasta": "in.fasta", **config}), depth=None)
+    return kind.of(resolved if arrays is None else {**resolved, "arrays": list(arrays)})
 
 
 def policy(**config: Any) -> LengthPolicy:
@@ -87,7 +89,7 @@ def shard_run(**changes: Any) -> ShardRun:
         host="laptop",
         versions={"python": "3.11.4", "packedesm": "0.1.0"},
         fingerprint="0" * 64,
-        arrays={},
+        arrays_sha256={},
         packs_sha256="",
         float32_rows=(),
         retried_packs=0,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.contenders.base import Contender, Task
-from packedesm.config import resolve
+from packedesm.config import resolve, with_arrays
 from packedesm.embedding.job import embed_shard
 from packedesm.esm2.checkpoints import prepare
 from packedesm.options import EmbedOptions, JobOptions, ReferenceOptions, ShardOptions
@@ -43,17 +43,16 @@ class Pipeline(Contender):
         """Write the FASTA file, which is the input."""
         fasta = Path(self.task.scratch / "input.fasta")
         fasta.write_text("".join(f">{row}\n{s}\n" for row, s in enumerate(sequences)))
-        self.config = resolve(
-            {
-                "fasta": str(fasta),
-                "model": str(self.task.checkpoint),
-                "dtype": self.dtype,
-                "output_dtype": "float32",
-                "token_budget": budget,
-                "verify": {"sequences": 0},
-                "deduplicate": False,  # a sample larger than its file repeats records
-            }
-        )
+        config = {
+            "fasta": str(fasta),
+            "model": str(self.task.checkpoint),
+            "dtype": self.dtype,
+            "output_dtype": "float32",
+            "token_budget": budget,
+            "verify": {"sequences": 0},
+            "deduplicate": False,  # a sample larger than its file repeats records
+        }
+        self.config = with_arrays(resolve(config), self.checkpoint.geometry.layers)
 
     def embed(self) -> np.ndarray:
         """Run the steps into an empty folder."""
@@ -65,6 +64,6 @@ class Pipeline(Contender):
         write_reference(paths, self.checkpoint, reference, FIRST, shards=1)
         options, job = EmbedOptions.of(config), JobOptions.of(config)
         run = embed_shard(paths, 0, self.checkpoint, options, job, threads=self.task.threads)
-        merge_shards(paths, 1, options.outputs)
+        merge_shards(paths, 1, options.arrays)
         self.apart = run.seconds.setup
-        return np.load(paths.vectors("mean"))
+        return np.load(paths.array("mean"))

@@ -17,8 +17,9 @@ from typing import Any, NoReturn, TextIO
 from packedesm import config as configuration
 from packedesm.embedding.signals import stopping_on_signals
 from packedesm.errors import Fault, UserError, permissions_told, printable
-from packedesm.esm2.registry import MODELS, locate, present_files
-from packedesm.files import explained
+from packedesm.esm2.input_files import present_files
+from packedesm.esm2.registry import MODELS, locate
+from packedesm.files import explained, read_record
 from packedesm.log import LineFormatter, expect_end
 from packedesm.outputs import needs
 from packedesm.paths import STANDARD_INPUT, Paths, named
@@ -242,7 +243,7 @@ def _embed(options: argparse.Namespace) -> None:
         devices = options.devices
         embed_fasta(paths, config, threads=_cores(), force=options.force, devices=devices)
         clean_up(paths)
-    arrays = ", ".join(path.name for path in paths.arrays(config["outputs"]))
+    arrays = ", ".join(read_record(paths.manifest)["arrays"])
     report = Path(options.output) / paths.report.name
     _say(f"{options.output} holds {arrays} and index.parquet; open {report} in a browser")
 

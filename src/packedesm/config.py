@@ -18,6 +18,7 @@ import yaml
 
 from packedesm.errors import UserError, is_hidden, quote, quote_path
 from packedesm.options import LengthPolicy
+from packedesm.outputs import array_names
 from packedesm.paths import WORK
 
 if TYPE_CHECKING:
@@ -66,6 +67,18 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
         raise UserError(_explain(error))
     LengthPolicy.of(resolved)  # raises if it cannot be
     return resolved
+
+
+def with_arrays(config: Mapping[str, Any], depth: int | None) -> dict[str, Any]:
+    """Return a resolved configuration with ``arrays``: the names of the arrays that it makes.
+
+    Parameters
+    ----------
+    depth
+        Layers of the model, see `packedesm.outputs.array_names`, which raises UserError.
+    """
+    names = array_names(config["outputs"], config["layers"], depth)
+    return {**config, "arrays": list(names)}
 
 
 def samples(
@@ -238,6 +251,8 @@ def _typed(value: Any, described: dict[str, Any]) -> Any:
     are decimal: YAML would read 010 as eight and 1:30 as ninety.
     """
     validator = _validator(described)
+    if isinstance(value, list) and "items" in described:
+        return [_typed(item, described["items"]) for item in value]
     if isinstance(value, float) and value.is_integer() and validator.is_valid(int(value)):
         return int(value)
     if not isinstance(value, str) or validator.is_valid(value):

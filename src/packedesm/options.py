@@ -139,7 +139,7 @@ class EmbedOptions(_Options):
     dtype: str  # of the computation: float32, bfloat16, float16 or auto
     attention: str  # a backend, or auto
     token_budget: int | str  # most tokens in a pack, or auto
-    outputs: tuple[str, ...]  # mean, cls, max, residue
+    arrays: tuple[str, ...]  # names, see `packedesm.outputs.Array`
     output_dtype: str  # of the files: float32, float16 or auto
 
 
@@ -171,7 +171,7 @@ class ReferenceOptions(_OfVerify):
     """Which reference vectors are computed; a change computes them again."""
 
     length: LengthPolicy
-    outputs: tuple[str, ...]
+    arrays: tuple[str, ...]
     sequences: int  # records; 0 turns verification off
     seed: int  # of the sample
 
@@ -192,7 +192,7 @@ class EmbedPlan:
 
     dtype: str
     output_dtype: str
-    outputs: tuple[str, ...]
+    arrays: tuple[str, ...]
     attention: str  # a backend
     kernels: str  # of the steps between products: torch, triton, or triton+gelu
     token_budget: int
@@ -200,9 +200,9 @@ class EmbedPlan:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values by their names."""
-        return asdict(self) | {"outputs": list(self.outputs)}
+        return asdict(self) | {"arrays": list(self.arrays)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> EmbedPlan:
         """Return what `as_json` gave."""
-        return cls(**{**content, "outputs": tuple(content["outputs"])})
+        return cls(**{**content, "arrays": tuple(content["arrays"])})

@@ -129,8 +129,10 @@ class Array:
         return residues if self.per == RESIDUE else residues * (residues + 1) // 2
 
 
-def arrays(outputs: Iterable[str], layers: Sequence[int | str], depth: int | None) -> list[Array]:
-    """Return the arrays that a run makes, output by output, in the order of the layers.
+def array_names(
+    outputs: Iterable[str], layers: Sequence[int | str], depth: int | None
+) -> tuple[str, ...]:
+    """Return the names of the arrays of a run, output by output, in the order of the layers.
 
     Parameters
     ----------
@@ -141,7 +143,7 @@ def arrays(outputs: Iterable[str], layers: Sequence[int | str], depth: int | Non
         is the last; negative ones count from the end, and -1 is the last.
     depth
         Layers of the model; None where it is not known yet. Then a number from 0 on is taken for
-        one that is not the last.
+        one before the last, and `check_layers` has to tell later.
 
     Raises
     ------
@@ -152,17 +154,25 @@ def arrays(outputs: Iterable[str], layers: Sequence[int | str], depth: int | Non
     if len(set(numbers)) < len(numbers):
         told = ", ".join(map(str, layers))
         raise UserError(f"layers: {told} name one layer twice; give each once")
-    return [
-        Array(OUTPUTS[name], number)
+    return tuple(
+        Array(OUTPUTS[name], number).name
         for name in outputs
         for number in (numbers if OUTPUTS[name].layered else [None])
-    ]
+    )
 
 
-def _layer(layer: int | str, depth: int | None) -> int | None:
+def check_layers(names: Iterable[str], depth: int) -> None:
+    """Raise UserError if a model of `depth` layers has no such layer, or it is the last one."""
+    for layer in {Array.named(name).layer for name in names} - {None}:
+        if _layer(layer, depth) is None:
+            raise UserError(f"layers: {layer} is the last one of this model; say last")
+
+
+def _layer(layer: int | str | None, depth: int | None) -> int | None:
     """Return the number of a layer, None for the last."""
-    if layer == LAST or layer in (depth, -1):
+    if layer in (None, LAST, depth, -1):
         return None
+    assert layer is not None
     number = int(layer)
     if depth is None:
         if number < 0:

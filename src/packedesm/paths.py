@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
+from packedesm.outputs import OUTPUTS, PAIR, RESIDUE, Array
+
 WORK = ".work"
-OUTPUTS = ("mean", "cls", "max", "residue")  # that a run can be asked for
 COMMIT_SUFFIX = ".commit"  # of the files in a shard's state that hold finished packs
 STANDARD_INPUT = Path("/dev/stdin")  # what `-` stands for
 
@@ -36,6 +38,7 @@ class Paths:
         self.verification = self.root / "verification.json"
         self.report = self.root / "report.html"
         self.residue_offsets = self.root / "residue_offsets.npy"
+        self.contacts_offsets = self.root / "contacts_offsets.npy"
         self.lock = self.work / "lock"
         self.request = self.work / "request.json"
         self.checkpoint = self.work / "checkpoint.json"
@@ -56,19 +59,33 @@ class Paths:
         work = next((folder for folder in folders[:3] if folder.name == WORK), None)
         return cls(work.parent if work else folders[0])
 
-    def vectors(self, output: str) -> Path:
-        """Return the merged array of one output, such as ``mean``."""
-        return self.root / f"{output}.npy"
+    def array(self, name: str) -> Path:
+        """Return the merged array of a name, such as ``mean`` or ``mean.layer20``."""
+        return self.root / f"{name}.npy"
 
-    def arrays(self, outputs: Sequence[str]) -> list[Path]:
-        """Return every array that `outputs` make; ``residue`` brings its offsets."""
-        paths = [self.vectors(output) for output in outputs]
-        return [*paths, self.residue_offsets] if "residue" in outputs else paths
+    def offsets(self, per: str) -> Path | None:
+        """Return where each record's lines begin in arrays of this kind; None: it has one line."""
+        return {RESIDUE: self.residue_offsets, PAIR: self.contacts_offsets}.get(per)
+
+    def arrays(self, names: Iterable[str]) -> list[Path]:
+        """Return the files of arrays and of the offsets that they bring."""
+        kinds = {name: Array.named(name).per for name in names}
+        offsets = [self.offsets(per) for per in dict.fromkeys(kinds.values())]
+        return [*map(self.array, kinds), *(path for path in offsets if path is not None)]
 
     def results(self) -> list[Path]:
-        """Return every file that results may hold, whatever they were asked for."""
+        """Return every file that results may hold, whatever they were asked for.
+
+        Of the arrays of single layers those that are there.
+        """
         tables = [self.index, self.skipped, self.metrics, self.packing, self.throughput]
-        return [*self.arrays(OUTPUTS), *tables, self.verification, self.report, self.manifest]
+        arrays = [*self.arrays(OUTPUTS), *self._layer_arrays()]
+        return [*arrays, *tables, self.verification, self.report, self.manifest]
+
+    def _layer_arrays(self) -> Iterable[Path]:
+        for path in sorted(self.root.glob("*.layer*.npy")):
+            with suppress(ValueError):
+                yield self.array(Array.named(path.stem).name)
 
     def work_names(self) -> set[str]:
         """Return the names that files and folders in the folder of work may have."""
@@ -120,9 +137,9 @@ class Paths:
         commits = self.work.glob(f"state/*/*{COMMIT_SUFFIX}")
         return [*commits, *self.work.glob("embeddings/*/run.json")]
 
-    def shard_vectors(self, shard: int | str, output: str) -> Path:
-        """Return the array of one output of one shard."""
-        return self.work / "embeddings" / str(shard) / f"{output}.npy"
+    def shard_array(self, shard: int | str, name: str) -> Path:
+        """Return one array of one shard."""
+        return self.work / "embeddings" / str(shard) / f"{name}.npy"
 
     def shard_packs(self, shard: int | str) -> Path:
         """Return the table with one line per pack of one shard."""

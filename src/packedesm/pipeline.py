@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from packedesm.cluster import shards_for
+from packedesm.config import with_arrays
 from packedesm.device.places import Place, anywhere, find_places
 from packedesm.embedding.job import embed_shard
 from packedesm.embedding.output import expect_same_numbers, finished
@@ -69,6 +70,7 @@ def embed_fasta(
     places = find_places(config["device"], devices)
     fastas = input_files(config)
     checkpoint = prepare(config["model"], config["checkpoints"], needs(config["outputs"]))
+    options = with_arrays(config, checkpoint.geometry.layers)
     if force:
         for fasta in fastas:
             next(read_blocks(fasta))  # what is there is not given up for a mistake
@@ -80,10 +82,10 @@ def embed_fasta(
     number = _number_of_shards(config, kept_number(paths, config, known), checkpoint, places)
     summary = write_shards(fastas, paths, ShardOptions.of(config), shards=number, width=width)
     request.check_read([source["sha256"] for source in summary["inputs"]])
-    shards, reference = len(summary["shards"]), ReferenceOptions.of(config)
+    shards, reference = len(summary["shards"]), ReferenceOptions.of(options)
     write_reference(paths, checkpoint, reference, FIRST, shards=shards)
-    _embed(paths, config, checkpoint, summary, places, threads)
-    merge_shards(paths, shards, config["outputs"])
+    _embed(paths, options, checkpoint, summary, places, threads)
+    merge_shards(paths, shards, options["arrays"])
     write_reference(paths, checkpoint, reference, REST, shards=shards)
     verify(paths, VerifyOptions.of(config), shards=shards)
     write_metrics(paths, shards)

@@ -55,7 +55,7 @@ def test_nothing_in_a_plan_is_auto_and_everything_has_its_reason(small):
 def test_what_was_named_is_kept(small):
     asked = options(EmbedOptions, token_budget=77, attention="sdpa", outputs=["cls"])
     plan, _ = load(small, asked, CPU, WORK)
-    assert (plan.token_budget, plan.attention, plan.outputs) == (77, "sdpa", ("cls",))
+    assert (plan.token_budget, plan.attention, plan.arrays) == (77, "sdpa", ("cls",))
     assert plan.reasons["token_budget"] == plan.reasons["attention"] == NAMED
 
 

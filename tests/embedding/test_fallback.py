@@ -74,7 +74,7 @@ class Job:
         planned = plan_packs(self.dataset.tokens, BUDGET)
         self.plan = PackPlan(self.dataset.tokens, planned, self.replans)
         self.model = self._model(self.dtype, **self.faults)
-        kept = embed_plan(outputs=OUTPUTS, token_budget=BUDGET, dtype=self.dtype)
+        kept = embed_plan(arrays=OUTPUTS, token_budget=BUDGET, dtype=self.dtype)
         runner = AsyncInferenceRunner(self.model, kept, self.device)
         left = stop_after
 

@@ -38,7 +38,7 @@ def jobs(root: Path, fasta: Path, **config) -> Sample:
 
 
 def vectors(sample: Sample) -> np.ndarray:
-    return np.load(sample.paths.shard_vectors(0, "mean"))
+    return np.load(sample.paths.shard_array(0, "mean"))
 
 
 def assert_within(bar: float, found: np.ndarray, expected: np.ndarray) -> None:

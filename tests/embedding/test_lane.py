@@ -176,7 +176,7 @@ def test_what_is_missing_in_a_lane_is_noticed(cuda, monkeypatch, missing, hazard
 
 def test_one_thread_touches_the_gpu_and_sets_its_device(cuda):
     device = torch.device("cuda", 3)
-    runner = AsyncInferenceRunner(Model(TABLE), embed_plan(outputs=OUTPUTS), device)
+    runner = AsyncInferenceRunner(Model(TABLE), embed_plan(arrays=OUTPUTS), device)
     writing = set()
     runner.run(batches(), lambda _pack: writing.add(threading.current_thread().name))
     assert cuda.devices == {"MainThread": device}
@@ -209,7 +209,7 @@ def allocations(cuda, kind):
 
 def run_with_one_refused(cuda, kind, number):
     """Run all packs; the n-th allocation of a kind from the second pack on is refused."""
-    plan = embed_plan(outputs=OUTPUTS, output_dtype="float16")
+    plan = embed_plan(arrays=OUTPUTS, output_dtype="float16")
     runner = AsyncInferenceRunner(Model(TABLE.to(DEVICE)), plan, DEVICE)
     left = number
 

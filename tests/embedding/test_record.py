@@ -11,9 +11,9 @@ from tests.typed import checkpoint, shard_run
 
 def test_a_run_is_read_as_it_was_written(tmp_path):
     run = shard_run(
-        outputs=("mean", "residue"),
+        arrays=("mean", "residue"),
         float32_rows=(3, 5),
-        arrays={"mean": "0" * 64},
+        arrays_sha256={"mean": "0" * 64},
         retried_packs=5,
     )
     run.write(tmp_path / "run.json")

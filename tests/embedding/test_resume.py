@@ -58,7 +58,7 @@ def adopt(state, *, token_budget=64, device=CPU, **asked) -> EmbedPlan:
     settled = state.settled(asked)
     if settled is None:
         budget = 64 if token_budget == "auto" else token_budget
-        settled = Settled(embed_plan(outputs=OUTPUTS, token_budget=budget), **device)
+        settled = Settled(embed_plan(arrays=OUTPUTS, token_budget=budget), **device)
     state.adopt(asked, settled)
     return settled.plan
 
@@ -68,7 +68,7 @@ def attempt(folder, numbers, *, packs=3, **changed) -> ShardState:
     state = ShardState(folder)
     adopt(state, **changed)
     state.committed(NUMBERS)
-    with state.committing(OUTPUTS, seconds=60, packs=packs) as commit:
+    with state.committing(seconds=60, packs=packs) as commit:
         for number in numbers:
             commit(pack(number))
     return state
@@ -129,7 +129,7 @@ def test_a_commit_that_changes_after_it_was_taken_over_is_not_read_on(tmp_path):
 def test_a_commit_is_made_when_it_is_time(tmp_path):
     state = ShardState(tmp_path)
     adopt(state)
-    with state.committing(OUTPUTS, seconds=1e-9, packs=100) as commit:
+    with state.committing(seconds=1e-9, packs=100) as commit:
         commit(pack(0))
         commit(pack(1))
         assert len(commits(tmp_path)) == 2
@@ -147,7 +147,7 @@ def test_what_has_finished_is_committed_whatever_ends_the_attempt(tmp_path, erro
     adopt(state)
     with (
         pytest.raises(type(error)),
-        state.committing(OUTPUTS, seconds=60, packs=100) as commit,
+        state.committing(seconds=60, packs=100) as commit,
     ):
         commit(pack(0))
         raise error
@@ -169,7 +169,7 @@ def test_a_signal_does_not_interrupt_the_last_commit(tmp_path, monkeypatch):
     try:
         with (
             pytest.raises(SystemExit),
-            state.committing(OUTPUTS, seconds=60, packs=100) as commit,
+            state.committing(seconds=60, packs=100) as commit,
         ):
             commit(pack(0))
     finally:
@@ -186,7 +186,7 @@ def test_what_could_not_be_written_is_not_committed(tmp_path, number, monkeypatc
     adopt(state)
     with (
         pytest.raises((Fault, OSError)),
-        state.committing(OUTPUTS, seconds=60, packs=2) as commit,
+        state.committing(seconds=60, packs=2) as commit,
     ):
         for done in range(3):
             commit(pack(done))
@@ -267,7 +267,7 @@ def test_what_was_settled_holds_for_the_attempts_that_follow(tmp_path):
     attempt(tmp_path, range(4), token_budget="auto", device=GPU)
     state = ShardState(tmp_path)
     settled = state.settled(ASKED | {"token_budget": "auto"})
-    assert settled == Settled(embed_plan(outputs=OUTPUTS), **GPU)
+    assert settled == Settled(embed_plan(arrays=OUTPUTS), **GPU)
     # Another GPU of that kind, with room for more.
     adopt(state, token_budget="auto")
     assert list(state.committed(NUMBERS)) == [0, 1, 2, 3]
@@ -326,14 +326,14 @@ def test_the_attempt_that_started_last_is_the_one_that_commits(tmp_path):
     adopt(first)
     with (
         pytest.raises(Fault, match="superseded by process"),
-        first.committing(OUTPUTS, seconds=60, packs=2) as commit,
+        first.committing(seconds=60, packs=2) as commit,
     ):
         commit(pack(0))
         second = ShardState(tmp_path)
         commit(pack(1))
     assert commits(tmp_path) == []
     adopt(second)
-    with second.committing(OUTPUTS, seconds=60, packs=2) as commit:
+    with second.committing(seconds=60, packs=2) as commit:
         commit(pack(0))
     assert len(commits(tmp_path)) == 1
     with pytest.raises(Fault, match="superseded"):
@@ -356,7 +356,7 @@ def test_an_attempt_that_was_taken_over_while_it_loaded_discards_nothing(tmp_pat
 def test_an_attempt_whose_shard_was_finished_by_another_says_so(tmp_path):
     with pytest.raises(Fault, match="another process finished"), ShardState(tmp_path / "s") as late:
         adopt(late)
-        with late.committing(OUTPUTS, seconds=60, packs=1) as commit:
+        with late.committing(seconds=60, packs=1) as commit:
             ShardState(tmp_path / "s").remove()
             commit(pack(0))
 
@@ -369,7 +369,7 @@ def test_a_missing_file_that_is_not_the_states_stays_what_it_is(tmp_path):
 def test_unfinished_files_of_killed_attempts_are_cleared(tmp_path):
     state = ShardState(tmp_path)
     adopt(state)
-    with pytest.raises(Fault), state.committing(("mean",), seconds=60, packs=9) as commit:
+    with pytest.raises(Fault), state.committing(seconds=60, packs=9) as commit:
         commit(pack(0))
         left = [path.name for path in tmp_path.iterdir() if path.name.startswith(".packedesm-")]
         assert left
@@ -385,7 +385,7 @@ def test_times_and_setup_of_attempts_add_up(tmp_path):
     adopt(second)
     second.committed(NUMBERS)
     assert second.seconds_before == pack(3).statistics.finished_seconds
-    with second.committing(OUTPUTS, seconds=60, packs=9) as commit:
+    with second.committing(seconds=60, packs=9) as commit:
         commit(pack(4))
     assert second.attempts()["started"] == started
     setup, total = second.setup_and_total_seconds()

@@ -44,7 +44,7 @@ def packs(shard):
 
 @pytest.fixture
 def runner(model):
-    plan = embed_plan(outputs=("mean", "cls"), token_budget=BUDGET)
+    plan = embed_plan(arrays=("mean", "cls"), token_budget=BUDGET)
     return AsyncInferenceRunner(model, plan, CPU)
 
 
@@ -160,7 +160,7 @@ def on_gpu(model, monkeypatch):
 
     def make(lane):
         monkeypatch.setattr("packedesm.embedding.runner.CudaLane", lambda _device: lane)
-        plan = embed_plan(outputs=("mean", "cls"), token_budget=BUDGET)
+        plan = embed_plan(arrays=("mean", "cls"), token_budget=BUDGET)
         return AsyncInferenceRunner(model, plan, torch.device("cuda", 0))
 
     return make
@@ -291,7 +291,7 @@ def test_records_that_are_not_finite_are_left_out_and_named(model, packs):
             return hidden
 
     outputs = ("mean", "residue")
-    plan = embed_plan(outputs=outputs, token_budget=BUDGET)
+    plan = embed_plan(arrays=outputs, token_budget=BUDGET)
     expected = collected(AsyncInferenceRunner(model, plan, CPU), packs)
     seen = collected(AsyncInferenceRunner(Half(), plan, CPU), packs)
     tokens = np.array([len(sequence) + 2 for sequence in SEQUENCES])

@@ -43,7 +43,7 @@ def write_run(
     for shard in range(shards):
         job = _write_job(paths, shard, options(EmbedOptions, **config), run or {})
         _write_arrays(paths, job, vectors or _random)
-    merge_shards(paths, shards, job.plan.outputs)
+    merge_shards(paths, shards, job.plan.arrays)
     return paths
 
 
@@ -135,12 +135,12 @@ def _write_job(paths: Paths, shard: int, asked: EmbedOptions, changes: dict) -> 
 
 def _write_arrays(paths: Paths, run: ShardRun, vectors) -> None:
     digests = {}
-    for output in run.plan.outputs:
+    for output in run.plan.arrays:
         rows = run.residues if output == "residue" else run.records
-        path = paths.shard_vectors(run.shard, output)
+        path = paths.shard_array(run.shard, output)
         np.save(path, vectors((rows, run.checkpoint.geometry.width), run.plan.output_dtype))
         digests[output] = file_digest(path)
-    replace(run, arrays=digests).write(paths.shard_run(run.shard))
+    replace(run, arrays_sha256=digests).write(paths.shard_run(run.shard))
 
 
 def _random(shape: tuple[int, int], dtype: str) -> np.ndarray:

@@ -34,7 +34,7 @@ FULL = {
         record(2, "c", relative_l2=None, cosine=None, passed=False, output="residue"),
     ],
     "run": {
-        "outputs": ["mean", "residue"],
+        "arrays": ["mean", "residue"],
         "attention": "fa3",
         "host": "node-with-a-long-name.cluster.example.org",
         "device": {
@@ -57,7 +57,7 @@ PAGES = {
     "same": {"vectors": lambda shape, dtype: np.full(shape, 0.3, dtype)},
     "windows": {
         "long_sequences": "window",
-        "run": {"outputs": ["residue"], "checkpoint": checkpoint(demo=True)},
+        "run": {"arrays": ["residue"], "checkpoint": checkpoint(demo=True)},
     },
 }
 

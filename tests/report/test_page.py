@@ -141,7 +141,7 @@ def test_the_fate_of_long_proteins_is_told(tmp_path, options, told):
 
 def test_files_are_listed_with_their_true_shapes(tmp_path):
     outputs = ["mean", "cls", "max", "residue"]
-    text = Page(report(tmp_path, run={"outputs": outputs})).text
+    text = Page(report(tmp_path, run={"arrays": outputs})).text
     assert "mean.npy 4 \N{MULTIPLICATION SIGN} 320 float32" in text
     # 40, 60 (of 80) and twice 8 residues; one offset more than records.
     assert "residue.npy 116 \N{MULTIPLICATION SIGN} 320 float32" in text
@@ -295,7 +295,7 @@ def test_the_largest_error_is_told_beside_distances_between_proteins(tmp_path):
 
 def test_an_error_of_another_output_is_not_told_as_that_of_the_picture(tmp_path):
     records = [record(relative_l2=2e-8), record(output="cls")]
-    text = Page(report(tmp_path, records=records, run={"outputs": ["mean", "cls"]})).text
+    text = Page(report(tmp_path, records=records, run={"arrays": ["mean", "cls"]})).text
     assert f"The largest error of a mean vector is {TWO}⁸" in text
     assert f"{TWO}⁷ largest error relative to float32; limit" in text
 
@@ -309,8 +309,8 @@ def test_an_error_of_another_output_is_not_told_as_that_of_the_picture(tmp_path)
         ({"vectors": along([7] * 9)}, "All vectors are the same", 3),
         ({"vectors": along([0] * 9)}, "All vectors are the same", 3),
         ({"vectors": along([np.nan] * 9)}, "4 vectors of those drawn from the results hold", 3),
-        ({"run": {"outputs": ["residue"]}}, "there is none for a whole protein to draw", 3),
-        ({"run": {"outputs": ["residue", "max"]}}, "Each dot is the max vector", 4),
+        ({"run": {"arrays": ["residue"]}}, "there is none for a whole protein to draw", 3),
+        ({"run": {"arrays": ["residue", "max"]}}, "Each dot is the max vector", 4),
     ],
 )
 def test_the_vectors_are_drawn_where_there_is_something_to_see(tmp_path, given, told, figures):
@@ -363,7 +363,7 @@ def test_each_choice_has_its_reason_and_weights_their_layout(tmp_path):
 
 def test_the_python_of_the_page_runs(tmp_path, monkeypatch):
     sample = tmp_path / 'it\'s a "sample"'
-    html = report(sample, run={"outputs": ["mean", "residue"]})
+    html = report(sample, run={"arrays": ["mean", "residue"]})
     write_manifest(Paths(sample), {})
     code = unescape(html.split("<h3>In Python</h3>\n<pre>")[1].split("</pre>")[0])
     monkeypatch.chdir(tmp_path)

@@ -55,7 +55,7 @@ def truth(tmp_path_factory, checkpoint, fasta) -> Paths:
         tmp_path_factory.mktemp("truth") / "sample",
         fasta,
         2,
-        run={"checkpoint": recorded(checkpoint), "outputs": tuple(OUTPUTS)},
+        run={"checkpoint": recorded(checkpoint), "arrays": tuple(OUTPUTS)},
         max_length=LIMIT,
     )
     reference = Reference(checkpoint)
@@ -67,10 +67,10 @@ def truth(tmp_path_factory, checkpoint, fasta) -> Paths:
 
 def store(paths: Paths, tokens: list[np.ndarray]) -> None:
     """Write the four arrays of records whose token vectors are given."""
-    np.save(paths.vectors("mean"), np.stack([t[1:-1].mean(0) for t in tokens]))
-    np.save(paths.vectors("max"), np.stack([t[1:-1].max(0) for t in tokens]))
-    np.save(paths.vectors("cls"), np.stack([t[0] for t in tokens]))
-    np.save(paths.vectors("residue"), np.concatenate([t[1:-1] for t in tokens]))
+    np.save(paths.array("mean"), np.stack([t[1:-1].mean(0) for t in tokens]))
+    np.save(paths.array("max"), np.stack([t[1:-1].max(0) for t in tokens]))
+    np.save(paths.array("cls"), np.stack([t[0] for t in tokens]))
+    np.save(paths.array("residue"), np.concatenate([t[1:-1] for t in tokens]))
     np.save(paths.residue_offsets, np.cumsum([0, *(len(t) - 2 for t in tokens)]))
     # Without digests: these tests damage arrays to see what the comparison says.
     write_record(paths.merging, {"sha256": {}, "made_from": []})
@@ -97,8 +97,8 @@ def run(paths: Paths, sequences: int = 100, shards: int = 2, **changes) -> dict:
 
 
 def edit(paths: Paths, output: str, change) -> None:
-    array = np.load(paths.vectors(output))
-    np.save(paths.vectors(output), change(array.copy()))
+    array = np.load(paths.array(output))
+    np.save(paths.array(output), change(array.copy()))
 
 
 def told(paths: Paths) -> dict:
@@ -221,7 +221,7 @@ def test_a_shard_whose_offsets_are_wrong_is_caught(paths):
 
 def test_true_vectors_of_another_sequence_are_caught(tmp_path, checkpoint):
     # Both the job and the verification read the shard: their agreement alone proves nothing.
-    paths = write_run(tmp_path / "sample", ">a\nMKVLAAGIV\n", 1, run={"outputs": tuple(OUTPUTS)})
+    paths = write_run(tmp_path / "sample", ">a\nMKVLAAGIV\n", 1, run={"arrays": tuple(OUTPUTS)})
     recorded(checkpoint).write(paths.checkpoint)
     paths.shard_fasta(0).write_text(">0\nMKVLAAGIW\n")
     store(paths, [Reference(checkpoint).representation("MKVLAAGIW")])
@@ -247,7 +247,7 @@ def test_windows_are_averaged_per_residue(paths, checkpoint, fasta, tmp_path):
         tmp_path / "windowed",
         f">a\n{sequence}\n",
         1,
-        run={"checkpoint": recorded(checkpoint), "outputs": tuple(OUTPUTS)},
+        run={"checkpoint": recorded(checkpoint), "arrays": tuple(OUTPUTS)},
         max_length=60,
         window_overlap=20,
         long_sequences="window",

@@ -23,7 +23,7 @@ def paths(tmp_path) -> Paths:
 
 def test_the_workflows_own_folder_is_its_own(paths):
     refuse_foreign_sample(paths)
-    paths.vectors("mean").touch()
+    paths.array("mean").touch()
     refuse_foreign_sample(paths)
 
 

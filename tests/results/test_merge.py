@@ -11,7 +11,7 @@ from packedesm.paths import Paths
 from packedesm.results.merge import merge_shards
 from packedesm.sequences.shards import write_shards
 from tests.jobs import flip_a_bit
-from tests.typed import checkpoint, policy, shard_options, shard_run
+from tests.typed import checkpoint, embed_plan, policy, shard_options, shard_run
 
 POLICY = policy()
 
@@ -35,9 +35,9 @@ def record_run(paths: Paths, shard: int, outputs: list[str], **run) -> None:
     """Write what the job of a shard records about its input and its arrays."""
     record = {
         "shard": shard,
-        "outputs": tuple(outputs),
+        "plan": embed_plan(arrays=tuple(outputs)),
         "fasta_sha256": file_digest(paths.shard_fasta(shard)),
-        "arrays": {name: file_digest(paths.shard_vectors(shard, name)) for name in outputs},
+        "arrays_sha256": {name: file_digest(paths.shard_array(shard, name)) for name in outputs},
     }
     shard_run(**record | run).write(paths.shard_run(shard))
 
@@ -46,7 +46,8 @@ def write_shard(paths: Paths, shard: int, outputs: list[str], packs=None, dtype=
     dataset = SequenceDataset(paths.shard_fasta(shard), POLICY)
     # The last record first: packs come in the plan's order, not in input order.
     packs = packs if packs is not None else [[item] for item in range(len(dataset))][::-1]
-    with shard_writer(paths, shard, dataset.embedded_lengths, WIDTH, outputs, dtype) as writer:
+    plan = embed_plan(arrays=tuple(outputs), output_dtype=dtype)
+    with shard_writer(paths, shard, dataset.embedded_lengths, plan, width=WIDTH) as writer:
         for pack in packs:
             proteins = dataset.__getitems__(pack)
             residues = [fake_vectors(protein.sequence) for protein in proteins]
@@ -79,7 +80,7 @@ def test_merged_rows_are_the_input_records_in_order(sample, shards, deduplicate)
     for shard in range(shards):
         write_shard(paths, shard, ["mean", "residue"])
     merge_shards(paths, shards, ["mean", "residue"])
-    mean, residue = np.load(paths.vectors("mean")), np.load(paths.vectors("residue"))
+    mean, residue = np.load(paths.array("mean")), np.load(paths.array("residue"))
     offsets = np.load(paths.residue_offsets)
     assert offsets.tolist() == np.cumsum([0, *map(len, sequences)]).tolist()
     for row, sequence in enumerate(sequences):
@@ -92,25 +93,25 @@ def test_arrays_have_the_asked_dtype(sample):
     paths = sample(["MKV"], 1)
     write_shard(paths, 0, ["mean"], dtype="float16")
     merge_shards(paths, 1, ["mean"])
-    assert np.load(paths.vectors("mean")).dtype == np.float16
+    assert np.load(paths.array("mean")).dtype == np.float16
 
 
 def test_new_arrays_stand_beside_nothing_of_an_earlier_run(sample):
     paths = sample(["MKV", "ACD"], 1)
-    old = [paths.manifest, paths.vectors("cls"), paths.vectors("residue"), paths.residue_offsets]
+    old = [paths.manifest, paths.array("cls"), paths.array("residue"), paths.residue_offsets]
     for path in old:
         path.write_text("of an earlier run")
     write_shard(paths, 0, ["mean"])
     merge_shards(paths, 1, ["mean"])
     assert not any(path.exists() for path in old)
-    assert paths.vectors("mean").exists()
+    assert paths.array("mean").exists()
 
 
 def test_a_merge_that_fails_leaves_the_earlier_results(sample):
     paths = sample(["MKV", "ACD"], 1)
     write_shard(paths, 0, ["mean"])
     paths.manifest.write_text("of an earlier run")
-    flip_a_bit(paths.shard_vectors(0, "mean"), 0.9)
+    flip_a_bit(paths.shard_array(0, "mean"), 0.9)
     with pytest.raises(Damaged):
         merge_shards(paths, 1, ["mean"])
     assert paths.manifest.exists()
@@ -120,7 +121,7 @@ def test_a_missing_record_publishes_nothing(sample):
     paths = sample(["MKV", "ACD"], 1)
     with pytest.raises(RuntimeError, match="no vector for 1 record, first"):
         write_shard(paths, 0, ["mean"], packs=[[1]])
-    assert list(paths.shard_vectors(0, "mean").parent.iterdir()) == []
+    assert list(paths.shard_array(0, "mean").parent.iterdir()) == []
 
 
 def test_a_record_that_comes_twice_is_refused(sample):
@@ -138,21 +139,23 @@ def test_a_value_that_is_not_finite_is_refused_by_record(sample, value, output):
     bad[-1, 0] = value
     with (
         pytest.raises(RuntimeError, match=r"vectors of the shard's records \[1\]"),
-        shard_writer(paths, 0, dataset.lengths, WIDTH, [output], "float32") as writer,
+        shard_writer(
+            paths, 0, dataset.lengths, embed_plan(arrays=(output,)), width=WIDTH
+        ) as writer,
     ):
         writer.write(finished_pack(dataset, [0, 1], {output: bad}))
-    assert list(paths.shard_vectors(0, output).parent.iterdir()) == []
+    assert list(paths.shard_array(0, output).parent.iterdir()) == []
 
 
 def test_a_shard_of_another_size_than_the_index_is_refused(sample):
     paths = sample(["MKV", "ACD", "WWW"], 2)
     for shard in range(2):
         write_shard(paths, shard, ["mean"])
-    np.save(paths.shard_vectors(1, "mean"), np.zeros((7, WIDTH), np.float32))
+    np.save(paths.shard_array(1, "mean"), np.zeros((7, WIDTH), np.float32))
     record_run(paths, 1, ["mean"])
     with pytest.raises(RuntimeError, match="rows of mean"):
         merge_shards(paths, 2, ["mean"])
-    assert not paths.vectors("mean").exists()
+    assert not paths.array("mean").exists()
 
 
 def test_a_merge_larger_than_one_chunk_keeps_the_order(sample, monkeypatch):
@@ -162,9 +165,9 @@ def test_a_merge_larger_than_one_chunk_keeps_the_order(sample, monkeypatch):
     for shard in range(3):
         write_shard(paths, shard, ["mean"])
     merge_shards(paths, 3, ["mean"])
-    assert np.load(paths.vectors("mean"))[:, 2].tolist() == [*range(1, 12), 2, 11]
+    assert np.load(paths.array("mean"))[:, 2].tolist() == [*range(1, 12), 2, 11]
     digests = read_record(paths.merging)["sha256"]
-    written = (paths.vectors("mean"), paths.index, paths.skipped)
+    written = (paths.array("mean"), paths.index, paths.skipped)
     assert digests == {path.name: file_digest(path) for path in written}
 
 
@@ -173,7 +176,7 @@ def test_every_byte_of_a_shards_array_is_checked(sample, output):
     paths = sample(["MKV", "ACD", "WWW"], 2)
     for shard in range(2):
         write_shard(paths, shard, [output])
-    path = paths.shard_vectors(1, output)
+    path = paths.shard_array(1, output)
     content = path.read_bytes()
     for place in range(0, len(content), 3):
         path.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from packedesm.config import resolve
+from packedesm.config import resolve, with_arrays
 from packedesm.files import combined, write_record
 from packedesm.options import EmbedOptions, ShardOptions, VerifyOptions
 from packedesm.paths import Paths
@@ -12,7 +12,12 @@ from packedesm.results.inputs import MISSING
 from packedesm.results.outdated import kept_number, outdated_checkpoint, outdated_steps
 from tests.typed import checkpoint, shard_run
 
-CONFIG = resolve({"fasta": "a.fasta"})
+
+def asked(**config) -> dict:
+    return with_arrays(resolve({"fasta": "a.fasta", **config}), depth=6)
+
+
+CONFIG = asked()
 INPUTS = ["12 " + "a" * 64, "7 " + "b" * 64]
 
 
@@ -57,7 +62,7 @@ def test_what_is_asked_for_again_is_not_outdated(run):
     ],
 )
 def test_other_options_outdate_the_steps_that_read_them(run, config, expected):
-    assert outdated(run, resolve({"fasta": "a.fasta", **config})) == expected
+    assert outdated(run, asked(**config)) == expected
 
 
 @pytest.mark.parametrize("inputs", [INPUTS[::-1], INPUTS[:1], ["12 " + "c" * 64, INPUTS[1]]])

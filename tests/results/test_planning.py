@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from packedesm.config import resolve
+from packedesm.config import resolve, with_arrays
 from packedesm.errors import UserError
 from packedesm.files import file_digest, write_record
 from packedesm.options import ShardOptions
@@ -24,7 +24,7 @@ def planned(tmp_path, monkeypatch):
         Path(name).write_text(f">{name}\nMKV\n")
 
     def plan(prefix="", weights=(), **config) -> Planning:
-        options = resolve({"fasta": "a.fasta", "shards": "auto", **config})
+        options = with_arrays(resolve({"fasta": "a.fasta", "shards": "auto", **config}), depth=6)
         samples = {"a": [Path("a.fasta")]}
         return Planning(options, samples, weights, [], lambda path: prefix + path, Path("memory"))
 

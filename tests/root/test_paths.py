@@ -9,10 +9,10 @@ SAMPLE = Paths("results/a.b")
     "path",
     [
         SAMPLE.manifest,
-        SAMPLE.vectors("mean"),
+        SAMPLE.array("mean"),
         SAMPLE.shard_index,
         SAMPLE.shard_fasta(3),
-        SAMPLE.shard_vectors(3, "cls"),
+        SAMPLE.shard_array(3, "cls"),
     ],
 )
 def test_a_files_sample_is_found_again(path):

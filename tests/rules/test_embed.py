@@ -11,7 +11,7 @@ def test_one_shard_is_embedded(run_rule, finished):
     paths = run_rule("embed", *(f"{FOLDER}/{n}" for n in ("mean.npy", "packs.tsv", "run.json")))
     before = Paths(finished / "results" / "sixty")
     np.testing.assert_array_equal(
-        np.load(paths.shard_vectors(1, "mean")), np.load(before.shard_vectors(1, "mean"))
+        np.load(paths.shard_array(1, "mean")), np.load(before.shard_array(1, "mean"))
     )
     run, packs = read_json(paths.shard_run(1)), pd.read_csv(paths.shard_packs(1), sep="\t")
     shard = read_json(paths.sharding)["shards"][1]

@@ -15,7 +15,7 @@ from tests.workflow import ROOT
 
 SHARDS = 4
 SAMPLE = Paths("results/proteins")
-MERGED = str(SAMPLE.vectors("mean"))
+MERGED = str(SAMPLE.array("mean"))
 SNAKEMAKE = (sys.executable, str(Path(__file__).with_name("impatient.py")))
 # What a test may not wait for. The rest is the profile's.
 IMPATIENT = (
@@ -142,5 +142,5 @@ def job_field(job: str, field: str) -> str:
 def assert_same_bits(run: Run, undisturbed: Run) -> None:
     """Compare arrays and index, byte for byte, with those of the undisturbed run."""
     undisturbed.finish()
-    for path in (SAMPLE.vectors("mean"), SAMPLE.index):
+    for path in (SAMPLE.array("mean"), SAMPLE.index):
         assert (run.folder / path).read_bytes() == (undisturbed.folder / path).read_bytes(), path

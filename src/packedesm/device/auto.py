@@ -18,6 +18,7 @@ from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
 from packedesm.options import EmbedOptions, EmbedPlan
+from packedesm.outputs import check_layers
 
 NAMED = "named in the configuration"
 _KINDS = {"cuda": "GPU", "cpu": "CPU"}
@@ -49,6 +50,7 @@ def load(
     dtype, dtype_reason = resolve_dtype(options.dtype, device)
     output_dtype, output_reason = resolve_output_dtype(options.output_dtype, dtype)
     number = getattr(torch, dtype)
+    check_layers(options.arrays, checkpoint.geometry.layers)
     backend = select_backend(options.attention, device, number, checkpoint.geometry.head_dim)
     kernels = select_kernels(checkpoint.geometry, number, device)
     model = load_fitting(checkpoint, dtype, kernels.name, device)
@@ -58,7 +60,7 @@ def load(
     plan = EmbedPlan(
         dtype=dtype,
         output_dtype=output_dtype,
-        outputs=options.outputs,
+        arrays=options.arrays,
         attention=backend.name,
         kernels=kernels.name,
         token_budget=budget,

@@ -27,16 +27,16 @@ class CommitWriter:
     """Write packs to a file as they finish, and commit it every so often.
 
     A commit is a file: pack after pack, the arrays of a `FinishedPack` (``rows``, ``residues``,
-    ``deferred`` and one per output) in numpy's format; then a description in JSON, its length,
-    and the SHA-256 of everything before. Packs are written at once, so that no more than one is
-    held in memory and a commit has little left to flush.
+    ``deferred`` and those that its vectors are) in numpy's format; then a description in JSON,
+    which names them, its length, and the SHA-256 of everything before. Packs are written at once,
+    so that no more than one is held in memory and a commit has little left to flush.
 
     Parameters
     ----------
     folder
         Where commits are kept.
     description
-        What stands in every commit: its fingerprint, its attempt, the outputs.
+        What stands in every commit: its fingerprint and its attempt.
     may_commit
         Called before a commit; raises if this process is no longer the one that may.
     seconds, packs
@@ -60,6 +60,7 @@ class CommitWriter:
         self._packs = packs
         self._file: _HashedFile | None = None
         self._statistics: list[PackStatistics] = []
+        self._arrays: list[list[str]] = []  # names, of each pack
         self._temporary = folder / f"{TEMPORARY}{description['attempt']}"
         self._begun = time.monotonic()
         self._lock = threading.RLock()  # packs come from one thread, the last commit from another
@@ -84,10 +85,10 @@ class CommitWriter:
         if self._file is None:
             self._file = _HashedFile(self._temporary.open("wb"))
             self._begun = time.monotonic()
-        arrays = [pack.vectors[output] for output in self._description["outputs"]]
-        for array in (pack.rows, pack.residues, pack.deferred, *arrays):
+        for array in (pack.rows, pack.residues, pack.deferred, *pack.vectors.values()):
             np.save(self._file, array, allow_pickle=False)
         self._statistics.append(pack.statistics)
+        self._arrays.append(list(pack.vectors))
 
     def commit(self) -> None:
         """Make what was added since the last commit survive; Fault as `add`."""
@@ -95,20 +96,21 @@ class CommitWriter:
             if self._file is not None:
                 with self._abandoned_on_failure():
                     self._write(self._file)
-                self._file, self._statistics = None, []
+                self._file, self._statistics, self._arrays = None, [], []
 
     def _write(self, file: _HashedFile) -> None:
         first, last = self._statistics[0].pack, self._statistics[-1].pack
         name = f"{first:08d}-{last:08d}-{self._description['attempt']}"
         path = self._folder / f"{name}{COMMIT_SUFFIX}"
         packs = [asdict(statistics) for statistics in self._statistics]
-        text = json.dumps(self._description | {"packs": packs}).encode()
+        description = self._description | {"arrays": self._arrays}
+        text = json.dumps(description | {"packs": packs}).encode()
         file.write(text + len(text).to_bytes(8, "little"))
         content, digest = file.finish()
         self._may_commit()
         self._temporary.replace(path)
         fsync(self._folder)
-        self.committed.append(Commit(path, self._description, self._statistics, content, digest))
+        self.committed.append(Commit(path, description, self._statistics, content, digest))
 
     @contextmanager
     def _abandoned_on_failure(self) -> Iterator[None]:
@@ -120,7 +122,7 @@ class CommitWriter:
             if self._file is not None:
                 self._file.close()
             self._temporary.unlink(missing_ok=True)
-            self._file, self._statistics = None, []
+            self._file, self._statistics, self._arrays = None, [], []
             raise
 
 
@@ -161,9 +163,10 @@ class Commit:
             After the last pack, or instead of one, if the file is not as it was written.
         """
         with CheckedFile(self.path) as file:
-            for statistics in self.statistics:
+            arrays = self.description["arrays"]
+            for statistics, names in zip(self.statistics, arrays, strict=True):
                 rows, residues, deferred = (file.array() for _ in range(3))
-                vectors = {output: file.array() for output in self.description["outputs"]}
+                vectors = {name: file.array() for name in names}
                 if statistics.pack in wanted:
                     yield FinishedPack(statistics, rows, residues, vectors, deferred)
             file.finish(self.sha256, self.content)

@@ -18,6 +18,7 @@ from packedesm.embedding.writer import Writer
 from packedesm.errors import Fault, plural
 from packedesm.esm2.model import PackedESM2
 from packedesm.options import EmbedPlan
+from packedesm.outputs import Array
 
 logger = logging.getLogger(__name__)
 
@@ -240,8 +241,9 @@ class Fallback:
             float32_records=0,
         )
         none = np.empty(0, np.int64)
-        shape, dtype = (0, runner.model.geometry.width), runner.plan.output_dtype
-        vectors = {output: np.empty(shape, dtype) for output in runner.plan.outputs}
+        width, dtype = runner.model.geometry.width, runner.plan.output_dtype
+        arrays = map(Array.named, runner.plan.arrays)
+        vectors = {a.name: np.empty((0, *a.line(width)), a.dtype(dtype)) for a in arrays}
         deferred = FinishedPack(statistics, none, none, vectors, pack.rows)
         with Writer() as writer:  # a signal would interrupt it in this thread
             writer.put(lambda: self._sink(deferred), 0)

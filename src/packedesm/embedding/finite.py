@@ -7,6 +7,8 @@ from functools import reduce
 
 import torch
 
+from packedesm.outputs import PAIR, RECORD, Array
+
 
 def finite_records(
     vectors: Mapping[str, torch.Tensor], record_residues: torch.Tensor
@@ -19,7 +21,7 @@ def finite_records(
     Parameters
     ----------
     vectors
-        Per output (R, D), for ``residue`` (P, D), in the number format of the files.
+        By array name, the lines of the records back to back, in the number format of the files.
     record_residues
         int32 (R,), embedded residues of each record, on the device of the vectors.
 
@@ -29,14 +31,17 @@ def finite_records(
         bool (R,), on that device.
     """
     found = []
-    for output, tensor in vectors.items():
-        # The largest of a row is not finite if one number is not: NaN is passed on. One pass over
+    for name, tensor in vectors.items():
+        # The largest of a line is not finite if one number is not: NaN is passed on. One pass over
         # the vectors, and nothing as large as they are is written.
-        finite = torch.linalg.vector_norm(tensor, torch.inf, dim=1) < torch.inf
-        if output == "residue":
-            least = torch.segment_reduce(
-                finite.float(), "min", lengths=record_residues, unsafe=True
-            )
+        lines = tensor if tensor.dim() > 1 else tensor.unsqueeze(1)
+        finite = torch.linalg.vector_norm(lines, torch.inf, dim=1) < torch.inf
+        per = Array.named(name).per
+        if per != RECORD:
+            lengths = record_residues
+            if per == PAIR:
+                lengths = lengths * (lengths + 1) // 2
+            least = torch.segment_reduce(finite.float(), "min", lengths=lengths, unsafe=True)
             finite = least > 0
         found.append(finite)
     return reduce(torch.logical_and, found)

@@ -89,7 +89,7 @@ def first_check(
     policy
         Which residues of them are embedded.
     """
-    dtype, outputs = runner.plan.dtype, runner.plan.outputs
+    dtype, outputs = runner.plan.dtype, runner.plan.arrays
     compared, not_finite = 0, 0
     worst, worst_is = Distance(1.0, 0.0, passed=True), ""
     for protein, vectors in _embedded(runner, proteins, policy):

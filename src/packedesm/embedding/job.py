@@ -86,7 +86,7 @@ def embed_shard(
     summary = read_summary(paths)
     dataset = _records(paths, shard, options, summary)
     fasta_sha256 = written_digest(summary, paths, dataset.fasta)
-    sample = ReferenceOptions(options.length, options.outputs, job.sequences, job.seed)
+    sample = ReferenceOptions(options.length, options.arrays, job.sequences, job.seed)
     proteins = ReferenceVectors.read(paths, FIRST, sample, checkpoint.sha256).proteins
     with stopping_on_signals() as check_stop, ShardState(paths.shard_state(shard)) as state:
         with (
@@ -163,9 +163,7 @@ def embed_packs(
     residues = int(feed.dataset.embedded_lengths.sum())
     residues_done = sum(pack.residues for pack in committed.values())
     with (
-        state.committing(
-            runner.plan.outputs, seconds=job.commit_seconds, packs=job.commit_packs
-        ) as commit,
+        state.committing(seconds=job.commit_seconds, packs=job.commit_packs) as commit,
         Progress("embedding", residues, "residues", before=residues_done) as progress,
     ):
 

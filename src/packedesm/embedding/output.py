@@ -15,7 +15,8 @@ from packedesm.embedding.resume import ShardState
 from packedesm.errors import Fault, plural
 from packedesm.esm2.registry import Checkpoint
 from packedesm.files import atomic_path, create_npy, file_digest
-from packedesm.options import EmbedOptions
+from packedesm.options import EmbedOptions, EmbedPlan
+from packedesm.outputs import RECORD, Array
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.paths import Paths
 from packedesm.sequences.summary import read_summary, written_digest
@@ -29,10 +30,8 @@ def write_shard(
 ) -> ShardRun:
     """Write arrays, ``packs.tsv`` and, last, ``run.json``; delete the state."""
     float32_rows: list[int] = []
-    width, plan = facts.checkpoint.geometry.width, facts.plan
-    residues = dataset.embedded_lengths
-    arrays = (residues, width, plan.outputs, plan.output_dtype)
-    with shard_writer(paths, facts.shard, *arrays) as writer:
+    width, residues = facts.checkpoint.geometry.width, dataset.embedded_lengths
+    with shard_writer(paths, facts.shard, residues, facts.plan, width=width) as writer:
         for pack in state.finished():
             writer.write(pack)
             if pack.statistics.float32_records:
@@ -43,14 +42,14 @@ def write_shard(
     run = ShardRun(
         **vars(facts),
         fingerprint=state.fingerprint,
-        arrays={
-            name: file_digest(paths.shard_vectors(facts.shard, name)) for name in facts.plan.outputs
+        arrays_sha256={
+            name: file_digest(paths.shard_array(facts.shard, name)) for name in facts.plan.arrays
         },
         packs_sha256=file_digest(paths.shard_packs(facts.shard)),
         float32_rows=tuple(sorted(float32_rows)),
         retried_packs=sum(pack.passes > 1 for pack in statistics),
         replanned_packs=sum(
-            pack.token_budget < plan.token_budget and not pack.float32_records
+            pack.token_budget < facts.plan.token_budget and not pack.float32_records
             for pack in statistics
         ),
         seconds=_seconds(statistics, *state.setup_and_total_seconds()),
@@ -77,7 +76,7 @@ def finished(
     except Fault as error:  # its text ends in what to do, which is done here
         _say_again(shard, str(error).rpartition("; ")[0] or str(error))
         return None
-    files = {name: paths.shard_vectors(shard, name) for name in run.arrays}
+    files = {name: paths.shard_array(shard, name) for name in run.arrays_sha256}
     packs = paths.shard_packs(shard)
     same = (
         run.fasta_sha256 == written_digest(read_summary(paths), paths, paths.shard_fasta(shard))
@@ -85,7 +84,7 @@ def finished(
         and run.versions == versions()
         and all(path.exists() for path in (*files.values(), packs))
         and file_digest(packs) == run.packs_sha256
-        and {name: file_digest(path) for name, path in files.items()} == run.arrays
+        and {name: file_digest(path) for name, path in files.items()} == run.arrays_sha256
     )
     if not same:
         _say_again(shard, "a file of it is damaged, or of another request or version")
@@ -118,9 +117,9 @@ def shard_writer(
     paths: Paths,
     shard: int,
     residues: np.ndarray,
+    plan: EmbedPlan,
+    *,
     width: int,
-    outputs: Sequence[str],
-    dtype: str,
 ) -> Iterator[ShardWriter]:
     """Give a `ShardWriter`; its arrays appear if the block succeeds and no record is missing.
 
@@ -130,17 +129,18 @@ def shard_writer(
         Where the arrays go.
     residues
         int (N,), embedded residues of each record of the shard.
+    plan
+        Which arrays, and in which number format.
     width
         Numbers in a vector, D.
-    outputs, dtype
-        The arrays to write and their number format, ``float32`` or ``float16``.
     """
     with ExitStack() as stack:
         arrays = {}
-        for output in outputs:
-            temporary = stack.enter_context(atomic_path(paths.shard_vectors(shard, output)))
-            count = residues.sum() if output == "residue" else len(residues)
-            arrays[output] = create_npy(temporary, (count, width), dtype)
+        for name in plan.arrays:
+            array = Array.named(name)
+            temporary = stack.enter_context(atomic_path(paths.shard_array(shard, name)))
+            shape = (int(array.lines(residues).sum()), *array.line(width))
+            arrays[name] = create_npy(temporary, shape, array.dtype(plan.output_dtype))
         writer = ShardWriter(arrays, residues)
         yield writer
         writer.close()
@@ -151,7 +151,7 @@ class ShardWriter:
 
     def __init__(self, arrays: dict[str, np.memmap], residues: np.ndarray) -> None:
         self._arrays = arrays
-        self._ends = np.cumsum(residues)
+        self._ends = {name: np.cumsum(Array.named(name).lines(residues)) for name in arrays}
         self._written = np.zeros(len(residues), bool)
 
     def write(self, pack: FinishedPack) -> None:
@@ -167,14 +167,14 @@ class ShardWriter:
             raise RuntimeError(f"records {rows[self._written[rows]].tolist()} were embedded twice")
         if len(bad := not_finite(pack.vectors, pack.residues)):
             raise RuntimeError(f"vectors of the shard's records {rows[bad]} hold NaN or infinity")
-        for output, array in pack.vectors.items():
-            if output == "residue":
-                stops = np.cumsum(pack.residues)
-                for row, stop, count in zip(rows, stops, pack.residues, strict=True):
-                    end = self._ends[row]
-                    self._arrays[output][end - count : end] = array[stop - count : stop]
-            else:
-                self._arrays[output][rows] = array
+        for name, array in pack.vectors.items():
+            if Array.named(name).per == RECORD:
+                self._arrays[name][rows] = array
+                continue
+            counts = Array.named(name).lines(pack.residues)
+            ends = self._ends[name][rows]
+            for end, stop, count in zip(ends, np.cumsum(counts), counts, strict=True):
+                self._arrays[name][end - count : end] = array[stop - count : stop]
         self._written[rows] = True
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from packedesm.files import write_table
+from packedesm.outputs import Array
 from packedesm.sequences.arrow import to_numpy
 
 
@@ -43,7 +44,7 @@ class FinishedPack:
     statistics: PackStatistics
     rows: np.ndarray  # int64 (R,), the records' places in the shard
     residues: np.ndarray  # int64 (R,), embedded residues of each record
-    vectors: dict[str, np.ndarray]  # per output (R, D), for residue (P, D)
+    vectors: dict[str, np.ndarray]  # by array name: its lines of these records, back to back
     deferred: np.ndarray  # int64, records of the pack that got no vector: to be embedded again
 
     def defer(self, places: np.ndarray, tokens: np.ndarray) -> FinishedPack:
@@ -60,7 +61,6 @@ class FinishedPack:
             return self
         keep = np.ones(len(self.rows), bool)
         keep[places] = False
-        lines = {"residue": np.repeat(keep, self.residues)}
         statistics = replace(
             self.statistics,
             records=int(keep.sum()),
@@ -73,7 +73,10 @@ class FinishedPack:
             statistics,
             self.rows[keep],
             self.residues[keep],
-            {output: array[lines.get(output, keep)] for output, array in self.vectors.items()},
+            {
+                name: array[np.repeat(keep, Array.named(name).lines(self.residues))]
+                for name, array in self.vectors.items()
+            },
             np.concatenate([self.deferred, self.rows[places]]),
         )
 
@@ -91,16 +94,15 @@ def not_finite(vectors: dict[str, np.ndarray], residues: np.ndarray) -> np.ndarr
     Parameters
     ----------
     vectors
-        Per output (R, D), for ``residue`` (P, D).
+        By array name, the lines of the records back to back.
     residues
         int (R,), embedded residues of each record.
     """
     bad = [np.empty(0, np.int64)]
-    for output, array in vectors.items():
-        lines = np.flatnonzero(~np.isfinite(array).all(axis=1))
-        if output == "residue":
-            lines = np.searchsorted(np.cumsum(residues), lines, side="right")
-        bad.append(lines)
+    for name, array in vectors.items():
+        lines = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+        ends = np.cumsum(Array.named(name).lines(residues))
+        bad.append(np.searchsorted(ends, lines, side="right"))
     return np.unique(np.concatenate(bad))
 
 

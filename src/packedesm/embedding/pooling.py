@@ -69,17 +69,35 @@ def _pool_fused(
     return {"mean": mean, "max": largest, "cls": cls}
 
 
+def over_residues(lines: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+    """Return a line for every residue: where windows overlap, the mean of its windows' lines.
+
+    Parameters
+    ----------
+    lines
+        float32 (K,) or (K, C): one line for each of `PackedBatch.residue_tokens`.
+    batch
+        The pack, on the same device.
+
+    Returns
+    -------
+    torch.Tensor
+        float32 (P,) or (P, C).
+    """
+    if batch.residue_index is None:
+        return lines
+    flat = lines.reshape(len(lines), -1)
+    total = flat.new_zeros(int(batch.residues.sum()), flat.shape[1])
+    times = flat.new_zeros(len(total), 1)
+    lengths = [length - SPECIAL_TOKENS for length in batch.lengths]
+    _add_windows(total, flat, batch.residue_index, lengths)
+    _add_windows(times, times.new_ones(len(flat), 1), batch.residue_index, lengths)
+    return (total / times).reshape(len(total), *lines.shape[1:])
+
+
 def _residues(hidden: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
     """Return the (P, D) residue vectors in float32, windows averaged."""
-    vectors = hidden.index_select(0, batch.residue_tokens).float()
-    if batch.residue_index is None:
-        return vectors
-    total = vectors.new_zeros(int(batch.residues.sum()), vectors.shape[1])
-    times = vectors.new_zeros(len(total), 1)
-    lengths = [length - SPECIAL_TOKENS for length in batch.lengths]
-    _add_windows(total, vectors, batch.residue_index, lengths)
-    _add_windows(times, times.new_ones(len(vectors), 1), batch.residue_index, lengths)
-    return total / times
+    return over_residues(hidden.index_select(0, batch.residue_tokens).float(), batch)
 
 
 def _add_windows(

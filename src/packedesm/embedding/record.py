@@ -54,7 +54,7 @@ class ShardRun(JobFacts):
     """What one embedding job recorded about itself."""
 
     fingerprint: str  # of all that decides the vectors
-    arrays: dict[str, str]  # SHA-256 of the shard's array of each output
+    arrays_sha256: dict[str, str]  # of the shard's arrays, by name
     packs_sha256: str  # of packs.tsv
     float32_rows: tuple[int, ...]  # rows that half precision could not embed
     retried_packs: int  # that were computed twice since memory was short

@@ -24,7 +24,7 @@ from packedesm.paths import COMMIT_SUFFIX
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 4  # of the files in the state; another one starts over
+FORMAT = 5  # of the files in the state; another one starts over
 
 
 class Settled(NamedTuple):
@@ -207,15 +207,11 @@ class ShardState:
         return places
 
     @contextmanager
-    def committing(
-        self, outputs: tuple[str, ...], *, seconds: float, packs: int
-    ) -> Iterator[Callable[[FinishedPack], None]]:
+    def committing(self, *, seconds: float, packs: int) -> Iterator[Callable[[FinishedPack], None]]:
         """Give the sink of this attempt; whatever ends the block, what has finished is committed.
 
         Parameters
         ----------
-        outputs
-            The arrays that each pack has.
         seconds, packs
             Most time, and most packs, between two commits.
 
@@ -229,7 +225,6 @@ class ShardState:
             "fingerprint": self.fingerprint,
             "attempt": self.claim.token,
             "setup_seconds": self._setup_seconds,
-            "outputs": list(outputs),
         }
         writer = CommitWriter(
             self.folder, description, self.claim.check, seconds=seconds, packs=packs

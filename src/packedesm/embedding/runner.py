@@ -17,7 +17,7 @@ import torch
 from packedesm.device.memory import if_it_fits
 from packedesm.embedding.lane import Collect, CpuLane, CudaLane, Embedded
 from packedesm.embedding.pack import FinishedPack, PackStatistics
-from packedesm.embedding.pooling import pool
+from packedesm.embedding.readout import Readout
 from packedesm.embedding.writer import Writer
 from packedesm.esm2.model import PackedESM2
 from packedesm.options import EmbedPlan
@@ -129,12 +129,7 @@ class AsyncInferenceRunner:
 
     def launch(self, batch: PackedBatch) -> Collect:
         """Start a pack, and return a function that waits for what comes out and gives it."""
-        return self._lane.launch(batch, self._embed)
-
-    def _embed(self, batch: PackedBatch) -> dict[str, torch.Tensor]:
-        hidden = self.model.forward_packed(**batch.inputs, attention=self.plan.attention)
-        outputs, dtype = self.plan.outputs, self.plan.output_dtype
-        return pool(hidden, batch, outputs, dtype, fused=self.plan.kernels != "torch")
+        return self._lane.launch(batch, Readout(self.model, self.plan).of)
 
 
 @dataclass(frozen=True)

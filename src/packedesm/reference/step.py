@@ -99,9 +99,7 @@ def _embedded(
             again: list[int] = []
             for record, sequence in sample.read(todo):
                 try:
-                    vectors = reference_vectors(
-                        reference, sequence, options.length, options.outputs
-                    )
+                    vectors = reference_vectors(reference, sequence, options.length, options.arrays)
                 except (DoesNotFitError, MemoryError):
                     if replace:
                         told = sample.replace(record)

@@ -66,7 +66,7 @@ class ReferenceVectors:
         lines = [
             np.atleast_2d(protein.vectors[output])
             for protein in self.proteins
-            for output in options.outputs
+            for output in options.arrays
         ]
         numbers = paths.reference_numbers(part)
         held = io.BytesIO()  # np.save does not say why a disk takes no more
@@ -116,7 +116,7 @@ class ReferenceVectors:
         place, proteins = 0, []
         for protein in facts["proteins"]:
             vectors = {}
-            for output in options.outputs:
+            for output in options.arrays:
                 count = protein["embedded_length"] if output == "residue" else 1
                 found = lines[place : place + count]
                 vectors[output] = found if output == "residue" else found[0]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from packedesm.errors import plural
-from packedesm.report.words import OUTPUTS, scientific
+from packedesm.report import words
+from packedesm.report.words import scientific
 
 _ESM2 = (
     "Lin Z, Akin H, Rao R, et al. Evolutionary-scale prediction of atomic-level protein structure "
@@ -89,8 +90,8 @@ def _program(metrics: dict[str, Any], workflow: bool) -> str:
 
 
 def _outputs(metrics: dict[str, Any]) -> str:
-    outputs = "; ".join(OUTPUTS[output] for output in metrics["outputs"])
-    return f"Vectors of {metrics['model']['width']:,} numbers are from its last layer: {outputs}."
+    held = "; ".join(map(words.array, metrics["arrays"]))
+    return f"Vectors of {metrics['model']['width']:,} numbers are from its last layer: {held}."
 
 
 def _sequences(metrics: dict[str, Any]) -> list[str]:

@@ -57,7 +57,7 @@ def write_metrics(paths: Paths, shards: int) -> dict[str, Any]:
     metrics = {
         **_input_summary(sharding, counts),
         "model": runs[0].checkpoint.as_json(),
-        "outputs": list(runs[0].plan.outputs),
+        "arrays": list(runs[0].plan.arrays),
         "packing": {"all": _packing_of_all(packing), "shards": packing},
         "throughput": {
             "all": _throughput_of_all(throughput, runs),

@@ -22,6 +22,7 @@ from packedesm.files import (
     write_record,
     write_text,
 )
+from packedesm.outputs import RECORD, Array
 from packedesm.paths import Paths
 from packedesm.report import plots, words
 from packedesm.report.flagged import first_flagged
@@ -63,7 +64,8 @@ def write_report(paths: Paths, *, workflow: bool = False) -> Path:
     metrics, verification = read_record(paths.metrics), read_record(paths.verification)
     merged = read_record(paths.merging)["sha256"]
     packs = [_packs(paths, run["shard"]) for run in metrics["runs"]]
-    pooled = [output for output in metrics["outputs"] if output != "residue"]
+    arrays = map(Array.named, metrics["arrays"])
+    pooled = [a.name for a in arrays if a.output.layered and a.per == RECORD]
     vectors = read_vectors(paths, pooled[0], merged) if pooled else None
     flags = metrics["flags"] | {FLOAT32: metrics["recoveries"]["float32_records"]}
     with reading(paths.index, sha256=merged[paths.index.name]):
@@ -78,7 +80,8 @@ def write_report(paths: Paths, *, workflow: bool = False) -> Path:
         "error": _error(verification, vectors) if vectors else None,
         "full_packs": float(np.mean(np.concatenate([pack["fill"] for pack in packs]) >= 0.95)),
         "flags": _flags(flags, flagged),
-        "files": _files(metrics),
+        "offsets": _offsets(paths, metrics["arrays"][0]),
+        "files": _files(paths, metrics),
         "phases": _phases(paths, metrics, verification),
         "run_facts": _run_facts(metrics),
         "versions": _distinct(metrics, lambda run: run["versions"]),
@@ -175,17 +178,23 @@ def _flags(counts: dict[str, int], flagged: dict[str, list]) -> list[dict[str, A
     )
 
 
-def _files(metrics: dict) -> list[dict[str, str]]:
-    records, width = metrics["records"], metrics["model"]["width"]
-    number = ", ".join(_distinct(metrics, lambda run: run["plan"]["output_dtype"]))
+def _offsets(paths: Paths, name: str) -> str | None:
+    """Return the file of where each protein's rows begin in an array; None: each has one row."""
+    found = paths.offsets(Array.named(name).per)
+    return None if found is None else found.name
+
+
+def _files(paths: Paths, metrics: dict) -> list[dict[str, str]]:
     files = []
-    for output in metrics["outputs"]:
-        rows = metrics["embedded_residues"] if output == "residue" else records
-        shape = f"{rows:,} \N{MULTIPLICATION SIGN} {width:,} {number}"
-        files.append({"name": f"{output}.npy", "holds": f"{shape}: {words.OUTPUTS[output]}"})
-    if "residue" in metrics["outputs"]:
-        holds = f"{records + 1:,} int64: protein k has rows offsets[k] to offsets[k + 1] - 1"
-        files.append({"name": "residue_offsets.npy", "holds": holds})
+    for name in metrics["arrays"]:
+        array = np.load(paths.array(name), mmap_mode="r")
+        shape = " \N{MULTIPLICATION SIGN} ".join(f"{size:,}" for size in array.shape)
+        holds = f"{shape} {array.dtype}: {words.array(name)}"
+        files.append({"name": paths.array(name).name, "holds": holds})
+    for path in paths.arrays(metrics["arrays"])[len(files) :]:
+        count = metrics["records"] + 1
+        holds = f"{count:,} int64: protein k has rows offsets[k] to offsets[k + 1] - 1"
+        files.append({"name": path.name, "holds": holds})
     return files + [{"name": name, "holds": holds} for name, holds in words.FILES.items()]
 
 

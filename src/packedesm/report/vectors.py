@@ -48,7 +48,7 @@ def read_vectors(paths: Paths, output: str, merged: dict[str, str]) -> Vectors:
     Damaged
         If array or index are not as they were merged.
     """
-    array_path = paths.vectors(output)
+    array_path = paths.array(output)
     with (
         reading(array_path, sha256=merged[array_path.name]),
         reading(paths.index, sha256=merged[paths.index.name]),

@@ -52,7 +52,7 @@ def verify(paths: Paths, options: VerifyOptions, *, shards: int) -> dict[str, An
     dtypes = {dtype for run in runs for dtype in (run.plan.dtype, run.plan.output_dtype)}
     limits = Limits.of(options.min_cosine, options.max_relative_l2, dtypes)
     asked = ReferenceOptions(
-        runs[0].options.length, runs[0].plan.outputs, options.sequences, options.seed
+        runs[0].options.length, runs[0].plan.arrays, options.sequences, options.seed
     )
     sha256 = runs[0].checkpoint.sha256
     parts = [ReferenceVectors.read(paths, part, asked, sha256) for part in PARTS]
@@ -89,7 +89,7 @@ def _comparisons(paths: Paths, protein: Protein, limits: Limits) -> Iterator[dic
 
 def _stored(paths: Paths, output: str, row: int) -> np.ndarray:
     """Return the vector of one record in the results, or of each of its residues."""
-    array = np.load(paths.vectors(output), mmap_mode="r")
+    array = np.load(paths.array(output), mmap_mode="r")
     if output != "residue":
         return array[row]
     start, stop = np.load(paths.residue_offsets, mmap_mode="r")[row : row + 2]

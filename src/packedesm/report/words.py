@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from packedesm.errors import printable
+from packedesm.outputs import Array
 from packedesm.report.vectors import Apart
 
 OUTPUTS = {
@@ -14,6 +15,11 @@ OUTPUTS = {
     "cls": "the vector of the <cls> token that starts each protein",
     "max": "the largest value over the residues of each protein",
     "residue": "one vector per residue, the proteins back to back",
+    "logits": "the logits of all 33 tokens at each residue",
+    "log_likelihood": "the log likelihood of each residue, in one pass without masks",
+    "masked_marginals": "log probabilities of the 20 amino acids at each residue, masked",
+    "pseudo_perplexity": "the pseudo-perplexity of each protein, from masked passes",
+    "contacts": "contact probabilities of pairs of residues: upper triangles, row by row",
 }
 FILES = {
     "index.parquet": "one line per protein, in the same order: id, description, length, flags",
@@ -42,6 +48,13 @@ _MEANINGS = (
     (20, "That is small beside what tells proteins apart, but near ties can come out otherwise."),
     (0, "That is not small beside what tells similar proteins apart."),
 )
+
+
+def array(name: str) -> str:
+    """Return what the array of a name holds."""
+    found = Array.named(name)
+    layer = "" if found.layer is None else f", from layer {found.layer}"
+    return OUTPUTS[found.output.name] + layer
 
 
 def meaning_of_error(error: float, apart: Apart) -> str:

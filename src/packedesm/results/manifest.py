@@ -14,6 +14,7 @@ import numpy as np
 from packedesm.embedding.record import ShardRun
 from packedesm.errors import Fault, UserError
 from packedesm.files import RECORD_DIGEST, file_digest, read_record, reading, write_record
+from packedesm.outputs import Array
 from packedesm.paths import Paths
 from packedesm.results.request import Request
 from packedesm.sequences.arrow import read_columns, to_numpy
@@ -54,14 +55,14 @@ def write_manifest(
         for name, digest in digests.items():
             stack.enter_context(reading(paths.root / name, sha256=digest))
         index = read_columns(paths.index, ["embedded_length"])
-        residues = int(to_numpy(index["embedded_length"]).sum())
-        arrays = _check_arrays(paths, run, index.num_rows, residues)
+        residues = to_numpy(index["embedded_length"]).astype(np.int64)
+        arrays = _check_arrays(paths, run, residues)
     text = json.dumps(config, sort_keys=True, default=str)
     model = run.checkpoint.as_json()
     manifest = {
         "format": FORMAT,
         "records": index.num_rows,
-        "residues": residues,
+        "residues": int(residues.sum()),
         "model": {key: value for key, value in model.items() if key not in ("path", "base")},
         "dtype": run.plan.dtype,
         "attention": run.plan.attention,
@@ -78,21 +79,27 @@ def write_manifest(
     return manifest
 
 
-def _check_arrays(
-    paths: Paths, run: ShardRun, records: int, residues: int
-) -> dict[str, dict[str, Any]]:
-    """Return shape and dtype of each array, or raise if they are not what they must be."""
-    width, dtype = run.checkpoint.geometry.width, run.plan.output_dtype
+def _check_arrays(paths: Paths, run: ShardRun, residues: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Return what each array is, or raise if shape or number format are not what they must be."""
+    geometry = run.checkpoint.geometry
     arrays = {}
-    for output in run.plan.outputs:
-        path = paths.vectors(output)
-        array = np.load(path, mmap_mode="r")
-        expected = (residues if output == "residue" else records, width)
-        if array.shape != expected or array.dtype != dtype:
+    for array in map(Array.named, run.plan.arrays):
+        path, output = paths.array(array.name), array.output
+        found = np.load(path, mmap_mode="r")
+        expected = (int(array.lines(residues).sum()), *array.line(geometry.width))
+        dtype = array.dtype(run.plan.output_dtype)
+        if found.shape != expected or found.dtype != dtype:
             raise RuntimeError(
-                f"{path} is {array.dtype} {array.shape}, expected {dtype} {expected}"
+                f"{path} is {found.dtype} {found.shape}, expected {dtype} {expected}"
             )
-        arrays[path.name] = {"shape": list(array.shape), "dtype": str(array.dtype)}
+        last = geometry.layers if output.layered else None
+        arrays[path.name] = {
+            "shape": list(found.shape),
+            "dtype": dtype,
+            "output": output.name,
+            "layer": last if array.layer is None else array.layer,
+            "columns": list(output.columns) if output.columns else None,
+        }
     return arrays
 
 

@@ -6,9 +6,10 @@ import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,8 @@ import numpy as np
 from packedesm.embedding.record import ShardRun
 from packedesm.errors import Fault
 from packedesm.files import atomic_path, create_npy, file_digest, write_record
-from packedesm.paths import OUTPUTS, Paths
+from packedesm.outputs import RECORD, Array
+from packedesm.paths import Paths
 from packedesm.results.parts import Parts
 from packedesm.sequences.arrow import read_columns, to_numpy
 from packedesm.sequences.index import embedded_as, write_flagged
@@ -36,8 +38,8 @@ class _Places(NamedTuple):
     residues: np.ndarray  # int64 (N,), that are embedded
 
 
-def merge_shards(paths: Paths, shards: int, outputs: Sequence[str]) -> None:
-    """Concatenate the shards' arrays in input order, one row per input record.
+def merge_shards(paths: Paths, shards: int, arrays: Sequence[str]) -> None:
+    """Concatenate the shards' arrays in input order, the lines of every input record.
 
     Records that duplicate an earlier one receive its vectors. Arrays, index and the table of
     skipped records are written to `paths`, and appear when all that they were made from has been
@@ -64,14 +66,17 @@ def merge_shards(paths: Paths, shards: int, outputs: Sequence[str]) -> None:
 
         with reading_sharded(paths, paths.shard_index, summary=summary):
             places = _places(paths)
-            for output in outputs:
-                with Parts(_arrays(paths, runs, output)) as parts:
-                    path = paths.vectors(output)
-                    write = _write_residues if output == "residue" else _write_rows
-                    digests[path.name] = write(new(path), parts, places)
-                    parts.finish(output)
-            if "residue" in outputs:
-                digests |= _write_offsets(paths, places, new)
+            for array in map(Array.named, arrays):
+                with Parts(_arrays(paths, runs, array.name)) as parts:
+                    path = paths.array(array.name)
+                    lines = array.lines(places.residues)
+                    if array.per == RECORD:
+                        digests[path.name] = _write_rows(new(path), parts, places)
+                    else:
+                        digests[path.name] = _write_lines(new(path), parts, places, lines)
+                    parts.finish(array.name)
+                if (offsets := paths.offsets(array.per)) and offsets.name not in digests:
+                    digests[offsets.name] = _write_offsets(new(offsets), lines)
             index = new(paths.index)
             write_flagged(index, paths.shard_index, [n for run in runs for n in run.float32_rows])
             digests[paths.index.name] = file_digest(index)
@@ -79,16 +84,17 @@ def merge_shards(paths: Paths, shards: int, outputs: Sequence[str]) -> None:
             skipped = new(paths.skipped)
             shutil.copyfile(paths.shard_skipped, skipped)
             digests[paths.skipped.name] = file_digest(skipped)
-        _retire(paths, outputs)
+        _retire(paths, arrays)
     made_from = [run.record_sha256 for run in runs]
     write_record(paths.merging, {"sha256": digests, "made_from": made_from})
     write_record(paths.merging_seconds, {"seconds": time.perf_counter() - start})
 
 
-def _retire(paths: Paths, outputs: Sequence[str]) -> None:
+def _retire(paths: Paths, arrays: Sequence[str]) -> None:
     """Remove what says that the results are finished, and arrays that would not be of this run."""
     paths.manifest.unlink(missing_ok=True)
-    for path in set(paths.arrays(OUTPUTS)) - set(paths.arrays(outputs)):
+    others = {path for path in paths.results() if path.suffix == ".npy"} - {*paths.arrays(arrays)}
+    for path in sorted(others):
         if path.exists():
             logger.warning("%s: is of an earlier run with other outputs; removed", path)
             path.unlink()
@@ -105,8 +111,8 @@ def _own_run(paths: Paths, shard: int, summary: Mapping[str, Any]) -> ShardRun:
     return run
 
 
-def _arrays(paths: Paths, runs: list[ShardRun], output: str) -> dict[Path, str]:
-    return {paths.shard_vectors(run.shard, output): run.arrays[output] for run in runs}
+def _arrays(paths: Paths, runs: list[ShardRun], name: str) -> dict[Path, str]:
+    return {paths.shard_array(run.shard, name): run.arrays_sha256[name] for run in runs}
 
 
 def _places(paths: Paths) -> _Places:
@@ -120,7 +126,7 @@ def _expect_one_kind(paths: Paths, runs: list[ShardRun]) -> None:
     first = runs[0]
     for run in runs:
         where = paths.shard_run(run.shard)
-        for what in ("dtype", "output_dtype", "outputs"):
+        for what in ("dtype", "output_dtype", "arrays"):
             found, expected = getattr(run.plan, what), getattr(first.plan, what)
             if found != expected:
                 raise Fault(
@@ -135,10 +141,10 @@ def _expect_one_kind(paths: Paths, runs: list[ShardRun]) -> None:
 
 
 def _write_rows(path: Path, parts: Parts, places: _Places) -> str:
-    """Write the vectors of all rows; return the digest of the file."""
-    merged = create_npy(path, (len(places.own), parts.width), parts.dtype.str)
+    """Write the one line of each row; return the digest of the file."""
+    merged = create_npy(path, (len(places.own), *parts.line), parts.dtype.str)
     digest = _begin_digest(path, merged)
-    at_once = max(1, _BYTES_AT_ONCE // (merged.itemsize * parts.width))
+    at_once = max(1, _BYTES_AT_ONCE // (merged.itemsize * prod(parts.line)))
     for begin in range(0, len(merged), at_once):
         rows = slice(begin, begin + at_once)
         block, own = merged[rows], places.own[rows]
@@ -149,10 +155,10 @@ def _write_rows(path: Path, parts: Parts, places: _Places) -> str:
     return digest.hexdigest()
 
 
-def _write_residues(path: Path, parts: Parts, places: _Places) -> str:
-    """Write the vectors of all residues of all rows; return the digest of the file."""
-    offsets = _offsets(places)
-    merged = create_npy(path, (int(offsets[-1]), parts.width), parts.dtype.str)
+def _write_lines(path: Path, parts: Parts, places: _Places, lines: np.ndarray) -> str:
+    """Write the `lines` (N,) of all rows, one row after another; return the digest of the file."""
+    offsets = _offsets(lines)
+    merged = create_npy(path, (int(offsets[-1]), *parts.line), parts.dtype.str)
     digest = _begin_digest(path, merged)
     bounds = pairwise(offsets.tolist())
     for own, source, (begin, end) in zip(places.own, places.source, bounds, strict=True):
@@ -163,16 +169,15 @@ def _write_residues(path: Path, parts: Parts, places: _Places) -> str:
     return digest.hexdigest()
 
 
-def _write_offsets(paths: Paths, places: _Places, new: Callable[[Path], Path]) -> dict[str, str]:
-    """Write where each row's residues begin, and the last row's end; return name and digest."""
-    path = new(paths.residue_offsets)
+def _write_offsets(path: Path, lines: np.ndarray) -> str:
+    """Write where each row's lines begin, and the last row's end; return the file's digest."""
     with path.open("wb") as handle:
-        np.save(handle, _offsets(places))
-    return {paths.residue_offsets.name: file_digest(path)}
+        np.save(handle, _offsets(lines))
+    return file_digest(path)
 
 
-def _offsets(places: _Places) -> np.ndarray:
-    return np.concatenate(([0], np.cumsum(places.residues)))
+def _offsets(lines: np.ndarray) -> np.ndarray:
+    return np.concatenate(([0], np.cumsum(lines)))
 
 
 def _begin_digest(path: Path, array: np.memmap) -> hashlib._Hash:

@@ -23,8 +23,8 @@ class Parts:
 
     Attributes
     ----------
-    rows, width, dtype
-        Of all parts together, as their headers say.
+    rows, line, dtype
+        Rows of all parts together, the shape of one and its number format, as the headers say.
     """
 
     def __init__(self, files: Mapping[Path, str]) -> None:
@@ -36,7 +36,7 @@ class Parts:
             files = [opened.enter_context(CheckedFile(path)) for path in self._digests]
             headers = [file.array_header() for file in files]
             for file, (shape, _dtype) in zip(files, headers, strict=True):
-                if len(shape) != 2:
+                if not shape:
                     raise damaged(file.path)
             self._open = opened.pop_all()
         self._left = [
@@ -44,7 +44,8 @@ class Parts:
         ]
         self._files = files
         self.rows = sum(rows for _file, rows in self._left)
-        (_, self.width), self.dtype = headers[0]
+        (_, *line), self.dtype = headers[0]
+        self.line = tuple(line)
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
@@ -54,7 +55,7 @@ class Parts:
                 self._check()
 
     def read(self, rows: int) -> np.ndarray:
-        """Return the next rows, (rows, width).
+        """Return the next rows, (rows, *line).
 
         Raises
         ------
@@ -63,13 +64,13 @@ class Parts:
         RuntimeError
             If there are not so many.
         """
-        found = [] if rows else [np.empty((0, self.width), self.dtype)]
+        found = [] if rows else [np.empty((0, *self.line), self.dtype)]
         while rows:
             if not self._left:
                 raise RuntimeError(f"the shards hold {self.rows} rows, the index says more")
             file, left = self._left[0]
             count = min(rows, left)
-            found.append(file.values((count, self.width), self.dtype))
+            found.append(file.values((count, *self.line), self.dtype))
             rows -= count
             self._left[0] = file, left - count
             if count == left:

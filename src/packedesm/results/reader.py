@@ -68,7 +68,7 @@ class Results:
         UserError
             If the run did not make this output.
         """
-        path = self._paths.vectors(output)
+        path = self._paths.array(output)
         if path.name not in self.manifest["arrays"]:
             made = ", ".join(self.manifest["arrays"])
             raise UserError(f"{self._paths.root}: has no {path.name}; it holds {made}")

@@ -1,0 +1,104 @@
+"""All that is kept of one pack, from one forward pass: a layer is pooled while it goes by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from packedesm.embedding.pooling import over_residues, pool
+from packedesm.errors import UserError
+from packedesm.esm2.model import PackedESM2
+from packedesm.options import EmbedPlan
+from packedesm.outputs import LANGUAGE_HEAD, Array
+from packedesm.packing.batch import PackedBatch
+
+# Tokens whose logits are in float32 at once: more would take memory that packs were not counted to.
+_AT_ONCE = 1 << 14
+_SAID = ("logits", "log_likelihood")  # of every residue, by the language head
+
+
+class Readout:
+    """What a plan keeps of each pack.
+
+    Parameters
+    ----------
+    model
+        With the heads that the plan's arrays need.
+    plan
+        The arrays, their number format, and how they are computed.
+
+    Raises
+    ------
+    UserError
+        If the model has no such head.
+    """
+
+    def __init__(self, model: PackedESM2, plan: EmbedPlan) -> None:
+        self._model = model
+        self._plan = plan
+        self._arrays = [Array.named(name) for name in plan.arrays]
+        self._fused = plan.kernels != "torch"
+        needs = {array.output.needs for array in self._arrays}
+        if LANGUAGE_HEAD in needs and model.language_head is None:
+            raise UserError("the model has no language head, which logits come from")
+
+    def of(self, batch: PackedBatch) -> dict[str, torch.Tensor]:
+        """Run the forward pass of a pack on its device, and return its arrays by name.
+
+        Nothing here waits for the device.
+        """
+        found: dict[str, torch.Tensor] = {}
+        earlier = {array.layer for array in self._arrays} - {None}
+
+        def visit(layer: int, hidden: torch.Tensor) -> None:
+            if layer in earlier:
+                found.update(self._pooled(hidden, batch, layer))
+
+        hidden = self._model.forward_packed(
+            **batch.inputs, attention=self._plan.attention, visit=visit if earlier else None
+        )
+        found |= self._pooled(hidden, batch, None)
+        found |= self._said(hidden, batch)
+        return {array.name: found[array.name] for array in self._arrays}
+
+    def _pooled(
+        self, hidden: torch.Tensor, batch: PackedBatch, layer: int | None
+    ) -> dict[str, torch.Tensor]:
+        """Return the arrays that are vectors of one layer."""
+        asked = [a for a in self._arrays if a.output.layered and a.layer == layer]
+        if not asked:
+            return {}
+        outputs = [array.output.name for array in asked]
+        pooled = pool(hidden, batch, outputs, self._plan.output_dtype, fused=self._fused)
+        return {array.name: pooled[array.output.name] for array in asked}
+
+    def _said(self, hidden: torch.Tensor, batch: PackedBatch) -> dict[str, torch.Tensor]:
+        """Return what the language head says of every residue."""
+        asked = {array.name: array for array in self._arrays}
+        wanted: list[str] = [name for name in _SAID if name in asked]
+        if not wanted:
+            return {}
+        parts = [self._said_of(hidden, batch, at, wanted) for at in self._blocks(batch)]
+        said = {}
+        for name in wanted:
+            lines = over_residues(torch.cat([part[name] for part in parts]), batch)
+            said[name] = lines.to(getattr(torch, asked[name].dtype(self._plan.output_dtype)))
+        return said
+
+    def _blocks(self, batch: PackedBatch) -> Sequence[torch.Tensor]:
+        return batch.residue_tokens.split(_AT_ONCE)
+
+    def _said_of(
+        self, hidden: torch.Tensor, batch: PackedBatch, at: torch.Tensor, wanted: Sequence[str]
+    ) -> dict[str, torch.Tensor]:
+        """Return logits (K, 33) and log likelihoods (K,) of the tokens `at` (K,), float32."""
+        assert self._model.language_head is not None
+        logits = self._model.language_head(
+            hidden.index_select(0, at), self._model.embed_tokens.weight
+        )
+        said: dict[str, torch.Tensor] = {"logits": logits}
+        if "log_likelihood" in wanted:
+            own = batch.input_ids.index_select(0, at).long().unsqueeze(1)
+            said["log_likelihood"] = logits.log_softmax(1).gather(1, own).squeeze(1)
+        return {name: tensor for name, tensor in said.items() if name in wanted}
