@@ -18,6 +18,7 @@ rule checkpoint:
         # Functions, because Snakemake takes braces in plain text for wildcards.
         model=lambda _wildcards: OPTIONS["model"],
         checkpoints=lambda _wildcards: OPTIONS["checkpoints"],
+        heads=changes_no_result(sorted(HEADS)),  # who needs others asks in common.smk
     message:
         "Find, fetch or make the model {params.model} and check it"
     script:

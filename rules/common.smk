@@ -22,6 +22,7 @@ from packedesm.options import (
     ShardOptions,
     VerifyOptions,
 )
+from packedesm.outputs import needs
 from packedesm.reference.vectors import FIRST, PARTS
 from packedesm.results.planning import Planning
 from packedesm.cluster import (
@@ -41,8 +42,9 @@ try:
         OPTIONS = resolve(config)
         OPTIONS = with_arrays(OPTIONS, known_depth(OPTIONS["model"], place))
         SAMPLES = samples(OPTIONS["fasta"], place)
-        WEIGHTS = files_as_named(OPTIONS["model"], place)
-        BASE = published_base(OPTIONS["model"], place, OPTIONS["checkpoints"])
+        HEADS = needs(OPTIONS["outputs"])
+        WEIGHTS = files_as_named(OPTIONS["model"], place, HEADS)
+        BASE = published_base(OPTIONS["model"], place, OPTIONS["checkpoints"], HEADS)
         PLANNING = Planning(OPTIONS, SAMPLES, WEIGHTS, BASE, place, Path(".snakemake"))
         GPUS = gpu_count(OPTIONS["device"])
         if first:

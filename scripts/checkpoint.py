@@ -11,5 +11,6 @@ if __name__ == "__main__":
     with job_log(snakemake.log[0]):
         named, files = snakemake.params.model, snakemake.input
         model = str(model_path(files)) if files else named
-        checkpoint = replace(prepare(model, snakemake.params.checkpoints), model=named)
+        checkpoint = prepare(model, snakemake.params.checkpoints, snakemake.params.heads)
+        checkpoint = replace(checkpoint, model=named)
         checkpoint.write(Path(snakemake.output.record))

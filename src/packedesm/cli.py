@@ -20,6 +20,7 @@ from packedesm.errors import Fault, UserError, permissions_told, printable
 from packedesm.esm2.registry import MODELS, locate, present_files
 from packedesm.files import explained, read_record
 from packedesm.log import LineFormatter, expect_end
+from packedesm.outputs import needs
 from packedesm.paths import STANDARD_INPUT, Paths, named
 from packedesm.results.folder import at_rest, clean_up, finished_request, refuse_foreign, working_in
 from packedesm.results.inputs import check_together
@@ -274,7 +275,8 @@ def _finished(paths: Paths, config: dict[str, Any]) -> bool:
     if before is None:
         return False
     path = locate(config["model"], config["checkpoints"])
-    files = present_files(path, config["checkpoints"]) if path.exists() else []
+    heads = needs(config["outputs"])
+    files = present_files(path, config["checkpoints"], heads) if path.exists() else []
     request = Request.of(config, files, before)
     if changes := request.differences(before, finished=True):
         raise UserError(
@@ -295,11 +297,13 @@ def _cores() -> int:
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    from packedesm.esm2.download import fetch
+    from packedesm.esm2.download import fetch, fetch_regression
 
     configuration.check_path("--checkpoints", options.checkpoints)
     folder = configuration.expanded("--checkpoints", options.checkpoints)
-    _answer(str(fetch(options.model, folder)))
+    path = fetch(options.model, folder)
+    fetch_regression(options.model, folder)
+    _answer(str(path))
 
 
 def _doctor(options: argparse.Namespace) -> None:

@@ -71,6 +71,11 @@ OUTPUTS = {
 }
 
 
+def needs(outputs: Iterable[str]) -> frozenset[str]:
+    """Return the heads that the weights must have for outputs of these names."""
+    return frozenset(head for name in outputs if (head := OUTPUTS[name].needs) is not None)
+
+
 @dataclass(frozen=True)
 class Array:
     """One array of a run's results: an output, of one layer if there is one of each."""

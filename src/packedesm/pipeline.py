@@ -23,6 +23,7 @@ from packedesm.options import (
     ShardOptions,
     VerifyOptions,
 )
+from packedesm.outputs import needs
 from packedesm.paths import Paths
 from packedesm.reference.step import write_reference
 from packedesm.reference.vectors import FIRST, REST
@@ -68,7 +69,7 @@ def embed_fasta(
     """
     places = find_places(config["device"], devices)
     fastas = input_files(config)
-    checkpoint = prepare(config["model"], config["checkpoints"])
+    checkpoint = prepare(config["model"], config["checkpoints"], needs(config["outputs"]))
     options = with_arrays(config, checkpoint.geometry.layers)
     if force:
         for fasta in fastas:

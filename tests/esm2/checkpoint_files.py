@@ -23,8 +23,11 @@ HUGGING_FACE_NAMES = {
 }
 
 
-def write_huggingface_folder(folder, geometry, state, *, shards=1, **settings):
-    """Write `state` (fair-esm's names) as Hugging Face's EsmForMaskedLM is written."""
+def write_huggingface_folder(folder, geometry, state, *, shards=1, heads=None, **settings):
+    """Write `state` (fair-esm's names) as Hugging Face's EsmForMaskedLM is written.
+
+    Its heads are parts that nobody can use, unless `heads` gives them, by fair-esm's names.
+    """
     folder.mkdir()
     config = {
         "model_type": "esm",
@@ -47,8 +50,13 @@ def write_huggingface_folder(folder, geometry, state, *, shards=1, **settings):
             prefix = f"esm.encoder.layer.{layer}."
         kind = name.rpartition(".")[2]
         named[f"{prefix}{HUGGING_FACE_NAMES[module]}.{kind}"] = tensor.clone()
-    named["lm_head.dense.weight"] = torch.zeros(geometry.width, geometry.width)
-    named["esm.contact_head.regression.bias"] = torch.zeros(1)
+    if heads is None:
+        named["lm_head.dense.weight"] = torch.zeros(geometry.width, geometry.width)
+        named["esm.contact_head.regression.bias"] = torch.zeros(1)
+    for name, tensor in (heads or {}).items():
+        theirs = name.replace("lm_head.weight", "lm_head.decoder.weight")
+        theirs = theirs.replace("contact_head.", "esm.contact_head.")
+        named[theirs] = tensor.clone()
     named["esm.embeddings.position_ids"] = torch.arange(8)[None]
     if shards == 1:
         save_file(named, folder / "model.safetensors")

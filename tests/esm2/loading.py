@@ -75,11 +75,11 @@ def measure(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, int]:
     On the host that is what tensors take besides the file.
     """
 
-    def load_state(path: Path, base: str | None):
+    def read(*arguments):
         with _disable_current_modes():  # or torch.load would make made-up tensors
-            return checkpoints.load_state(path, base)
+            return checkpoints.read(*arguments)
 
-    with patch.object(auto, "load_state", load_state), CopyingGpu() as gpu:
+    with patch.object(auto, "read", read), CopyingGpu() as gpu:
         model = auto.load_model(checkpoint, dtype, CUDA)
     weights = model.state_dict().values()
     assert {tensor.device for tensor in weights} == {CUDA}

@@ -80,6 +80,7 @@ def test_prepare_makes_the_tiny_model_and_says_that_it_means_nothing(tmp_path):
         "digest_checked": False,
         "layout": "fair-esm, float32",
         "base": None,
+        "regression": None,
         RECORD_DIGEST: ANY,
     }
 

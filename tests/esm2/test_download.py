@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from packedesm.cli import main
 from packedesm.errors import UserError
 from packedesm.esm2 import download as fetching
-from packedesm.esm2.download import ATTEMPTS, BLOCK, download, fetch
-from packedesm.esm2.registry import DIGESTS
+from packedesm.esm2.download import ATTEMPTS, BLOCK, download, fetch, fetch_regression
+from packedesm.esm2.fair_esm import write_random_regression
+from packedesm.esm2.model_files import regression_file
+from packedesm.esm2.registry import DIGESTS, MODELS, REGRESSION_SHA256
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB: several blocks
 EXPECTED = {
@@ -43,7 +46,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-        body = server.content[start:]
+        body = server.files.get(self.path, server.content)[start:]
         self.send_response(206 if start else 200)
         for name, text in server.headers.items():
             self.send_header(name, text)
@@ -74,7 +77,7 @@ def server():
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     httpd.content = CONTENT
     httpd.requests, httpd.statuses, httpd.cuts = [], [], []
-    httpd.headers, httpd.drips = {}, 0
+    httpd.headers, httpd.files, httpd.drips = {}, {}, 0
     httpd.ranges = httpd.tells_length = True
     httpd.url = f"http://127.0.0.1:{httpd.server_port}"
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
@@ -219,13 +222,80 @@ def test_fetch_puts_a_model_under_its_name(server, tmp_path, published):
     path = fetch(NAME, tmp_path / "new" / "folder", server.url)
     assert path == tmp_path / "new" / "folder" / f"{NAME}.pt"
     assert path.read_bytes() == CONTENT
-    assert server.requests == [(f"/{NAME}.pt", None)]
+    assert server.requests == [(f"/models/{NAME}.pt", None)]
 
 
 def test_fetch_of_a_file_that_is_there_asks_nobody(server, tmp_path, published):
     fetch(NAME, tmp_path, server.url)
     fetch(NAME, tmp_path, server.url)
     assert len(server.requests) == 1
+
+
+REGRESSION = f"{NAME}-contact-regression.pt"
+
+
+@pytest.fixture
+def regression(tmp_path_factory) -> bytes:
+    """The bytes of a regression for the model under NAME."""
+    path = tmp_path_factory.mktemp("made") / "made.pt"
+    write_random_regression(path, MODELS[NAME], seed=1)
+    return path.read_bytes()
+
+
+def test_fetch_puts_a_regression_beside_its_model(server, tmp_path, monkeypatch, regression):
+    server.content = regression
+    sha256 = hashlib.sha256(regression).hexdigest()
+    monkeypatch.setitem(REGRESSION_SHA256, NAME, sha256)
+    path = fetch_regression(NAME, tmp_path, server.url)
+    assert path == tmp_path / REGRESSION == regression_file(tmp_path / f"{NAME}.pt")
+    assert path.read_bytes() == regression
+    assert server.requests == [(f"/regression/{REGRESSION}", None)]
+    fetch_regression(NAME, tmp_path, server.url)  # it is there
+    assert len(server.requests) == 1
+
+
+def test_a_regression_that_is_not_the_published_one_is_refused(server, tmp_path, regression):
+    server.content = regression
+    with pytest.raises(UserError, match=REGRESSION_SHA256[NAME]):
+        fetch_regression(NAME, tmp_path, server.url)
+    assert not (tmp_path / REGRESSION).exists()
+
+
+def test_where_no_digest_is_known_a_regression_is_known_by_what_it_holds(
+    server, tmp_path, monkeypatch, regression
+):
+    monkeypatch.delitem(REGRESSION_SHA256, NAME)
+    for content in (regression[:500], b"<html>", CONTENT[:1000]):
+        server.content = content
+        with pytest.raises(UserError, match=r"contact-regression\.pt\.part: not a checkpoint"):
+            fetch_regression(NAME, tmp_path, server.url)
+    server.content = regression
+    other = "esm2_t12_35M_UR50D"  # which has twice as many maps
+    with pytest.raises(UserError, match=r"shape \[1, 120\], expected \[1, 240\]"):
+        fetch_regression(other, tmp_path, server.url)
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".pt"]
+    assert fetch_regression(NAME, tmp_path, server.url).read_bytes() == regression
+    (tmp_path / REGRESSION).write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"contact-regression\.pt: not a checkpoint"):
+        fetch_regression(NAME, tmp_path, server.url)
+
+
+def test_a_regression_as_large_as_a_model_is_not_taken(server, tmp_path):
+    with pytest.raises(UserError, match="announces 5,120,000 bytes"):
+        fetch_regression(NAME, tmp_path, server.url)
+
+
+def test_the_command_fetches_a_model_with_its_regression(
+    server, tmp_path, monkeypatch, published, regression, capsys
+):
+    monkeypatch.setattr(fetching.fetch, "__defaults__", ("auto", server.url))
+    monkeypatch.setattr(fetching.fetch_regression, "__defaults__", ("auto", server.url))
+    server.files = {f"/regression/{REGRESSION}": regression}
+    monkeypatch.setitem(REGRESSION_SHA256, NAME, hashlib.sha256(regression).hexdigest())
+    assert main(["fetch", NAME, "--checkpoints", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / NAME}.pt\n"
+    assert (tmp_path / f"{NAME}.pt").read_bytes() == CONTENT
+    assert (tmp_path / REGRESSION).read_bytes() == regression
 
 
 def test_two_jobs_download_once(server, tmp_path, published):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -12,7 +12,7 @@ from packedesm.device.memory import out_of_memory
 from packedesm.device.token_budget import Workload, fastest_budget
 from packedesm.errors import Fault, UserError
 from packedesm.esm2.attention import select_backend, unavailable_reason
-from packedesm.esm2.checkpoints import load_state, reading_weights
+from packedesm.esm2.checkpoints import read, reading_weights
 from packedesm.esm2.fused import select_kernels
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.model import PackedESM2
@@ -150,11 +150,29 @@ def resolve_token_budget(
     return budget, f"chosen automatically: {reason}"
 
 
-def load_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> PackedESM2:
-    """Return the model of a checkpoint; UserError if it does not load or is not as recorded."""
+def load_model(
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    device: torch.device,
+    needs: Collection[str] = (),
+) -> PackedESM2:
+    """Return the model of a checkpoint, with those of its heads that are needed and no others.
+
+    Parameters
+    ----------
+    needs
+        Heads, see `packedesm.outputs.needs`.
+
+    Raises
+    ------
+    UserError
+        If it does not load, is not as recorded, or lacks a head.
+    """
     with reading_weights(checkpoint) as path:
-        geometry, tensors = load_state(path, checkpoint.base)
-        return PackedESM2.from_fair_esm(tensors, geometry, dtype, device)
+        weights = read(path, checkpoint.base, needs, checkpoint.regression)
+        return PackedESM2.from_fair_esm(
+            weights.state, weights.geometry, dtype, device, weights.heads
+        )
 
 
 @contextmanager

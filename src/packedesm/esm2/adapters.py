@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from packedesm.errors import UserError
 from packedesm.esm2.model_files import read_small_json, weight_files
 from packedesm.esm2.other_models import ADAPTER
 from packedesm.esm2.tensor_files import tensors_of
-from packedesm.esm2.tensor_names import fair_esm_name
-from packedesm.esm2.weights import Weights, check_kinds, unique
+from packedesm.esm2.tensor_names import PREFIXES, fair_esm_name, head_name
+from packedesm.esm2.weights import EMBEDDINGS, TIED, Weights, check_kinds, check_tied, unique
+from packedesm.outputs import LANGUAGE_HEAD
 
 _MERGE = "merge it where it was trained: model.merge_and_unload().save_pretrained(FOLDER)"
 # Settings that the tensors show, or that change nothing of what is computed after a training.
@@ -34,6 +35,7 @@ _ENCODER = re.compile(
     r"(?:^|\.)((?:encoder\.layer\.\d+|layers\.\d+|embeddings|encoder\.emb_layer_norm_after"
     r"|embed_tokens|emb_layer_norm_after)\..+)$"
 )
+_HEAD = re.compile(r"(?:^|\.)((?:lm_head|contact_head)\..+)$")
 _MATRIX = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
 _WRAPPED = re.compile(r"\.base_layer(?=\.)")  # what peft puts before the bias of a layer
 
@@ -72,28 +74,43 @@ class _Merged(Mapping[str, torch.Tensor]):
         return len(self._base)
 
 
-def load(folder: Path, base: Weights) -> Weights:
-    """Return the encoder of `base` with the adapter in `folder`.
+def load(folder: Path, base: Weights, needs: Collection[str] = ()) -> Weights:
+    """Return the encoder and the heads of `base` with the adapter in `folder`.
+
+    Parameters
+    ----------
+    needs
+        The heads that `base` was read with: the others are left out of the adapter too.
 
     Raises
     ------
     UserError
         If a file is missing or damaged, the adapter is of another kind than LoRA or has parts that
-        cannot be merged, it does not fit the base, or it changes nothing of the encoder.
+        cannot be merged, it does not fit the base, or it changes nothing of encoder and heads.
     """
     settings = read_small_json(folder / ADAPTER)
     _check_settings(folder, settings)
     (file,) = weight_files(folder)
-    updates, replaced, left_out = _sorted(file, tensors_of(file), settings)
-    _check_fit(file, base, updates, replaced)
+    updates, replaced, left_out = _sorted(file, tensors_of(file), settings, needs)
+    tied = replaced.pop(TIED, None)
+    _check_fit(file, {**base.state, **base.heads}, updates, replaced)
     ranks = sorted({len(update.a) for update in updates.values()})
     layout = (
         f"LoRA of rank {', '.join(map(str, ranks)) or 'none'} (peft "
         f"{str(settings.get('peft_version', 'of unknown version'))[:20]}, {len(updates)} matrices) "
         f"merged into: {base.layout}"
     )
-    merged = _Merged(base.state, updates, replaced)
-    return Weights(base.geometry, merged, layout, tuple(sorted({*base.left_out, *left_out})))
+    state = _Merged(base.state, updates, replaced)
+    heads = dict(_Merged(base.heads, updates, replaced))
+    if tied is not None:
+        check_tied(tied, state[EMBEDDINGS], folder)
+    elif LANGUAGE_HEAD in needs and EMBEDDINGS in {**updates, **replaced}:
+        raise UserError(
+            f"{file}: changes the embeddings, and says not what the language head ends in, which "
+            f"was the same matrix; {_MERGE}"
+        )
+    left_out |= {*base.left_out}
+    return Weights(base.geometry, state, layout, tuple(sorted(left_out)), heads)
 
 
 def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -122,22 +139,31 @@ def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _sorted(
-    file: Path, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any]
+    file: Path,
+    tensors: Mapping[str, torch.Tensor],
+    settings: Mapping[str, Any],
+    needs: Collection[str],
 ) -> tuple[dict[str, _Update], dict[str, torch.Tensor], set[str]]:
-    """Return products by the weight that they are added to, whole weights, and heads' names."""
+    """Return products by the weight that they are added to, whole weights, and what is left out."""
+    heads = tuple(PREFIXES[head] for head in needs)
     check_kinds(tensors, file.stat().st_size, str(file))
     halves: dict[str, dict[str, torch.Tensor]] = {}
     scales: dict[str, float] = {}
     whole, left_out = [], set()
     for name, tensor in tensors.items():
-        inner = _ENCODER.search(_WRAPPED.sub("", name.removeprefix(_PREFIX)))
+        plain = _WRAPPED.sub("", name.removeprefix(_PREFIX))
+        inner = _HEAD.search(plain)
+        of_head = inner is not None and inner[1].startswith(heads)
+        if not of_head:
+            inner = _ENCODER.search(plain)
+        named: Callable[[str], str | None] = head_name if of_head else fair_esm_name
         if inner is None:
             left_out.add(name.removeprefix(_PREFIX).split(".")[0])
         elif matrix := _MATRIX.fullmatch(inner[1]):
-            weight = fair_esm_name(f"{matrix[1]}.weight") or matrix[1]
+            weight = named(f"{matrix[1]}.weight") or matrix[1]
             halves.setdefault(weight, {})[matrix[2]] = tensor
             scales[weight] = _scale(_MATRIX.sub(r"\1", name.removeprefix(_PREFIX)), settings)
-        elif ours := fair_esm_name(inner[1]):
+        elif ours := named(inner[1]):
             whole.append((ours, tensor))
     updates = {}
     for weight, pair in halves.items():
@@ -162,7 +188,7 @@ def _scale(module: str, settings: Mapping[str, Any]) -> float:
 
 def _check_fit(
     file: Path,
-    base: Weights,
+    base: Mapping[str, torch.Tensor],
     updates: Mapping[str, _Update],
     replaced: Mapping[str, torch.Tensor],
 ) -> None:
@@ -173,9 +199,9 @@ def _check_fit(
     shapes = {name: [len(u.b), u.a.shape[1]] for name, u in updates.items()}
     shapes |= {name: [*x.shape] for name, x in replaced.items()}
     for name, shape in shapes.items():
-        if name not in base.state:
+        if name not in base:
             raise UserError(f"{file}: {name} is nothing that can be merged into an ESM-2; {_MERGE}")
-        if shape != (wanted := [*base.state[name].shape]):
+        if shape != (wanted := [*base[name].shape]):
             raise UserError(
                 f"{file}: {name} is {shape}, its base has {wanted}; "
                 f"set the right model as base_model_name_or_path in {ADAPTER}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,69 +14,80 @@ import torch
 from packedesm.errors import Damaged, UserError
 from packedesm.esm2 import adapters, fair_esm, hugging_face, state_dicts
 from packedesm.esm2.geometry import Geometry
-from packedesm.esm2.model_files import weight_files
+from packedesm.esm2.head_weights import checked_heads, read_regression
+from packedesm.esm2.model_files import model_files, regression_file, weight_files
 from packedesm.esm2.registry import (
     DEMO,
     DIGESTS,
     MODELS,
+    REGRESSION_SHA256,
     TINY,
     Checkpoint,
     base_name,
     check_published,
     locate,
-    model_files,
 )
 from packedesm.esm2.tensor_files import load_archive
 from packedesm.esm2.weights import Weights, check_kinds, check_tensors, frequency_names
 from packedesm.files import combined, digests, identities, reading
+from packedesm.outputs import CONTACT_HEAD
 
 logger = logging.getLogger(__name__)
 
 TINY_SEED = 1
 
 
-def prepare(model: str, folder: str | Path) -> Checkpoint:
+def prepare(model: str, folder: str | Path, needs: Collection[str] = ()) -> Checkpoint:
     """Make sure that the weights of `model` are there and fit; return what they are.
 
     A missing published checkpoint is fetched, the missing untrained one is made; so is the one that
-    an adapter is for.
+    an adapter is for, and the regression of their contact heads if it is needed.
 
     Parameters
     ----------
     model, folder
         As `packedesm.esm2.registry.locate` takes them.
+    needs
+        The heads that the weights must have, see `packedesm.outputs.needs`.
 
     Raises
     ------
     UserError
-        If the model is unknown, cannot be fetched, is damaged, or does not fit its settings.
+        If the model is unknown, cannot be fetched, is damaged, does not fit its settings, or lacks
+        a head.
     """
-    checkpoint, weights = _examined(model, folder)
+    checkpoint, weights = _examined(model, folder, needs)
     _tell(Path(checkpoint.path), weights)
     return checkpoint
 
 
-def _examined(model: str, folder: str | Path) -> tuple[Checkpoint, Weights]:
+def _examined(model: str, folder: str | Path, needs: Collection[str]) -> tuple[Checkpoint, Weights]:
     path = locate(model, folder)
     name = base_name(path)
-    base = None if name is None else _examined(name, folder)[0].path
+    base = None if name is None else _examined(name, folder, needs)[0]
+    base_path = None if base is None else base.path
     if model in MODELS and not path.exists():
         _provide(model, path)
+    regression = _regression(model, path, needs) if base is None else base.regression
     published = DIGESTS.get(model, {})
+    files = model_files(path, base_path) + ([] if regression is None else [Path(regression)])
     try:
-        found = [digests(file, {"sha256", *published}) for file in model_files(path, base)]
+        found = [digests(file, {"sha256", *published}) for file in files]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    check_published(path, found[0], published, f"delete it and run `packedesm fetch {model}`")
+    advice = f"delete it and run `packedesm fetch {model}`"
+    check_published(path, found[0], published, advice)
+    if regression is not None and model in REGRESSION_SHA256:
+        check_published(regression, found[-1], {"sha256": REGRESSION_SHA256[model]}, advice)
     if not published:
         _check_archives(path)
-    weights = read(path, base)
+    weights = read(path, base_path, needs, regression)
     if model in MODELS and weights.geometry != MODELS[model]:
         raise UserError(
             f"{path}: {weights.geometry} is not {model}, which is {MODELS[model]}; "
             "delete the file, or set `model` to its path"
         )
-    parts = [path] if base is None else [path, Path(base)]
+    parts = [path] if base_path is None else [path, Path(base_path)]
     checkpoint = Checkpoint(
         model=model,
         path=str(path.absolute()),
@@ -87,9 +99,27 @@ def _examined(model: str, folder: str | Path) -> tuple[Checkpoint, Weights]:
         demo=path.stem == DEMO,
         digest_checked=bool(published),
         layout=weights.layout,
-        base=base,
+        base=base_path,
+        regression=regression,
     )
     return checkpoint, weights
+
+
+def _regression(model: str, path: Path, needs: Collection[str]) -> str | None:
+    """Return the file of a contact head's regression, if it is needed and lies beside the weights.
+
+    That of a model with a name is fetched or made where it is missing.
+    """
+    file = regression_file(path)
+    if CONTACT_HEAD not in needs or path.is_dir():
+        return None
+    if not file.exists() and model == TINY:
+        fair_esm.write_random_regression(file, MODELS[TINY], TINY_SEED)
+    elif not file.exists() and model in DIGESTS:
+        from packedesm.esm2.download import fetch_regression  # as in `_provide`
+
+        fetch_regression(model, path.parent)
+    return str(file.absolute()) if file.exists() else None
 
 
 def _format(path: Path, layout: str) -> str:
@@ -101,8 +131,11 @@ def _format(path: Path, layout: str) -> str:
 def _tell(path: Path, weights: Weights) -> None:
     """Say in the log what was read, and what of it is not used."""
     logger.info("model: %s", weights.layout)
-    if weights.left_out:
-        logger.info("of the model these parts change no vector: %s", ", ".join(weights.left_out))
+    used = {name.partition(".")[0] for name in weights.heads}
+    if used:
+        logger.info("heads of the model that are used: %s", ", ".join(sorted(used)))
+    if unused := [part for part in weights.left_out if part not in used]:
+        logger.info("of the model these parts change no vector: %s", ", ".join(unused))
     stored = {
         weights.state[name].dtype
         for name in frequency_names(weights.geometry)
@@ -164,7 +197,7 @@ def unchanged_weights(checkpoint: Checkpoint) -> Iterator[None]:
 
 
 def _present_files(checkpoint: Checkpoint) -> list[Path]:
-    for path in (checkpoint.path, checkpoint.base):
+    for path in (checkpoint.path, checkpoint.base, checkpoint.regression):
         if path is not None and not Path(path).exists():
             raise UserError(f"{path}: is gone; run the workflow again to make a new record")
     return checkpoint.files()
@@ -202,23 +235,46 @@ def load_state(
     return weights.geometry, weights.state
 
 
-def read(path: Path, base: str | Path | None = None) -> Weights:
-    """Return the encoder of a checkpoint in any layout.
+def read(
+    path: Path,
+    base: str | Path | None = None,
+    needs: Collection[str] = (),
+    regression: str | Path | None = None,
+) -> Weights:
+    """Return the encoder of a checkpoint in any layout, and those of its heads that are needed.
 
     Parameters
     ----------
     base
         Of an adapter, where the weights lie that it is merged into.
+    needs
+        Heads, see `packedesm.outputs.needs`.
+    regression
+        The file of the contact head's regression, which precedes what lies with the weights, as in
+        fair-esm; `Checkpoint.regression`.
 
     Raises
     ------
     UserError
         If a file is missing, damaged or no ESM-2 checkpoint, if it holds anything but tensors
-        and settings, or if its tensors do not fit its settings.
+        and settings, if its tensors do not fit its settings, or if a head is missing.
     """
     path = Path(path)
     if (name := base_name(path)) is not None:
-        return adapters.load(path, read(locate(name) if base is None else Path(base)))
+        base = locate(name) if base is None else Path(base)
+        return adapters.load(path, read(base, None, needs, regression), needs)
+    weights = _read_encoder(path)
+    if not needs:
+        return replace(weights, heads={})
+    files = weight_files(path)
+    if CONTACT_HEAD in needs and regression is not None:
+        alone = read_regression(Path(regression), weights.geometry)
+        weights = replace(weights, heads={**weights.heads, **alone})
+        files = [*files, Path(regression)]
+    return replace(weights, heads=checked_heads(weights, needs, path, files))
+
+
+def _read_encoder(path: Path) -> Weights:
     if path.is_dir():
         weights = hugging_face.load(path)
     else:

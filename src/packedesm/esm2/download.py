@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,13 +13,20 @@ import urllib3
 from filelock import FileLock
 
 from packedesm.errors import UserError, quote
-from packedesm.esm2.registry import DIGESTS, MODELS, check_published, checkpoint_folder
+from packedesm.esm2.model_files import regression_file
+from packedesm.esm2.registry import (
+    DIGESTS,
+    MODELS,
+    REGRESSION_SHA256,
+    check_published,
+    checkpoint_folder,
+)
 from packedesm.files import digests
 from packedesm.progress import Progress
 
 log = logging.getLogger(__name__)
 
-BASE_URL = "https://dl.fbaipublicfiles.com/fair-esm/models"
+BASE_URL = "https://dl.fbaipublicfiles.com/fair-esm"  # of the folders models and regression
 
 BLOCK = 1 << 16  # what a dropped connection can lose: requests hands over whole blocks
 ATTEMPTS = 6  # in a row without a new byte
@@ -27,18 +34,19 @@ TIMEOUT = (10, 60)  # seconds to connect, and between two blocks
 SLOW_SECONDS, SLOW_BYTES = 60, 60_000  # a connection that brings less is given up
 LOG_SECONDS = 10
 _HEADROOM = 1.2  # over the encoder's weights in float32: the head, names and sizes
+_REGRESSION_BYTES = 1_000_000  # the largest has 7,680 numbers
 
 
 def fetch(name: str, folder: str | Path = "auto", base_url: str = BASE_URL) -> Path:
-    """Download the checkpoint of a published model into `folder`, unless it is there and whole.
+    """Download a published model into `folder`, unless it is there and whole; return its path.
 
     Parameters
     ----------
     name
         One of the six published ESM-2 models.
     folder
-        Receives NAME.pt; while it is under way, NAME.pt.part, from which a later call goes on.
-        ``auto`` is `checkpoint_folder`.
+        Receives NAME.pt and NAME-contact-regression.pt; while one is under way, it has ``.part``
+        after its name, from which a later call goes on. ``auto`` is `checkpoint_folder`.
 
     Raises
     ------
@@ -46,27 +54,72 @@ def fetch(name: str, folder: str | Path = "auto", base_url: str = BASE_URL) -> P
         If the name is unknown, the server does not have it, the connection keeps failing, or
         what arrives, or is there, does not have the published digest.
     """
+    path = _path(name, folder)
+    most = int(MODELS[name].parameters * 4 * _HEADROOM)
+    _fetch(f"{base_url}/models/{path.name}", path, DIGESTS[name], most=most)
+    return path
+
+
+def fetch_regression(name: str, folder: str | Path = "auto", base_url: str = BASE_URL) -> Path:
+    """Download the regression of a published model's contact head, as `fetch` does the model.
+
+    Raises
+    ------
+    UserError
+        As `fetch`, also if what arrives, or is there, is no regression for this model.
+    """
+    path = regression_file(_path(name, folder))
+    published = {"sha256": REGRESSION_SHA256[name]} if name in REGRESSION_SHA256 else {}
+
+    def check(file: Path) -> None:
+        if not published:
+            from packedesm.esm2.head_weights import read_regression  # here: it takes torch
+
+            read_regression(file, MODELS[name])
+
+    url = f"{base_url}/regression/{path.name}"
+    _fetch(url, path, published, most=_REGRESSION_BYTES, check=check)
+    return path
+
+
+def _path(name: str, folder: str | Path) -> Path:
     if name not in DIGESTS:
         raise UserError(f"{name!r} is not a published model; choose {', '.join(DIGESTS)}")
-    path = checkpoint_folder(folder) / f"{name}.pt"
+    return checkpoint_folder(folder) / f"{name}.pt"
+
+
+def _fetch(
+    url: str,
+    path: Path,
+    published: Mapping[str, str],
+    *,
+    most: int,
+    check: Callable[[Path], None] = lambda _file: None,
+) -> None:
+    """Download one file, unless it is there and whole."""
     if path.exists():  # before a lock: the folder may be one that only others may write to
-        published, advice = DIGESTS[name], "delete it, then this command fetches it again"
+        advice = "delete it, then this command fetches it again"
         check_published(path, digests(path, published), published, advice)
-        return path
-    most = int(MODELS[name].parameters * 4 * _HEADROOM)
+        check(path)
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A second job waits here, and then finds the file.
         with FileLock(path.with_name(f".{path.name}.lock")):
             if not path.exists():
-                download(f"{base_url}/{path.name}", path, DIGESTS[name], most=most)
+                download(url, path, published, most=most, check=check)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    return path
 
 
 def download(
-    url: str, path: Path, expected: Mapping[str, str], *, most: int, pause: float = 1.0
+    url: str,
+    path: Path,
+    expected: Mapping[str, str],
+    *,
+    most: int,
+    pause: float = 1.0,
+    check: Callable[[Path], None] = lambda _file: None,
 ) -> None:
     """Download `url` to `path`, which appears only when it is complete and checked.
 
@@ -78,6 +131,8 @@ def download(
         Bytes that the file has at most; a server that sends more is not believed.
     pause
         Seconds before the first new attempt after a dropped connection; doubled each time.
+    check
+        Raises UserError of a file with other content than it should have.
 
     Raises
     ------
@@ -89,6 +144,7 @@ def download(
     try:
         advice = f"it was removed, try again or place a good copy at {path}"
         check_published(url, digests(part, expected), expected, advice)
+        check(part)
     except UserError:
         part.unlink()
         raise

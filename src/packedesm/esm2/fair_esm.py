@@ -12,6 +12,7 @@ import torch
 
 from packedesm.errors import UserError
 from packedesm.esm2.geometry import VOCABULARY, Geometry, checked_geometry
+from packedesm.esm2.tensor_names import HEADS, without_prefix
 from packedesm.esm2.weights import (
     ROTARY_BASE,
     Weights,
@@ -21,9 +22,6 @@ from packedesm.esm2.weights import (
     unique,
 )
 from packedesm.files import atomic_path
-
-# Longest first: the first prefix that fits is cut off.
-PREFIXES = ("encoder.sentence_encoder.", "encoder.")
 
 
 def is_published(content: Any) -> bool:
@@ -48,7 +46,7 @@ def load(path: Path, content: Any) -> Weights:
             settings.encoder_attention_heads,
         )
         token_dropout = settings.token_dropout
-        named = unique((_without_prefix(name), x) for name, x in content["model"].items())
+        named = unique((without_prefix(name), x) for name, x in content["model"].items())
     except ValueError as error:
         raise UserError(f"{path}: {error}; download or copy it again") from error
     except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -58,20 +56,11 @@ def load(path: Path, content: Any) -> Weights:
         ) from error
     if token_dropout is not True:
         raise UserError(f"{path}: token_dropout is {token_dropout}; ESM-2 models have it on")
-    heads = ("lm_head.", "contact_head.")
-    state = {name: tensor for name, tensor in named.items() if not name.startswith(heads)}
-    left_out = tuple(head[:-1] for head in heads if any(name.startswith(head) for name in named))
+    state = {name: tensor for name, tensor in named.items() if not name.startswith(HEADS)}
+    heads = {name: tensor for name, tensor in named.items() if name.startswith(HEADS)}
+    left_out = tuple(head[:-1] for head in HEADS if any(name.startswith(head) for name in heads))
     check_are_tensors(state, str(path))
-    return Weights(geometry, state, f"fair-esm, {stored_formats(state)}", left_out)
-
-
-def _without_prefix(name: str) -> str:
-    if not isinstance(name, str):
-        raise TypeError(f"text in the name {name!r}")
-    for prefix in PREFIXES:
-        if name.startswith(prefix):
-            return name.removeprefix(prefix)
-    return name
+    return Weights(geometry, state, f"fair-esm, {stored_formats(state)}", left_out, heads)
 
 
 def write_random_checkpoint(path: Path, geometry: Geometry, seed: int) -> None:
@@ -97,6 +86,22 @@ def write_random_checkpoint(path: Path, geometry: Geometry, seed: int) -> None:
     }
     weights = {name: _random_weight(name, shape, generator) for name, shape in head.items()}
     write_fair_esm(path, geometry, encoder, weights)
+
+
+def write_random_regression(path: Path, geometry: Geometry, seed: int) -> None:
+    """Write the regression of a contact head with random weights, in fair-esm's layout.
+
+    The same geometry and seed give the same bytes. Weights are normal with standard deviation 4:
+    so large that the attention decides what comes out, and not the bias alone.
+    """
+    generator = np.random.default_rng(seed)
+    numbers = generator.standard_normal((1, geometry.layers * geometry.heads), np.float32)
+    weights = {
+        "contact_head.regression.weight": torch.from_numpy(4 * numbers),
+        "contact_head.regression.bias": torch.tensor([-1.0]),
+    }
+    with atomic_path(Path(path)) as temporary, temporary.open("wb") as handle:
+        torch.save({"model": weights}, handle)
 
 
 def write_fair_esm(

@@ -17,7 +17,9 @@ WEIGHTS = ("dense.weight", "dense.bias", "layer_norm.weight", "layer_norm.bias",
 class LanguageModelHead(nn.Module):
     """Dense layer, GELU, LayerNorm and a product with the embeddings, as fair-esm's `lm_head`.
 
-    The embeddings belong to the encoder and are passed in; the weights have fair-esm's names.
+    The embeddings belong to the encoder and are passed in; the weights have fair-esm's names. All
+    after the dense layer is float32, in half precision too: logits are compared with one another,
+    and half precision would tell few of them apart.
     """
 
     def __init__(self, width: int) -> None:
@@ -27,24 +29,34 @@ class LanguageModelHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(VOCABULARY))
 
     @classmethod
-    def from_fair_esm(cls, weights: Mapping[str, torch.Tensor]) -> LanguageModelHead:
+    def from_fair_esm(
+        cls, weights: Mapping[str, torch.Tensor], prefix: str = PREFIX
+    ) -> LanguageModelHead:
         """Return the head of a file in fair-esm's layout, float32, from its ``model`` entry.
+
+        Parameters
+        ----------
+        prefix
+            What the names of its weights begin with there.
 
         Raises
         ------
         KeyError
             If a weight is missing.
         """
-        state = {name: weights[PREFIX + name].float() for name in WEIGHTS}
-        head = cls(len(state["dense.bias"]))
-        head.load_state_dict(state)
+        state = {name: weights[prefix + name].to(torch.float32, copy=True) for name in WEIGHTS}
+        with torch.device("meta"):
+            head = cls(len(state["dense.bias"]))
+        head.load_state_dict(state, assign=True)
         return head.requires_grad_(False).eval()
 
-    def forward(self, hidden: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
-        """Return logits (tokens, 33), float32 whatever the dtype of the weights is.
+    def placed(self, dtype: torch.dtype, device: torch.device | str) -> LanguageModelHead:
+        """Return the head moved to `device`, its dense layer as `dtype`, and all else float32."""
+        self.to(device).dense.to(dtype)
+        return self
 
-        Only the dense layer is computed in that: to round its result and the logits would cost more
-        accuracy than time is won.
+    def forward(self, hidden: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
+        """Return logits, float32 (tokens, 33), of the tokens in `packedesm.alphabet.TOKENS`.
 
         Parameters
         ----------
@@ -53,7 +65,9 @@ class LanguageModelHead(nn.Module):
         embeddings
             (33, width): `embed_tokens.weight` of the encoder.
         """
-        x = F.gelu(self.dense(hidden).float())
         norm = self.layer_norm
-        x = F.layer_norm(x, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
-        return F.linear(x, embeddings.float(), self.bias.float())
+        gelu = F.gelu(self.dense(hidden).float())
+        normed = F.layer_norm(
+            gelu, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps
+        )
+        return F.linear(normed, embeddings.float(), self.bias.float())

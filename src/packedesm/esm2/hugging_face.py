@@ -38,7 +38,7 @@ _ADVICE = {
 def load(folder: Path) -> Weights:
     """Return the encoder of a folder that transformers wrote, in any of its versions since 4.30.
 
-    Tensors of the encoder whose names are unknown keep them; the heads are left out.
+    Tensors of the encoder whose names are unknown keep them; the heads stand apart.
 
     Raises
     ------
@@ -55,6 +55,7 @@ def load(folder: Path) -> Weights:
         tensors = unique(item for file in files for item in tensors_of(file).items())
         found = renamed(tensors, str(folder))
         state = spread(unique((ours, tensors[name]) for name, ours in found.ours), geometry)
+        heads = unique((ours, tensors[name]) for name, ours in found.heads)
     except ValueError as error:
         raise UserError(f"{folder}: {error}; copy it again") from error
     if (base := config.get("rope_theta", ROTARY_BASE)) != ROTARY_BASE and not any(
@@ -64,7 +65,7 @@ def load(folder: Path) -> Weights:
             f"{folder / 'config.json'}: rope_theta is {base!r:.60}, and the rotary frequencies "
             "that follow from it (inv_freq) are not among the weights; save it with transformers 5"
         )
-    return Weights(geometry, state, _layout(config, files, state), found.left_out)
+    return Weights(geometry, state, _layout(config, files, state), found.left_out, heads)
 
 
 def _geometry(folder: Path, config: Mapping[str, Any]) -> Geometry:

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from packedesm.esm2.attention import WITH_ROTARY, Sequences, attend
+from packedesm.esm2.contacts import ContactHead
 from packedesm.esm2.geometry import VOCABULARY, Geometry
 from packedesm.esm2.heads import LanguageModelHead
 from packedesm.esm2.linear import linear, linear_add, linear_gelu
@@ -43,9 +44,13 @@ class PackedESM2(nn.Module):
         Whether `packedesm.esm2.triton_kernels` do the steps between products, and whether one of
         them does the feed-forward part's first product with its GELU: on a GPU, without gradients;
         `packedesm.esm2.fused` tells where they work, and `use_kernels` sets both.
+    language_head, contact_head
+        The model's heads, each None unless its weights were given to `from_fair_esm`.
     """
 
     frequency_bits: torch.Tensor
+    language_head: LanguageModelHead | None
+    contact_head: ContactHead | None
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
@@ -63,6 +68,7 @@ class PackedESM2(nn.Module):
         # Kept as bits: a cast of the module to half precision would round a float buffer, and
         # the phases of a long protein would then be off by radians.
         self.register_buffer("frequency_bits", frequency_bits)
+        self.language_head = self.contact_head = None
         self.requires_grad_(False)
 
     @classmethod
@@ -72,6 +78,7 @@ class PackedESM2(nn.Module):
         geometry: Geometry,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        heads: Mapping[str, torch.Tensor] | None = None,
     ) -> PackedESM2:
         """Return a model with the weights of fair-esm's ESM2, as `dtype` on `device`.
 
@@ -80,6 +87,9 @@ class PackedESM2(nn.Module):
         state
             Tensors by fair-esm's names without prefix, such as ``layers.0.fc1.weight``; the heads
             for language modelling and contacts may be among them and are left out.
+        heads
+            Those of the heads that the model shall have, such as ``lm_head.dense.weight``: all of
+            one, or none.
 
         Raises
         ------
@@ -97,6 +107,11 @@ class PackedESM2(nn.Module):
         weights["frequency_bits"] = frequencies.view(torch.int32).to(device, copy=True)
         model = cls(geometry)
         model.load_state_dict(weights, assign=True)
+        if heads and any(name.startswith("lm_head.") for name in heads):
+            language = LanguageModelHead.from_fair_esm(heads, "lm_head.")
+            model.language_head = language.placed(dtype, device)
+        if heads and any(name.startswith("contact_head.") for name in heads):
+            model.contact_head = ContactHead.from_fair_esm(heads, geometry.heads).to(device)
         return model.requires_grad_(False).eval()
 
     def fair_esm_state(self) -> dict[str, torch.Tensor]:

@@ -30,6 +30,14 @@ def model_files(path: Path, base: str | Path | None = None) -> list[Path]:
     return own if base is None else [*own, *model_files(Path(base))]
 
 
+def regression_file(path: Path) -> Path:
+    """Return where the regression of a model's contact head lies, if a file holds the model.
+
+    That is where fair-esm looks for it: ``NAME-contact-regression.pt`` beside ``NAME.pt``.
+    """
+    return path.with_name(f"{path.stem}-contact-regression.pt")
+
+
 def model_path(files: Sequence[str | Path]) -> Path:
     """Return the path of a checkpoint from its files; undoes `model_files`."""
     first = Path(files[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, replace
 from importlib.resources import files
@@ -13,9 +13,15 @@ from typing import Any
 
 from packedesm.errors import Fault, UserError, quote_path
 from packedesm.esm2.geometry import Geometry
-from packedesm.esm2.model_files import model_files, model_path, read_small_json
+from packedesm.esm2.model_files import (
+    model_files,
+    model_path,
+    read_small_json,
+    regression_file,
+)
 from packedesm.esm2.other_models import ADAPTER, other_file, other_files
 from packedesm.files import read_record, write_record
+from packedesm.outputs import CONTACT_HEAD
 
 TINY = "esm2_tiny_random"  # made locally, untrained
 DEMO = "esm2_t6_3M_demo"  # trained by us, part of the package: to try the software, not for science
@@ -48,6 +54,16 @@ DIGESTS: dict[str, dict[str, str]] = {
 }
 
 
+# Of the regressions of their contact heads: sha256 as two or more public projects have them. The
+# others are checked by what they hold alone.
+REGRESSION_SHA256 = {
+    "esm2_t6_8M_UR50D": "8f7a4557d57713b97ba0e484303007efb7230d25299c0ac47a0a1b12a87bbb9d",
+    "esm2_t30_150M_UR50D": "6a604b96722ed052eef8a094ad90b275ba2e987d406315dbed0bdc6b3c4238a7",
+    "esm2_t33_650M_UR50D": "8ffe6edbd4173dc8d45c2cd5cb27d43aad77ec26b4c768200c58ae1f96693575",
+    "esm2_t36_3B_UR50D": "4da500eab246481dc9c8c95bc7b1d02f2803d761c380b0e95186d4a07d0fc84e",
+}
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """The weights that a run uses, as they were when `packedesm.esm2.checkpoints.prepare` saw them.
@@ -69,6 +85,9 @@ class Checkpoint:
         In words, what was read and who wrote it so.
     base
         Where the weights lie that an adapter is merged into; None where there is no adapter.
+    regression
+        The file of the contact head's regression, where contacts were asked for and it lies beside
+        the weights; else None.
     """
 
     model: str
@@ -82,10 +101,15 @@ class Checkpoint:
     digest_checked: bool
     layout: str = ""
     base: str | None = None
+    regression: str | None = None
 
     def files(self) -> list[Path]:
-        """Return all files that decide what the model computes, as `model_files` does."""
-        return model_files(Path(self.path), self.base)
+        """Return all files that decide what the model computes, as `model_files` does.
+
+        The last one is the regression, if there is one.
+        """
+        files = model_files(Path(self.path), self.base)
+        return files if self.regression is None else [*files, Path(self.regression)]
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values: the fields, with the numbers of `geometry` among them."""
@@ -98,7 +122,7 @@ class Checkpoint:
     def from_json(cls, content: Mapping[str, Any]) -> Checkpoint:
         """Return what `as_json` gave; KeyError if something is missing.
 
-        The layout and the base may be: earlier versions did not record them.
+        The layout, base and regression may be: earlier versions did not record them.
         """
         values = {
             field.name: content[field.name]
@@ -119,16 +143,20 @@ class Checkpoint:
             ) from None
 
     def at(self, files: Sequence[str | Path]) -> Checkpoint:
-        """Return the checkpoint where a step sees its `model_files`; as it is if there are none.
+        """Return the checkpoint where a step sees its `files`; as it is if there are none.
 
         A step may be given copies, made for it on another machine.
         """
         if not files:
             return self
+        regression = self.regression
+        if regression is not None and Path(files[-1]).name == Path(regression).name:
+            *files, last = files
+            regression = str(Path(last).absolute())
         path = model_path(files).absolute()
         of_base = files[len(model_files(path)) :]
         base = str(model_path(of_base).absolute()) if of_base else self.base
-        return replace(self, path=str(path), base=base)
+        return replace(self, path=str(path), base=base, regression=regression)
 
     def write(self, path: Path) -> None:
         """Write ``checkpoint.json``, atomically."""
@@ -234,10 +262,13 @@ def base_name(path: Path) -> str | None:
     return name
 
 
-def files_as_named(model: str, place: Callable[[str], str]) -> list[str]:
+def files_as_named(
+    model: str, place: Callable[[str], str], needs: Collection[str] = ()
+) -> list[str]:
     """Return the `model_files` of a model that is named by its path; of one with a name none.
 
-    Those of an adapter's base are among them where that is named by its path too.
+    Those of an adapter's base are among them where that is named by its path too, and the last is
+    the regression of its contact head, where that is needed and lies beside the weights.
 
     Parameters
     ----------
@@ -246,6 +277,8 @@ def files_as_named(model: str, place: Callable[[str], str]) -> list[str]:
         files it will have.
     place
         Gives where a file lies that is named so; the files are named as `model` is.
+    needs
+        Heads, see `packedesm.outputs.needs`.
 
     Raises
     ------
@@ -259,25 +292,46 @@ def files_as_named(model: str, place: Callable[[str], str]) -> list[str]:
         return [model]
     files = model_files(locate(str(there)))
     inside = [file.relative_to(there) if file.is_relative_to(there) else file for file in files]
-    base = base_name(there)
-    of_base = [] if base is None or base in MODELS else model_files(Path(base).expanduser())
-    return [str(Path(model) / file) for file in inside] + [*map(str, of_base)]
+    named = [str(Path(model) / file) for file in inside]
+    if (base := base_name(there)) is None:
+        return named + [str(Path(model).with_name(file.name)) for file in _beside(there, needs)]
+    of_base = [] if base in MODELS else present_files(Path(base).expanduser(), "auto", needs)
+    return [*named, *map(str, of_base)]
 
 
-def published_base(model: str, place: Callable[[str], str], folder: str | Path) -> list[Path]:
-    """Return the file of the published model that an adapter is for, if `model` names such a one.
+def published_base(
+    model: str, place: Callable[[str], str], folder: str | Path, needs: Collection[str] = ()
+) -> list[Path]:
+    """Return the files of the published model that an adapter is for, if `model` names such a one.
 
     Parameters as those of `files_as_named` and `locate`.
     """
     name = None if model in MODELS else base_name(Path(place(model)))
-    return [locate(name, folder)] if name in MODELS else []
+    if name not in MODELS:
+        return []
+    path = locate(name, folder)
+    return [path, *_beside(path, needs)]
 
 
-def present_files(path: Path, folder: str | Path) -> list[Path]:
-    """Return `model_files` of what `locate` found; none if an adapter's base is not fetched yet."""
+def present_files(path: Path, folder: str | Path, needs: Collection[str] = ()) -> list[Path]:
+    """Return `Checkpoint.files` of what `locate` found; none if a base is not fetched yet.
+
+    Parameters
+    ----------
+    needs
+        Heads, see `packedesm.outputs.needs`.
+    """
     name = base_name(path)
     base = None if name is None else locate(name, folder)
-    return model_files(path, base) if base is None or base.exists() else []
+    if base is not None and not base.exists():
+        return []
+    return [*model_files(path, base), *_beside(path if base is None else base, needs)]
+
+
+def _beside(path: Path, needs: Collection[str]) -> list[Path]:
+    """Return the regression of a contact head, if it is needed and lies beside the weights."""
+    file = regression_file(path)
+    return [file] if CONTACT_HEAD in needs and not path.is_dir() and file.is_file() else []
 
 
 def check_published(

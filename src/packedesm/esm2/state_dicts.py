@@ -42,6 +42,7 @@ def load(path: Path, content: Any) -> Weights:
     found = renamed(tensors, str(path))
     try:
         state = unique((ours, tensors[name]) for name, ours in found.ours)
+        heads = unique((ours, tensors[name]) for name, ours in found.heads)
         check_are_tensors(state, str(path))
         geometry = _geometry(path, state)
         state = spread(state, geometry)
@@ -56,7 +57,7 @@ def load(path: Path, content: Any) -> Weights:
         *([f"prefix {found.prefix[:60]!r}"] if found.prefix else []),
         stored_formats(state),
     ]
-    return Weights(geometry, state, ", ".join(parts), found.left_out)
+    return Weights(geometry, state, ", ".join(parts), found.left_out, heads)
 
 
 def _tensors(path: Path, content: Any) -> tuple[str | None, Mapping[str, Any]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from packedesm.errors import UserError
 from packedesm.esm2.other_models import other_tensors
+from packedesm.outputs import CONTACT_HEAD, LANGUAGE_HEAD
 
 # Hugging Face's names and, for layers, those after "encoder.layer.N."; then fair-esm's.
 HUGGING_FACE_NAMES = {
@@ -27,6 +28,12 @@ HUGGING_FACE_LAYER_NAMES = {
     "output.dense": "fc2",
     "LayerNorm": "final_layer_norm",
 }
+# Of the heads, where they have others than fair-esm's: its last matrix is tied to the embeddings.
+_HEAD_NAMES = {"lm_head.decoder.weight": "lm_head.weight"}
+PREFIXES = {LANGUAGE_HEAD: "lm_head.", CONTACT_HEAD: "contact_head."}  # of their names
+HEADS = tuple(PREFIXES.values())
+# What precedes names in fair-esm's files; longest first: the first prefix that fits is cut off.
+_OF_FAIR_ESM = ("encoder.sentence_encoder.", "encoder.")
 _KINDS = {"gamma": "weight", "beta": "bias"}  # of LayerNorms, as transformers 5 writes them
 # Heads, a pooler that is never trained, and tables that ESM-2 does not use.
 _NOT_NEEDED = (
@@ -58,12 +65,25 @@ class Renamed:
         Pairs of a name in the file and fair-esm's without prefix. What is unknown inside the
         encoder keeps its name.
     left_out
-        What is not needed, such as ``lm_head``: heads, and whatever stands outside the encoder.
+        What no vector needs, such as ``lm_head``: heads, and whatever stands outside the encoder.
+    heads
+        Such pairs of the encoder's heads for language modelling and contacts.
     """
 
     prefix: str
     ours: list[tuple[str, str]]
     left_out: tuple[str, ...]
+    heads: list[tuple[str, str]]
+
+
+def without_prefix(name: str) -> str:
+    """Return a tensor's name without what precedes it in fair-esm's files; TypeError of none."""
+    if not isinstance(name, str):
+        raise TypeError(f"text in the name {name!r}")
+    for prefix in _OF_FAIR_ESM:
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    return name
 
 
 def renamed(names: Collection[object], source: str) -> Renamed:
@@ -92,7 +112,26 @@ def renamed(names: Collection[object], source: str) -> Renamed:
         else:
             parts = short.split(".")
             left_out.add(".".join(parts[: 2 if parts[0] == "embeddings" else 1]))
-    return Renamed(prefix, ours, tuple(sorted(left_out)))
+    return Renamed(prefix, ours, tuple(sorted(left_out)), [*_heads(plain, prefix)])
+
+
+def _heads(plain: Mapping[str, str], prefix: str) -> Iterator[tuple[str, str]]:
+    """Yield a name in the file and fair-esm's of each tensor of the heads.
+
+    They stand in the encoder, as fair-esm has them, or beside the ``esm`` that Hugging Face's model
+    for language modelling holds.
+    """
+    beside = [prefix.removesuffix("esm.")] if f".{prefix}".endswith(".esm.") else []
+    for head in HEADS:
+        for place in [prefix, *beside]:
+            found = [
+                (name, head_name(unwrapped.removeprefix(place)))
+                for name, unwrapped in plain.items()
+                if unwrapped.startswith(place + head)
+            ]
+            yield from found
+            if found:
+                break
 
 
 def _prefix(names: set[str], source: str) -> str:
@@ -121,6 +160,12 @@ def _few(names: Iterable[str]) -> str:
     ordered = sorted(names)
     shown = ", ".join(name[:80] or "one without prefix" for name in ordered[:3])
     return f"{shown}, …" if len(ordered) > 3 else shown or "no tensor"
+
+
+def head_name(name: str) -> str:
+    """Return fair-esm's name of a tensor of a head, without prefix."""
+    module, _, kind = name.rpartition(".")
+    return _HEAD_NAMES.get(name) or f"{module}.{_KINDS.get(kind, kind)}"
 
 
 def fair_esm_name(name: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from packedesm.errors import UserError
 from packedesm.esm2.geometry import VOCABULARY, Geometry
 
 ROTARY_BASE = 10_000
+EMBEDDINGS = "embed_tokens.weight"
+TIED = "lm_head.weight"  # the last matrix of the language head, which is the embeddings
 
 # Our modules, and the fair-esm modules whose weights they hold, stacked.
 _LAYER_SOURCES = {
@@ -39,12 +41,17 @@ class Weights:
         In words, what was read and who wrote it so.
     left_out
         What the files hold besides: heads, a pooler.
+    heads
+        Tensors of the heads for language modelling (``lm_head.``) and contacts
+        (``contact_head.``), by fair-esm's names too: what a layout's reader finds, and of what
+        `packedesm.esm2.checkpoints.read` returns those that were asked for, checked.
     """
 
     geometry: Geometry
     state: Mapping[str, torch.Tensor]
     layout: str
     left_out: tuple[str, ...] = ()
+    heads: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 def stored_formats(state: Mapping[str, torch.Tensor]) -> str:
@@ -98,6 +105,19 @@ def check_are_tensors(state: Mapping[str, object], source: str) -> None:
     for name, tensor in state.items():
         if not isinstance(tensor, torch.Tensor):
             raise UserError(f"{source}: {name} is no tensor; use a complete ESM-2 checkpoint")
+
+
+def check_tied(last: torch.Tensor, embeddings: torch.Tensor, source: object) -> None:
+    """Raise UserError, naming `source`, unless the head ends in the embeddings.
+
+    fair-esm's model holds one tensor for both. Of a file in which they differ it takes the later
+    one, and so other embeddings than the encoder was trained with.
+    """
+    if last.shape != embeddings.shape or not torch.equal(last.float(), embeddings.float()):
+        raise UserError(
+            f"{source}: the last matrix of its language head ({TIED}) is not its embeddings "
+            f"({EMBEDDINGS}), as in every ESM-2; it was trained untied and cannot be used"
+        )
 
 
 def check_kinds(state: Mapping[str, Any], held_bytes: int, source: str) -> None:

@@ -6,7 +6,7 @@ of another project that shares the results.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,15 @@ from packedesm.embedding.record import ShardRun
 from packedesm.errors import Fault
 from packedesm.files import combined, read_record
 from packedesm.options import EmbedOptions, ReferenceOptions, ShardOptions, VerifyOptions
+from packedesm.outputs import CONTACT_HEAD
 from packedesm.paths import Paths
 from packedesm.reference.vectors import PARTS
 from packedesm.results.inputs import MISSING, digests_of
 
 
-def outdated_checkpoint(run: Paths, model: str, weights: Sequence[str]) -> list[Path]:
+def outdated_checkpoint(
+    run: Paths, model: str, weights: Sequence[str], needs: Collection[str] = ()
+) -> list[Path]:
     """Return the record of the checkpoint if it is that of another one.
 
     Parameters
@@ -30,10 +33,15 @@ def outdated_checkpoint(run: Paths, model: str, weights: Sequence[str]) -> list[
     model, weights
         As the user names it, and what `packedesm.results.inputs.describe` says of its files; empty
         where the user names none.
+    needs
+        The heads that it must have, see `packedesm.outputs.needs`: of a model that has a name, the
+        regression of its contact head is among the files that were read if contacts are asked for.
     """
     found = _record(run.checkpoint)
     if found is None:
         return []
+    if not weights and (CONTACT_HEAD in needs) != (found.get("regression") is not None):
+        return [run.checkpoint]
     known = weights and MISSING not in weights
     digest = combined(digests_of(weights)) if known else found["sha256"]
     return [] if (found["model"], found["sha256"]) == (model, digest) else [run.checkpoint]

@@ -10,6 +10,7 @@ from typing import Any
 
 from packedesm.errors import Damaged, UserError
 from packedesm.files import read_record, write_record
+from packedesm.outputs import needs
 from packedesm.paths import Paths
 from packedesm.results.folder import refuse_foreign_sample
 from packedesm.results.inputs import describe
@@ -30,7 +31,7 @@ class Planning:
         The FASTA files of each sample, and those of a model that is named by its path; as the rules
         name them. What is not there may be the output of another rule.
     base
-        The file of the published model that `weights` are an adapter of; or none.
+        The files of the published model that `weights` are an adapter of; or none.
     place
         Gives where a file lies that the rules name: a module may have a prefix.
     memory
@@ -101,7 +102,8 @@ class Planning:
     def outdated_checkpoint(self) -> list[Path]:
         """Return the record of the checkpoint if the model is another one now."""
         weights = self._described([*self.weights, *self.base])
-        return outdated_checkpoint(self._run, self.options["model"], weights)
+        heads = needs(self.options["outputs"])
+        return outdated_checkpoint(self._run, self.options["model"], weights, heads)
 
     def outdated_steps(self, name: str, shards: int) -> list[Path]:
         """Return the records of a sample's steps that were given something else than now."""
