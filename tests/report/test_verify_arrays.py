@@ -9,7 +9,8 @@ import torch
 
 from packedesm.alphabet import TOKENS
 from packedesm.embedding.record import ShardRun
-from packedesm.files import file_digest, write_record
+from packedesm.esm2.model_files import regression_file
+from packedesm.files import combined, file_digest, write_record
 from packedesm.options import ReferenceOptions, VerifyOptions
 from packedesm.outputs import OUTPUTS, Array, array_names
 from packedesm.paths import Paths
@@ -39,7 +40,13 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory, model) -> Paths:
     """A finished run of all arrays, which hold what fair-esm says."""
-    checkpoint = typed.checkpoint(path=str(model), geometry=GEOMETRY, sha256=file_digest(model))
+    files = [model, regression_file(model)]
+    checkpoint = typed.checkpoint(
+        path=str(model),
+        geometry=GEOMETRY,
+        sha256=combined([*map(file_digest, files)]),
+        regression=str(files[-1]),
+    )
     paths = write_run(
         tmp_path_factory.mktemp("truth") / "sample",
         FASTA,
