@@ -2,7 +2,7 @@
 # make test   set up .venv and run every test that can run on this machine
 # make test-training  the tests of examples/training
 # make test-kernels  of them, those of the kernels in Triton: interpreted, and compiled for GPUs
-# make test-models  of them, those of models that other libraries write, which it installs in .models
+# make test-models  of them, those of models that others write and exports that others read
 # make test-lesser-cpus  of them, those of the CPU's instructions, as on CPUs with fewer
 # make test-exhaustive  the tests that are too long for that: nightly and before a release
 # make test-benchmarks  run the benchmarks in small, to see that they work
@@ -29,7 +29,7 @@ TRITON := .triton
 WITH_TRITON = PACKEDESM_TEST_KERNELS=1 PYTHONPATH=$(CURDIR)/$(TRITON)$${PYTHONPATH:+:$$PYTHONPATH}
 # Versions of other libraries, each beside the environment in a folder of its own.
 MODELS := .models
-LIBRARIES := transformers-4.30 transformers-4.57 transformers-5.24 lightning
+LIBRARIES := transformers-4.30 transformers-4.57 transformers-5.24 lightning readers
 KERNELS := setup.py src/packedesm/esm2/kernels.cpp
 
 .PHONY: run test test-most test-slurm test-lesser-cpus test-exhaustive test-benchmarks test-training coverage
