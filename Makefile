@@ -30,7 +30,7 @@ TRITON := .triton
 WITH_TRITON = PACKEDESM_TEST_KERNELS=1 PYTHONPATH=$(CURDIR)/$(TRITON)$${PYTHONPATH:+:$$PYTHONPATH}
 # Versions of other libraries, each beside the environment in a folder of its own.
 MODELS := .models
-LIBRARIES := transformers-4.30 transformers-4.57 transformers-5.24 lightning
+LIBRARIES := transformers-4.30 transformers-4.57 transformers-5.24 lightning readers
 READERS := .readers
 KERNELS := setup.py src/packedesm/esm2/kernels.cpp
 
