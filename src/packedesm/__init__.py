@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from packedesm.embedding.pooling import pool as pool
     from packedesm.errors import UserError as UserError
     from packedesm.notebook.embed import embed as embed
     from packedesm.notebook.embeddings import Embeddings as Embeddings
@@ -44,6 +45,7 @@ __all__, __getattr__ = exports(
         "notebook.embeddings": ["Embeddings"],
         "notebook.model": ["EmbeddingModel", "load_model"],
         "notebook.packed": ["pack"],
+        "embedding.pooling": ["pool"],
         "packing.packer": ["FirstFitDecreasingPacker"],
         "packing.dataset": ["SequenceDataset"],
         "packing.batch": ["PackedBatch"],

@@ -133,7 +133,7 @@ def _resolved(asked: _Asked) -> dict[str, Any]:
 
 def _plain(key: str, value: Any) -> Any:
     """Return a value of a call as a configuration has it; one name may stand for a list of one."""
-    value = value.item() if hasattr(value, "item") else value  # a number of numpy
+    value = value.tolist() if hasattr(value, "tolist") else value  # numbers of numpy
     if isinstance(value, Path):
         return str(value)
     if not isinstance(value, str | Mapping) and isinstance(value, Iterable):

@@ -76,7 +76,7 @@ def _clean(name: str, text: Any) -> tuple[bytes, tuple[str, ...]]:
         advice = "give each sequence as a text of letters"
         if isinstance(text, (tuple, list)):
             advice = "of pairs of id and sequence make a mapping: dict(pairs)"
-        elif text is None or text != text:
+        elif text is None or str(text) in ("nan", "<NA>", "NaT"):
             advice = "leave out what is missing"
         raise ValueError(f"is no sequence but a {type(text).__name__}; {advice}")
     body = text.encode(errors="surrogatepass").replace(b"\r\n", b"\n")

@@ -1,0 +1,136 @@
+"""What is wrong with an item is told by its place and id, and what to do; the rest is cleaned."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import packedesm
+from packedesm.packing.batch import PackedBatch
+from packedesm.sequences.records import records_of
+from tests.typed import shard_options
+
+REFUSED = [
+    (["MKT", "M1"], r"item 1: character '1' at residue 2 is no amino acid; numbers"),
+    ({"a": "MKT", "b": "M\nK V"}, r"item 1 \('b'\): character ' ' at residue 3 is no amino acid"),
+    (["MKT", None], "item 1: is no sequence but a NoneType; leave out what is missing"),
+    (["MKT", float("nan")], "item 1: is no sequence but a float; leave out what is missing"),
+    ([pd.NA], "item 0: is no sequence but a NAType; leave out what is missing"),
+    ([3.5], "item 0: is no sequence but a float; give each sequence as a text"),
+    ([("P1", "MKT")], r"item 0: is no sequence but a tuple; .*dict\(pairs\)"),
+    (["MetLysThr"], "item 0: the sequence is written in three-letter code"),
+    (["MK\udcff"], "item 0: .*is no amino acid"),
+    ([">a\nMKT"], "item 0: is a FASTA record; give the sequence alone"),
+    ([""], "item 0 has no residues; remove it or set empty_sequences to skip"),
+    ({"": "MKT"}, r"item 0 \(''\): its id is empty"),
+    ({"\udc80": "MKT"}, "its id is empty or no text"),
+    ({1: "MKT", "1": "MKV"}, r"1 record with the id of an earlier, different sequence: '1' \(it"),
+    (pd.Series(["MKT", "MKV"], ["a", "a"]), r"'a' \(items 0 and 1\); make the ids unique"),
+    ("MKTAYIAKQR", "one text is the path of a FASTA file, and there is none; .*list of one"),
+    ("no/such.fasta", r"no/such\.fasta: cannot be read \(No such file"),
+    (b"MKT", "a bytes is no list of sequences"),
+    ({"MKT"}, "a set is no list of sequences"),
+    (7, "a int is no list of sequences"),
+    (pd.DataFrame({"sequence": ["MKT"]}), "a table has several columns"),
+]
+
+
+@pytest.mark.parametrize(("sequences", "message"), REFUSED, ids=range(len(REFUSED)))
+def test_what_cannot_be_a_protein_is_refused_by_place_and_id(sequences, message, demo):
+    with pytest.raises(packedesm.UserError, match=message) as caught:
+        demo.embed(sequences)
+    assert "\n" not in str(caught.value)
+    assert "(line" not in str(caught.value)
+
+
+OPTIONS = [
+    ({"outputs": "meen"}, "'meen' is not allowed; give one of mean"),
+    ({"layers": 9}, r"the model has no layer 9; it has 0 \(the embeddings\) to 6"),
+    ({"maxlength": 9}, r"embed\(\) takes no 'maxlength'; did you mean 'max_length'\?"),
+    ({"shards": 2}, r"embed\(\) takes no 'shards'"),
+    ({"token_budget": 3}, "token_budget: 3 is not allowed"),
+    ({"deduplicate": 1}, "deduplicate: 1 is not allowed; give true or false"),
+    ({"max_length": {}}, "max_length: {} is not allowed"),
+    ({"max_length": 2, "long_sequences": "error"}, "item 0 has 3 residues, more than max_length"),
+    ({"max_length": 5, "long_sequences": "window"}, r"window_overlap \(256\) must be smaller"),
+]
+
+
+@pytest.mark.parametrize(("keys", "message"), OPTIONS)
+def test_so_is_an_option_that_the_schema_does_not_allow(keys, message, demo):
+    demo.embed(["MKT"], deduplicate=True)
+    with pytest.raises(packedesm.UserError, match=message):
+        demo.embed(["MKT"], **keys)
+
+
+def test_numbers_of_numpy_are_numbers(demo):
+    keys = {"max_length": np.int64(2), "layers": np.arange(2)}
+    found = demo.embed(["MKT"], **keys)
+    assert found.arrays == ["mean.layer0", "mean.layer1"]
+    assert found.index["embedded_length"].tolist() == [2]
+
+
+def test_what_a_file_may_hold_a_list_may_too(demo, caplog):
+    texts = ["mkt*", "MK\r\nTAY\n", " MKT ", "MJ*K", "X" * 30, "ACGT" * 6]
+    index = demo.embed(texts).index
+    assert index["flags"].tolist() == [
+        "upper_cased,stop_removed",
+        "",
+        "",
+        "stop_replaced,j_replaced",
+        "unknown_only",
+        "nucleotide_like",
+    ]
+    assert index["length"].tolist() == [3, 5, 3, 4, 30, 24]
+    assert index["duplicate_of"].tolist()[2] == 0
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any("looks like DNA or RNA" in line and "'5'" in line for line in said)
+
+
+def test_records_without_residues_are_left_out_if_so_asked(demo):
+    found = demo.embed({"a": "", "b": "MKT", "c": "*"}, empty_sequences="skip")
+    assert found.ids == ["b"]
+    assert found.index[["row", "record"]].values.tolist() == [[0, 2]]
+    assert len(demo.embed(["", "*"], empty_sequences="skip")) == 0
+
+
+def test_a_file_without_records_is_no_empty_list(tmp_path, demo):
+    path = tmp_path / "empty.fasta"
+    path.write_text(">a\n\n")
+    with pytest.raises(packedesm.UserError, match="no record has residues"):
+        demo.embed(path, empty_sequences="skip")
+
+
+def test_many_items_come_in_blocks_and_keep_their_places(monkeypatch):
+    from packedesm.sequences import given
+
+    monkeypatch.setattr(given, "_AT_ONCE", 3)
+    texts = ["MK" + "A" * n for n in range(8)]
+    records = records_of(texts, shard_options())
+    assert [s.decode() for s in records.sequences] == texts
+    assert records.table["id"].to_pylist() == [str(n) for n in range(8)]
+    assert records.table["row"].to_pylist() == list(range(8))
+    with pytest.raises(packedesm.UserError, match="item 7: "):
+        records_of([*texts[:7], "M-"], shard_options())
+
+
+def test_a_pack_holds_sequences_in_their_order_repeats_included():
+    batch = packedesm.pack({"a": "MKT", "b": "GIGAV", "c": "mkt"})
+    assert isinstance(batch, PackedBatch)
+    assert batch.lengths == (5, 7, 5)
+    assert batch.rows.tolist() == [0, 1, 2]
+    assert batch.input_ids[:5].tolist() == batch.input_ids[12:].tolist() == [0, 20, 15, 11, 2]
+    windows = packedesm.pack(["MKTAY"], long_sequences="window", max_length=3, window_overlap=1)
+    assert windows.lengths == (5, 5)
+    with pytest.raises(packedesm.UserError, match="there is none; a pack holds at least one"):
+        packedesm.pack([])
+    with pytest.raises(packedesm.UserError, match=r"pack\(\) takes no 'token_budget'"):
+        packedesm.pack(["MKT"], token_budget=64)
+
+
+def test_a_path_may_begin_at_home(tmp_path, demo, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.fasta").write_text(">a b\nMKT\n")
+    assert demo.embed("~/a.fasta").ids == ["a"]
+    assert demo.embed(Path("~/a.fasta"), ids="header").ids == ["a b"]
