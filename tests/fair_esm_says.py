@@ -42,8 +42,13 @@ class FairEsm:
     def letters(self, sequence: str) -> list[int]:
         return [self.alphabet.get_idx(letter) for letter in sequence]
 
-    def arrays(self, sequence: str, layers: tuple[int, ...]) -> dict[str, np.ndarray]:
-        """Return every array of one protein, of some layers and the last, by its name."""
+    def arrays(
+        self, sequence: str, layers: tuple[int, ...], *, masked: bool = True
+    ) -> dict[str, np.ndarray]:
+        """Return every array of one protein, of some layers and the last, by its name.
+
+        Those from `masked` passes take one for every residue.
+        """
         depth = self.model.num_layers
         said = self.result(sequence, repr_layers=[*layers, depth], return_contacts=True)
         found = {}
@@ -61,12 +66,17 @@ class FairEsm:
         found["log_likelihood"] = np.array([float(likely[place, token]) for place, token in own])
         contacts = said["contacts"][0].double().numpy()
         found["contacts"] = np.concatenate([line[row:] for row, line in enumerate(contacts)])
+        return found | self.masked_arrays(sequence) if masked else found
+
+    def masked_arrays(self, sequence: str) -> dict[str, np.ndarray]:
+        """Return the arrays of one protein that come from masked passes."""
         masked = torch.stack([self.masked(sequence, place) for place in range(len(sequence))])
-        found["masked_marginals"] = masked[:, self.letters("".join(STANDARD))].numpy()
         own = enumerate(self.letters(sequence))
         surprise = -np.mean([float(masked[place, token]) for place, token in own])
-        found["pseudo_perplexity"] = np.exp(surprise)
-        return found
+        return {
+            "masked_marginals": masked[:, self.letters("".join(STANDARD))].numpy(),
+            "pseudo_perplexity": np.exp(surprise),
+        }
 
     def masked(self, sequence: str, place: int) -> torch.Tensor:
         """Return the log probabilities (33,) at a place that is masked."""

@@ -11,8 +11,9 @@ from packedesm.alphabet import STANDARD, TOKENS
 from packedesm.embedding.masked import MARGINALS, PERPLEXITY
 from packedesm.embedding.pooling import over_residues, pool
 from packedesm.errors import UserError
+from packedesm.esm2.contacts import Contacts
 from packedesm.options import EmbedPlan
-from packedesm.outputs import LANGUAGE_HEAD, Array
+from packedesm.outputs import CONTACT_HEAD, LANGUAGE_HEAD, Array
 from packedesm.packing.batch import PackedBatch
 
 if TYPE_CHECKING:
@@ -45,9 +46,11 @@ class Readout:
         self._plan = plan
         self._arrays = [Array.named(name) for name in plan.arrays]
         self._fused = plan.kernels != "torch"
-        needs = {array.output.needs for array in self._arrays}
-        if LANGUAGE_HEAD in needs and model.language_head is None:
-            raise UserError("the model has no language head, which logits come from")
+        self._contacts = "contacts" in plan.arrays
+        there = {LANGUAGE_HEAD: model.language_head, CONTACT_HEAD: model.contact_head}
+        for array in self._arrays:
+            if (head := array.output.needs) is not None and there[head] is None:
+                raise UserError(f"the model has no {head}, which {array.name} comes from")
 
     def of(self, batch: PackedBatch) -> dict[str, torch.Tensor]:
         """Run the forward pass of a pack on its device, and return its arrays by name.
@@ -64,11 +67,17 @@ class Readout:
             if layer in earlier:
                 found.update(self._pooled(hidden, batch, layer))
 
+        maps = Contacts(self._model.contact_head, batch.lengths) if self._contacts else None
         hidden = self._model.forward_packed(
-            **batch.inputs, attention=self._plan.attention, visit=visit if earlier else None
+            **batch.inputs,
+            attention=self._plan.attention,
+            visit=visit if earlier else None,
+            contacts=maps,
         )
         found |= self._pooled(hidden, batch, None)
         found |= self._said(hidden, batch)
+        if maps is not None:
+            found["contacts"] = maps.probabilities().to(getattr(torch, self._plan.output_dtype))
         return {array.name: found[array.name] for array in self._arrays if not array.masked}
 
     def _masked(self, batch: PackedBatch) -> dict[str, torch.Tensor]:

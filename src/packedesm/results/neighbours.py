@@ -16,7 +16,7 @@ import numpy as np
 
 from packedesm.errors import Fault, UserError, plural
 from packedesm.files import atomic_path
-from packedesm.outputs import LAST, OUTPUTS, RECORD, arrays
+from packedesm.outputs import LAST, OUTPUTS, RECORD
 from packedesm.paths import Paths
 from packedesm.progress import Progress
 from packedesm.results.approximate import PROBED, Approximate, faiss
@@ -189,9 +189,8 @@ def _array(results: Results, search: Search) -> tuple[np.ndarray, str]:
             f"--array {search.array}: neighbours are found by vectors of whole proteins; give one "
             f"of {', '.join(_KINDS)}"
         )
-    depth = results.manifest["model"]["layers"]
-    (array,) = arrays([search.array], [search.layer], depth)
-    return results.array(array.name), array.name
+    name = results.name(search.array, search.layer)
+    return results.array(name), name
 
 
 def _check_same_model(search: Search, results: Results, asked: Results) -> None:
