@@ -13,6 +13,7 @@ from packedesm.device.token_budget import Workload, fastest_budget
 from packedesm.errors import Fault, UserError
 from packedesm.esm2.attention import select_backend, unavailable_reason
 from packedesm.esm2.checkpoints import read, reading_weights
+from packedesm.esm2.contacts import BYTES_PER_PAIR
 from packedesm.esm2.fused import select_kernels
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.model import PackedESM2
@@ -54,8 +55,9 @@ def load(
     backend = select_backend(options.attention, device, number, checkpoint.geometry.head_dim)
     kernels = select_kernels(checkpoint.geometry, number, device)
     model = load_fitting(checkpoint, dtype, kernels.name, device)
+    longest = options.length.max_length if "contacts" in options.arrays else 0
     budget, budget_reason = resolve_token_budget(
-        options.token_budget, model, backend.name, workload
+        options.token_budget, model, backend.name, workload, BYTES_PER_PAIR * longest
     )
     plan = EmbedPlan(
         dtype=dtype,
@@ -130,12 +132,21 @@ def resolve_output_dtype(output_dtype: str, dtype: str) -> tuple[str, str]:
 
 
 def resolve_token_budget(
-    token_budget: int | str, model: PackedESM2, attention: str, workload: Workload
+    token_budget: int | str,
+    model: PackedESM2,
+    attention: str,
+    workload: Workload,
+    besides: int = 0,
 ) -> tuple[int, str]:
     """Return the tokens per pack, and why; ``auto`` depends on `model` and the device it is on.
 
     On a GPU it is what `packedesm.device.token_budget` finds, and takes at most half of the free
     memory.
+
+    Parameters
+    ----------
+    besides
+        Bytes per token that are kept of a pack until its pass is through.
     """
     if isinstance(token_budget, int):
         return token_budget, NAMED
@@ -143,7 +154,7 @@ def resolve_token_budget(
     if weight.device.type == "cpu":
         return _CPU_BUDGET, "chosen automatically: larger packs leave a CPU's caches"
     free, _total = torch.cuda.mem_get_info(weight.device)
-    per_token = _VECTORS_PER_TOKEN * model.geometry.width * weight.itemsize
+    per_token = _VECTORS_PER_TOKEN * model.geometry.width * weight.itemsize + besides
     fitting = free // 2 // per_token // 1024 * 1024
     budget = fastest_budget(model, attention, max(1024, fitting), workload)
     reason = "measured on this kind of GPU with packs of such proteins, within its free memory"
