@@ -66,6 +66,11 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
     if error is not None:
         raise UserError(_explain(error))
     LengthPolicy.of(resolved)  # raises if it cannot be
+    if resolved["long_sequences"] == "window" and "contacts" in resolved["outputs"]:
+        raise UserError(
+            "outputs: contacts of a protein that is cut into windows would be missing between "
+            "them; set long_sequences to truncate, full or error, or leave contacts out"
+        )
     return resolved
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -117,6 +118,11 @@ class Array:
     def dtype(self, output_dtype: str) -> str:
         """Return the number format of the file, where that of the others is `output_dtype`."""
         return "float32" if self.output.always_float32 else output_dtype
+
+    def size(self, residues: np.ndarray, width: int, output_dtype: str) -> int:
+        """Return the bytes of the array of records with so many `residues`; see `line`, `dtype`."""
+        numbers = int(self.lines(residues).sum()) * math.prod(self.line(width))
+        return numbers * np.dtype(self.dtype(output_dtype)).itemsize
 
     def lines(self, residues: np.ndarray) -> np.ndarray:
         """Return the lines of each record: int64 (N,) for its int `residues` (N,).

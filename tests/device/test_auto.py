@@ -13,8 +13,11 @@ from packedesm.device.auto import (
 )
 from packedesm.device.token_budget import Workload
 from packedesm.errors import Fault
+from packedesm.esm2.contacts import BYTES_PER_PAIR
 from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.geometry import Geometry
+from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.registry import MODELS
 from packedesm.files import file_digest
 from packedesm.options import EmbedOptions
 from tests.typed import checkpoint, embed_plan, options
@@ -107,3 +110,19 @@ def test_a_plan_of_another_cpu_goes_on_where_its_attention_is_there():
     reason = unfit_reason(embed_plan(attention="varlen_cpu"), "cpu", Geometry(1, 64, 2), CPU)
     missing = kernels.unavailable_reason(CPU, torch.float32, 32)
     assert reason == (missing and f"attention varlen_cpu: {missing}")
+
+
+def test_packs_leave_room_for_what_is_kept_of_their_contacts(monkeypatch):
+    """The model lies on the meta device, so that it is asked for as on a GPU."""
+    found = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (2 * 10**9, 4 * 10**9))
+    monkeypatch.setattr(
+        auto, "fastest_budget", lambda _model, _name, most, _work: found.append(most)
+    )
+    model = PackedESM2(MODELS["esm2_t6_8M_UR50D"])
+    for besides in (0, BYTES_PER_PAIR * 1022):
+        auto.resolve_token_budget("auto", model, "sdpa", WORK, besides)
+    per_token = 16 * 320 * 4
+    limits = [10**9 / per_token, 10**9 / (per_token + 8 * 1022)]
+    assert found == [int(limit) // 1024 * 1024 for limit in limits]
+    assert found[1] < 0.75 * found[0]

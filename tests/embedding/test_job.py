@@ -2,6 +2,7 @@
 
 import gc
 
+import numpy as np
 import pytest
 import torch
 
@@ -67,3 +68,10 @@ def test_a_record_is_called_by_its_number_in_the_input(tmp_path):
     write_shards([fasta], paths, shard_options(empty_sequences="skip"), shards=1, width=64)
     dataset = SequenceDataset(paths.shard_fasta(0), policy())
     assert job.item_name(paths, Items(dataset), 0) == "record 2 ('p')"
+
+
+def test_what_contacts_take_on_the_disk_is_told_before_a_job():
+    told = job.told_contacts(np.array([1, 2, 1022]), "float16")
+    assert told.startswith("the contacts of 3 records take 1.0 MB on the disk, and as much again")
+    many = np.full(20_000, 500)
+    assert "the contacts of 20,000 records take 10.0 GB" in job.told_contacts(many, "float32")

@@ -220,3 +220,11 @@ def test_a_home_is_expanded_for_every_folder_and_the_model(monkeypatch):
 def test_an_output_that_is_named_twice_is_told_so():
     with pytest.raises(UserError, match="names one twice"):
         resolve({"fasta": "a.fasta", "outputs": ["mean", "mean"]})
+
+
+def test_contacts_of_windows_are_refused():
+    asked = {"fasta": "in.fasta", "outputs": ["mean", "contacts"]}
+    assert resolve(asked)["outputs"] == ["mean", "contacts"]
+    with pytest.raises(UserError, match=r"cut into windows.*long_sequences to truncate") as caught:
+        resolve(asked | {"long_sequences": "window"})
+    assert "\n" not in str(caught.value)

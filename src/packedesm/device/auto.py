@@ -14,6 +14,7 @@ from packedesm.device.token_budget import Workload, fastest_budget
 from packedesm.errors import Fault, UserError
 from packedesm.esm2.attention import Selection, select_backend, unavailable_reason
 from packedesm.esm2.checkpoints import read, reading_weights
+from packedesm.esm2.contacts import BYTES_PER_PAIR
 from packedesm.esm2.fused import select_kernels
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.model import PackedESM2
@@ -92,8 +93,9 @@ def settle(
     """
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
     output_dtype, output_reason = resolve_output_dtype(options.output_dtype, dtype)
+    longest = options.length.max_length if "contacts" in options.arrays else 0
     budget, budget_reason = resolve_token_budget(
-        options.token_budget, model, ways.attention.name, workload
+        options.token_budget, model, ways.attention.name, workload, BYTES_PER_PAIR * longest
     )
     return EmbedPlan(
         dtype=dtype,
@@ -171,12 +173,21 @@ def resolve_output_dtype(output_dtype: str, dtype: str) -> tuple[str, str]:
 
 
 def resolve_token_budget(
-    token_budget: int | str, model: PackedESM2, attention: str, workload: Workload
+    token_budget: int | str,
+    model: PackedESM2,
+    attention: str,
+    workload: Workload,
+    besides: int = 0,
 ) -> tuple[int, str]:
     """Return the tokens per pack, and why; ``auto`` depends on `model` and the device it is on.
 
     On a GPU it is what `packedesm.device.token_budget` finds, and takes at most half of the free
     memory.
+
+    Parameters
+    ----------
+    besides
+        Bytes per token that are kept of a pack until its pass is through.
     """
     if isinstance(token_budget, int):
         return token_budget, NAMED
@@ -184,7 +195,7 @@ def resolve_token_budget(
     if weight.device.type == "cpu":
         return _CPU_BUDGET, "chosen automatically: larger packs leave a CPU's caches"
     free, _total = torch.cuda.mem_get_info(weight.device)
-    per_token = _VECTORS_PER_TOKEN * model.geometry.width * weight.itemsize
+    per_token = _VECTORS_PER_TOKEN * model.geometry.width * weight.itemsize + besides
     fitting = free // 2 // per_token // 1024 * 1024
     budget = fastest_budget(model, attention, max(1024, fitting), workload)
     reason = "measured on this kind of GPU with packs of such proteins, within its free memory"

@@ -35,7 +35,7 @@ from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
 from packedesm.files import RECORD_DIGEST
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions, ReferenceOptions
-from packedesm.outputs import heads_of
+from packedesm.outputs import Array, heads_of
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.packing.items import Items
 from packedesm.packing.packer import Packs
@@ -218,6 +218,18 @@ def _say(
         "%s in %s of at most %d tokens, fill %.1f%%",
         *(plural(items.records, "record"), plural(len(packs), "pack")),
         *(plan.token_budget, 100 * packs.fill),
+    )
+    if "contacts" in plan.arrays:
+        logger.warning(told_contacts(items.dataset.embedded_lengths, plan.output_dtype))
+
+
+def told_contacts(residues: np.ndarray, output_dtype: str) -> str:
+    """Return in words what the contacts of records of so many `residues` take on the disk."""
+    size = Array.named("contacts").size(residues, 0, output_dtype)
+    told = f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
+    return (
+        f"the contacts of {plural(len(residues), 'record')} take {told} on the disk, and as much "
+        "again while shards are merged"
     )
 
 

@@ -46,7 +46,7 @@ class Readout:
         self._plan = plan
         self._arrays = [Array.named(name) for name in plan.arrays]
         self._fused = plan.kernels != "torch"
-        self._contacts = "contacts" in plan.arrays
+        self._contact_head = model.contact_head if "contacts" in plan.arrays else None
         there = {LANGUAGE_HEAD: model.language_head, CONTACT_HEAD: model.contact_head}
         for array in self._arrays:
             if (head := array.output.needs) is not None and there[head] is None:
@@ -67,7 +67,8 @@ class Readout:
             if layer in earlier:
                 found.update(self._pooled(hidden, batch, layer))
 
-        maps = Contacts(self._model.contact_head, batch.lengths) if self._contacts else None
+        head = self._contact_head
+        maps = None if head is None else Contacts(head, batch.lengths)
         hidden = self._model.forward_packed(
             **batch.inputs,
             attention=self._plan.attention,

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from packedesm.esm2.steps import rotate
 
+# Peak memory of a pack for each two residues of a protein, (i, j) and (j, i) counted apart: what is
+# added up, and at the end the triangles, one by one and together.
+BYTES_PER_PAIR = 8
 _PREFIX = "contact_head.regression."
 _BLOCK_BYTES = 16 << 20  # of maps that are there at once; twice that during their softmax
 
