@@ -7,23 +7,18 @@ import numpy as np
 import torch
 
 from packedesm.alphabet import STANDARD
-from packedesm.esm2.fair_esm import write_random_checkpoint
+from packedesm.esm2.fair_esm import write_random_checkpoint, write_random_regression
 from packedesm.esm2.geometry import Geometry
+from packedesm.esm2.model_files import regression_file
 
 GEOMETRY = Geometry(layers=2, width=16, heads=2)
 
 
 def write_model(folder: Path, geometry: Geometry = GEOMETRY, seed: int = 3) -> Path:
-    """Write random weights of everything: the encoder, both heads, and nothing small."""
+    """Write random weights of everything: the encoder and both heads."""
     path = folder / "esm2_of_test.pt"
     write_random_checkpoint(path, geometry, seed=seed)
-    random = torch.Generator().manual_seed(seed)
-    features = geometry.layers * geometry.heads
-    regression = {
-        "contact_head.regression.weight": torch.randn(1, features, generator=random) * 3,
-        "contact_head.regression.bias": torch.tensor([-0.4]),
-    }
-    torch.save({"model": regression}, folder / "esm2_of_test-contact-regression.pt")
+    write_random_regression(regression_file(path), geometry, seed)
     return path
 
 
@@ -33,7 +28,7 @@ class FairEsm:
     def __init__(self, path: Path) -> None:
         content, regression = (
             torch.load(file, weights_only=False)  # this very test has written them
-            for file in (path, path.with_name(f"{path.stem}-contact-regression.pt"))
+            for file in (path, regression_file(path))
         )
         load = esm.pretrained.load_model_and_alphabet_core
         self.model, self.alphabet = load("esm2", content, regression)

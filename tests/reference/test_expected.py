@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from packedesm.errors import UserError
-from packedesm.outputs import OUTPUTS, Array, array_names
+from packedesm.esm2.model_files import regression_file
+from packedesm.outputs import CONTACT_HEAD, LANGUAGE_HEAD, OUTPUTS, Array, array_names
 from packedesm.reference.expected import reference_vectors
 from packedesm.reference.model import DoesNotFitError, Reference
 from tests.fair_esm_says import FairEsm, write_model
@@ -29,7 +30,7 @@ def path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(path) -> Reference:
-    return Reference(path)
+    return Reference(path, None, {LANGUAGE_HEAD, CONTACT_HEAD}, regression_file(path))
 
 
 @pytest.fixture(scope="module")
@@ -122,19 +123,26 @@ def test_contacts_that_do_not_fit_are_not_begun_where_the_rest_is(reference, mon
         reference_vectors(reference, SEQUENCE, WHOLE, named("contacts"))
 
 
-def test_a_head_that_the_files_lack_is_not_taken_at_random(path, tmp_path):
+def test_a_head_that_was_not_loaded_is_not_taken_at_random(path, tmp_path):
     (alone := tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match="contact"):
+        Reference(alone, None, {CONTACT_HEAD})
     without = Reference(alone)
-    assert reference_vectors(without, "MKV", WHOLE, named("logits"))["logits"].shape == (3, 33)
-    with pytest.raises(UserError, match=f"{alone}: has no weights of the contact head"):
-        reference_vectors(without, "MKV", WHOLE, named("contacts"))
-    content = torch.load(path, weights_only=False)
+    for name in ("contacts", "log_likelihood", "pseudo_perplexity"):
+        with pytest.raises(ValueError, match="head is not among what was loaded"):
+            reference_vectors(without, "MKV", WHOLE, named(name))
+
+
+def test_heads_of_other_layouts_are_put_into_fair_esms_model(path, reference, tmp_path):
+    content = torch.load(path, weights_only=False)  # this very test has written it
     bare = {
         name.removeprefix("encoder.").removeprefix("sentence_encoder."): tensor
         for name, tensor in content["model"].items()
     }
-    torch.save({n: t for n, t in bare.items() if "lm_head" not in n}, tmp_path / "bare.pt")
-    headless = Reference(tmp_path / "bare.pt")
-    assert reference_vectors(headless, "MKV", WHOLE, named("mean"))["mean"].shape == (16,)
-    with pytest.raises(UserError, match="has no weights of the language head"):
-        reference_vectors(headless, "MKV", WHOLE, named("log_likelihood"))
+    bare |= torch.load(regression_file(path), weights_only=True)["model"]
+    torch.save(bare, tmp_path / "bare.pt")
+    names = named("mean", "logits", "contacts", "masked_marginals")
+    other = Reference(tmp_path / "bare.pt", None, {LANGUAGE_HEAD, CONTACT_HEAD})
+    found = reference_vectors(other, SEQUENCE, WHOLE, names, [3])
+    for name, array in reference_vectors(reference, SEQUENCE, WHOLE, names, [3]).items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)

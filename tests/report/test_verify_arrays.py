@@ -9,7 +9,8 @@ import torch
 
 from packedesm.alphabet import TOKENS
 from packedesm.embedding.record import ShardRun
-from packedesm.files import file_digest, write_record
+from packedesm.esm2.model_files import regression_file
+from packedesm.files import combined, file_digest, write_record
 from packedesm.options import ReferenceOptions, VerifyOptions
 from packedesm.outputs import OUTPUTS, Array, array_names
 from packedesm.paths import Paths
@@ -39,7 +40,13 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory, model) -> Paths:
     """A finished run of all arrays, which hold what fair-esm says."""
-    checkpoint = typed.checkpoint(path=str(model), geometry=GEOMETRY, sha256=file_digest(model))
+    files = [model, regression_file(model)]
+    checkpoint = typed.checkpoint(
+        path=str(model),
+        geometry=GEOMETRY,
+        sha256=combined([*map(file_digest, files)]),
+        regression=str(files[-1]),
+    )
     paths = write_run(
         tmp_path_factory.mktemp("truth") / "sample",
         FASTA,
@@ -121,29 +128,16 @@ def test_true_arrays_pass_and_each_is_told(paths):
 
 
 def test_few_places_of_each_protein_are_masked_and_all_of_the_shortest(truth):
-    options = of_run(
-        truth, typed.options(ReferenceOptions, arrays=NAMES, verify={"sequences": 100})
-    )
-    parts = [
-        ReferenceVectors.read(
-            truth, part, options, ShardRun.read(truth.shard_run(0)).checkpoint.sha256
-        )
-        for part in PARTS
-    ]
+    options = typed.options(ReferenceOptions, arrays=NAMES, verify={"sequences": 100})
+    sha256 = ShardRun.read(truth.shard_run(0)).checkpoint.sha256
+    parts = [ReferenceVectors.read(truth, part, of_run(truth, options), sha256) for part in PARTS]
     masked = {
         protein.row: protein.positions
         for part in parts
         for protein in part.proteins
         if protein.positions
     }
-    assert {row: len(places) for row, places in masked.items()} == {
-        0: 4,
-        1: 4,
-        2: 7,
-        3: 4,
-        4: 4,
-        5: 4,
-    }
+    assert [len(masked[row]) for row in range(6)] == [4, 4, 7, 4, 4, 4]
     assert all(list(places) == sorted(set(places)) for places in masked.values())
     assert len({masked[row] for row in (0, 1, 3, 5)}) > 1
     # What comes before the jobs begin takes no masked pass.
@@ -222,7 +216,6 @@ def test_what_is_wrong_is_seen_in_its_array(paths, what):
 def test_a_layer_that_is_another_is_seen(paths, output):
     shutil.copy(paths.array(f"{output}.layer1"), paths.array(f"{output}.layer0"))
     assert missed(verified(paths)) == {f"{output}.layer0"}
-    # As is the last layer before its LayerNorm, and a row of another protein.
 
 
 def test_marginals_without_masks_are_seen(paths):
@@ -275,9 +268,9 @@ def test_contacts_whose_reference_does_not_fit_are_left_out_and_told(paths, monk
     monkeypatch.setattr("packedesm.reference.model.available_bytes", lambda: room)
     result = again(paths, ("mean", "contacts"))
     assert {r["row"] for r in result["records"] if r["array"] == "contacts"} == {0, 2, 3, 4}
-    assert {r["row"] for r in result["records"] if r["array"] == "mean"} == {0, 1, 2, 3, 4}
+    assert {r["row"] for r in result["records"] if r["array"] == "mean"} == {*range(6)}
     (said,) = result["not_compared"]
-    assert said.startswith("contacts of 1 protein (row 1) not compared: fair-esm's attention")
+    assert said.startswith("contacts of 2 proteins (rows 1, 5) not compared: fair-esm's attention")
     assert said in caplog.text
 
 

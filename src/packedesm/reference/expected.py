@@ -49,8 +49,8 @@ def reference_vectors(
     ------
     DoesNotFitError
         If the memory does not hold it.
-    UserError
-        If the checkpoint lacks a head that it takes.
+    ValueError
+        If the reference was loaded without a head that it takes.
     """
     spans = policy.windows(len(sequence))
     if any(array.output.needs == LANGUAGE_HEAD for array in arrays):

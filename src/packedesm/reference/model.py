@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import nullcontext, suppress
 from math import inf
 from pathlib import Path
@@ -13,11 +13,11 @@ import esm
 import numpy as np
 import torch
 
-from packedesm.errors import UserError
 from packedesm.esm2.checkpoints import read
 from packedesm.esm2.fair_esm import is_published
 from packedesm.esm2.tensor_files import load_archive
-from packedesm.outputs import CONTACT_HEAD, LANGUAGE_HEAD
+from packedesm.esm2.weights import Weights
+from packedesm.outputs import CONTACT_HEAD
 from packedesm.reference.blocked_attention import blocked
 
 # Peak memory over the numbers of all tokens' vectors: fair-esm's GELU holds four times four of
@@ -63,26 +63,31 @@ class Reference:
     path
         A .pt file in fair-esm's layout, loaded by fair-esm itself, or weights in another layout,
         which are put into fair-esm's model.
-    base
-        As `packedesm.esm2.checkpoints.read` takes it.
+    base, needs, regression
+        As `packedesm.esm2.checkpoints.read` takes them.
 
     Attributes
     ----------
     depth
         Layers of the model, and the number of the last.
-    heads
-        Which of `packedesm.outputs.LANGUAGE_HEAD` and `CONTACT_HEAD` the files have weights of.
 
     Raises
     ------
     UserError
-        If the checkpoint cannot be read or does not fit.
+        If the checkpoint cannot be read, does not fit, or lacks a head that is needed.
     """
 
-    def __init__(self, path: Path, base: str | Path | None = None) -> None:
-        self._path = Path(path)
-        model, self.heads = _model(self._path, base)
-        self._model = model.eval()
+    def __init__(
+        self,
+        path: Path,
+        base: str | Path | None = None,
+        needs: Collection[str] = (),
+        regression: str | Path | None = None,
+    ) -> None:
+        path = Path(path)
+        # Checked before fair-esm sees it, whose errors are tracebacks.
+        self._heads, weights = frozenset(needs), read(path, base, needs, regression)
+        self._model = _model(path, weights, regression).eval()
         self._converter = self._model.alphabet.get_batch_converter()
         self.depth: int = self._model.num_layers
 
@@ -120,8 +125,8 @@ class Reference:
         ------
         DoesNotFitError
             If the memory does not hold it.
-        UserError
-            If contacts are asked for and the checkpoint has no weights for them.
+        ValueError
+            If contacts are asked for and their head was not loaded.
         """
         if contacts:
             self.expect(CONTACT_HEAD)
@@ -144,9 +149,9 @@ class Reference:
         )
 
     def expect(self, head: str) -> None:
-        """Raise UserError if the files hold no weights of a head: fair-esm's are then random."""
-        if head not in self.heads:
-            raise UserError(f"{self._path}: has no weights of the {head}; use a model that has")
+        """Raise ValueError if a head was not loaded: fair-esm's is then random."""
+        if head not in self._heads:
+            raise ValueError(f"the {head} is not among what was loaded")
 
     def _bytes(self, tokens: int, *, contacts: bool) -> int:
         model = self._model
@@ -170,34 +175,17 @@ def available_bytes() -> float:
     return min(found)
 
 
-def _model(path: Path, base: str | Path | None) -> tuple[esm.ESM2, frozenset[str]]:
-    """Return fair-esm's model, and the heads that the files have weights of."""
-    weights = read(path, base)  # checked: fair-esm's errors are tracebacks
-    stored = _stand_in(path, weights)
-    heads = {
-        head
-        for head, prefix in ((LANGUAGE_HEAD, "lm_head."), (CONTACT_HEAD, "contact_head."))
-        if any(name.startswith(prefix) for name in stored)
-    }
+def _model(path: Path, weights: Weights, regression: str | Path | None) -> esm.ESM2:
     content = None if path.is_dir() else load_archive(path)
-    if is_published(content) and LANGUAGE_HEAD in heads:
-        beside = path.with_name(f"{path.stem}-contact-regression.pt")
-        regression = load_archive(beside) if beside.exists() else None
+    if is_published(content) and "lm_head" in weights.left_out:
+        beside = None if regression is None else load_archive(Path(regression))
         with warnings.catch_warnings():
             # Where there are none nobody asks for contacts: see `Reference.expect`.
             warnings.filterwarnings("ignore", message="Regression weights not found")
             # fair-esm tells ESM-2 from its older models by the beginning of the name.
-            model = esm.pretrained.load_model_and_alphabet_core("esm2", content, regression)[0]
-        return model, frozenset(heads)
+            return esm.pretrained.load_model_and_alphabet_core("esm2", content, beside)[0]
     geometry = weights.geometry
     model = esm.ESM2(geometry.layers, geometry.width, geometry.heads)
-    # `read` has checked what there must be; `lm_head.weight` are the embeddings, which are tied.
-    model.load_state_dict({**weights.state, **stored}, strict=False)
-    return model, frozenset(heads)
-
-
-def _stand_in(path, weights):
-    stored = dict.fromkeys(f"{part}." for part in weights.left_out)
-    if path.with_name(f"{path.stem}-contact-regression.pt").exists():
-        stored["contact_head."] = None
-    return stored if not path.is_dir() else {}
+    # `read` has checked what is needed; heads that are not are random, see `Reference.expect`.
+    model.load_state_dict({**weights.state, **weights.heads}, strict=False)
+    return model

@@ -16,7 +16,7 @@ from packedesm.errors import Fault
 from packedesm.esm2.checkpoints import reading_weights
 from packedesm.esm2.registry import Checkpoint
 from packedesm.options import ReferenceOptions
-from packedesm.outputs import PAIR, Array
+from packedesm.outputs import PAIR, Array, needs
 from packedesm.paths import Paths
 from packedesm.progress import Progress
 from packedesm.reference.expected import reference_vectors
@@ -155,7 +155,8 @@ def _embedded(
     proteins: list[Protein] = []
     replaced: list[dict[str, Any]] = []
     with reading_weights(checkpoint) as path:
-        reference = Reference(path, checkpoint.base)
+        heads = needs(array.output.name for array in wanted.arrays)
+        reference = Reference(path, checkpoint.base, heads, checkpoint.regression)
     with Progress("computing the reference of", len(todo), "proteins") as progress:
         while todo:
             again: list[int] = []

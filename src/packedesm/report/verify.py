@@ -139,9 +139,10 @@ def _not_compared(
     said = []
     for array in made:
         left = [str(p.row) for p in proteins if array.name in p.left_out]
+        rows = "row" if len(left) == 1 else "rows"
         if left:
             said.append(
-                f"{array.name} of {plural(len(left), 'protein')} (row {', '.join(left)}) not "
+                f"{array.name} of {plural(len(left), 'protein')} ({rows} {', '.join(left)}) not "
                 "compared: fair-esm's attention weights do not fit into this memory"
             )
         elif not any(record["array"] == array.name for record in records):
