@@ -20,6 +20,7 @@ from packedesm.paths import Paths
 from packedesm.pipeline import _passed
 from packedesm.results.merge import merge_shards
 from tests.jobs import Sample
+from tests.sharp import computing_wrong
 from tests.typed import options
 
 OUTPUTS = ["mean", "masked_marginals", "pseudo_perplexity"]
@@ -211,6 +212,21 @@ def test_a_job_whose_memory_is_short_splits_packs_of_both_kinds(sample):
     merge_shards(sample.paths, 1, OUTPUTS)
     for name in OUTPUTS:
         np.testing.assert_allclose(np.load(sample.paths.array(name)), expected[name], rtol=2e-5)
+
+
+def test_a_job_of_masked_passes_alone_checks_itself_before_the_first(tmp_path, fasta, capsys):
+    """By the logits of a few proteins: what masked passes come from, without the many of them."""
+    sample = Sample(tmp_path / "sample", fasta, outputs=["masked_marginals"], token_budget=64)
+    log = sample.run(name="right")
+    found = re.search(r"first check: [1-9] vectors of [1-9] proteins .*: logits of ", log)
+    assert found.start() < log.index("embedding: ")
+    assert set(read_record(sample.paths.shard_run(0))["arrays_sha256"]) == {"masked_marginals"}
+    model = ["--model", TINY, "--checkpoints", str(tmp_path)]
+    asked = [str(fasta), "-o", str(tmp_path / "out"), "--outputs", "masked_marginals", *model]
+    with computing_wrong():
+        assert main(["embed", *asked]) == 1
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("packedesm:")]
+    assert "the first check fails: logits of" in line
 
 
 def test_what_a_shard_passes_is_known_from_its_summary(sample):
