@@ -60,18 +60,19 @@ def settings() -> list:
     ]
 
 
-def test_in_a_block_only_and_what_others_have_set_is_back_after_it(monkeypatch):
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_fp16_accumulation", True)
-    before = torch.get_float32_matmul_precision(), settings()
-    assert before[1][1:] == [True, True, True]
+def test_in_a_block_only_and_what_others_have_set_is_back_after_it():
+    before, matmul = torch.get_float32_matmul_precision(), torch.backends.cuda.matmul
+    assert settings()[1:] == [True, True, False]
     try:
         torch.set_float32_matmul_precision("high")  # TF32, the older way to say it
+        matmul.allow_fp16_accumulation = True
         said = settings()
         with fixed_precision(torch.device("cuda", 0)):
             assert settings() == ["ieee", False, False, False]
         assert settings() == said
-        assert torch.backends.cuda.matmul.allow_tf32
+        assert matmul.allow_tf32
         with fixed_precision(torch.device("cpu")):
             assert settings() == said
     finally:
-        torch.set_float32_matmul_precision(before[0])
+        torch.set_float32_matmul_precision(before)
+        matmul.allow_fp16_accumulation = False

@@ -42,8 +42,8 @@ def fix_precision() -> dict[str, bool]:
     }
 
 
-# What `fix_precision` sets for products, and to what. Of float32 torch has an older switch too, which
-# must not be read once somebody has set this one.
+# What `fix_precision` sets for products, and to what. Of float32 torch has an older switch too,
+# which must not be read once somebody has set this one.
 _PRODUCTS = {
     "fp32_precision": "ieee",
     "allow_fp16_reduced_precision_reduction": False,
