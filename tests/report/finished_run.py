@@ -9,6 +9,7 @@ from packedesm.embedding.pack import PackStatistics, write_packs
 from packedesm.embedding.record import Seconds, ShardRun
 from packedesm.files import RECORD_DIGEST, file_digest, read_record, write_record
 from packedesm.options import EmbedOptions
+from packedesm.outputs import Array
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.packing.packer import plan_packs
 from packedesm.paths import Paths
@@ -22,6 +23,7 @@ from tests.typed import options, shard_options, shard_run
 FASTA = f">a one\n{'M' + 'A' * 39}\n>b\n{'M' + 'C' * 79}\n>c\n{'M' * 8}\n>d\n{'M' * 8}\n"
 CONFIG = {"max_length": 60, "window_overlap": 20}
 BUDGET = 100
+_WHICH = ("row", "array", "output")
 PACK_SECONDS = 0.5  # each pack of the run took this long
 
 
@@ -56,22 +58,31 @@ def written_anew(paths: Paths, path: Path) -> None:
 
 def off(paths: Paths) -> None:
     """Write the verification.json of a run that was not verified."""
-    worst = {"cosine": None, "relative_l2": None, "row": None, "output": None}
+    worst = dict.fromkeys((*("cosine", "relative_l2", "absolute", "error", "measure"), *_WHICH))
     result = {"passed": None, "sequences": 0, "min_cosine": 0.9995, "max_relative_l2": 1e-5}
     result |= {"reference": "fair-esm", "worst": worst, "records": [], "seconds": 0.0}
+    result |= {"arrays": [], "not_compared": []}
     write_record(paths.verification, result | {"made_from": _made_from(paths)})
 
 
-def record(row=0, record_id="a", relative_l2=2e-7, cosine=1.0, passed=True, output="mean"):
+def record(row=0, record_id="a", relative_l2=2e-7, cosine=1.0, passed=True, output="mean", **more):
+    array = Array.named(output)
     return {
         "row": row,
         "id": record_id,
         "length": 40,
         "embedded_length": 40,
-        "output": output,
+        "array": array.name,
+        "output": array.output.name,
+        "layer": array.layer,
+        "against": "reference",
+        "measure": "absolute" if output == "contacts" else "relative_l2",
         "relative_l2": relative_l2,
+        "error": relative_l2,
+        "absolute": None,
         "cosine": cosine,
         "passed": passed,
+        **more,
     }
 
 
@@ -81,14 +92,19 @@ def measured(root, *, fasta=FASTA, shards=1, records=None, passed=True, **run) -
     off(paths)
     if records:
         verification = read_record(paths.verification)
-        worst = {"cosine": 1.0, "relative_l2": 2e-7, "row": 0, "output": "mean"}
-        write_record(
-            paths.verification,
-            verification
-            | {"passed": passed, "sequences": len(records), "records": records, "worst": worst},
-        )
+        worst = verification["worst"] | {"cosine": 1.0, "relative_l2": 2e-7, "error": 2e-7}
+        worst |= {"absolute": 3e-7, "row": 0, "array": "mean", "output": "mean"}
+        found = {"passed": passed, "sequences": len(records), "records": records, "worst": worst}
+        found["arrays"] = [*map(_summary, {record["array"]: record for record in records}.values())]
+        write_record(paths.verification, verification | found)
     write_metrics(paths, shards)
     return paths
+
+
+def _summary(one: dict) -> dict:
+    """What the comparisons of an array come to, if `one` is the worst of them."""
+    keys = ("array", "output", "layer", "measure", "error", "row", "cosine", "passed")
+    return {key: one[key] for key in keys} | {"compared": 1}
 
 
 def report(root, **run) -> str:
@@ -135,13 +151,14 @@ def _write_job(paths: Paths, shard: int, asked: EmbedOptions, changes: dict) -> 
 
 def _write_arrays(paths: Paths, run: ShardRun, vectors) -> None:
     digests = {}
-    for output in run.plan.arrays:
-        rows = run.residues if output == "residue" else run.records
-        path = paths.shard_array(run.shard, output)
-        np.save(path, vectors((rows, run.checkpoint.geometry.width), run.plan.output_dtype))
-        digests[output] = file_digest(path)
+    residues = SequenceDataset(paths.shard_fasta(run.shard), run.options.length).embedded_lengths
+    for array in map(Array.named, run.plan.arrays):
+        shape = (int(array.lines(residues).sum()), *array.line(run.checkpoint.geometry.width))
+        path = paths.shard_array(run.shard, array.name)
+        np.save(path, vectors(shape, array.dtype(run.plan.output_dtype)))
+        digests[array.name] = file_digest(path)
     replace(run, arrays_sha256=digests).write(paths.shard_run(run.shard))
 
 
-def _random(shape: tuple[int, int], dtype: str) -> np.ndarray:
+def _random(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     return np.random.default_rng(shape[0]).standard_normal(shape).astype(dtype)

@@ -318,7 +318,9 @@ def test_one_record_is_the_longest():
 
 def test_vectors_of_zeros_or_another_width_miss():
     expected = np.ones(4)
-    assert compare(np.zeros(4), expected, Limits(0.99, 2.0)) == Distance(0.0, 1.0, passed=False)
+    assert compare(np.zeros(4), expected, Limits(0.99, 2.0)) == Distance(
+        0.0, 1.0, passed=False, absolute=1.0
+    )
     assert not compare(np.ones(5), expected, Limits(0.0, 9.0)).passed
 
 
@@ -337,14 +339,14 @@ def test_a_vector_exactly_at_the_limit_passes():
 def test_a_record_that_does_not_fit_is_replaced_by_the_longest_that_does(paths, monkeypatch):
     lengths = pq.read_table(paths.shard_index)["length"].to_pylist()
     limit = sorted(lengths)[-4]
-    whole = Reference.representation
+    whole = Reference.says
 
-    def bounded(self, sequence):
+    def bounded(self, sequence, layers, **asked):
         if len(sequence) > limit:
             raise DoesNotFitError
-        return whole(self, sequence)
+        return whole(self, sequence, layers, **asked)
 
-    monkeypatch.setattr(Reference, "representation", bounded)
+    monkeypatch.setattr(Reference, "says", bounded)
     monkeypatch.setattr("packedesm.options.LengthPolicy.windows", lambda _self, n: [(0, n)])
     result = run(paths, 1, max_relative_l2=1000, min_cosine=0)
     assert result["sequences"] == 1

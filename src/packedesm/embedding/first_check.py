@@ -1,4 +1,7 @@
-"""What a job does before its first pack: embed a few sampled proteins and see if they are right."""
+"""What a job does before its first pack: embed a few sampled proteins and see if they are right.
+
+Everything is compared but what takes masked passes, which would make many of a few proteins.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ from packedesm.embedding.pack import FinishedPack
 from packedesm.embedding.runner import AsyncInferenceRunner, PackTooLarge
 from packedesm.errors import quote
 from packedesm.options import LengthPolicy
-from packedesm.outputs import Array
+from packedesm.outputs import RECORD, Array
 from packedesm.packing.collator import VarlenCollator
 from packedesm.packing.dataset import Protein as Packed
-from packedesm.reference.comparison import Distance, Limits, compare
+from packedesm.reference.comparison import ABSOLUTE, Distance, Limits, compare
 from packedesm.reference.vectors import Protein
 
 logger = logging.getLogger(__name__)
@@ -32,10 +35,10 @@ class FirstCheck:
 
     dtype: str
     limits: Limits
-    compared: int  # vectors
+    compared: int  # arrays of a protein
     not_finite: int  # proteins
     worst: Distance
-    worst_is: str  # in words: which record and output
+    worst_is: str  # in words: which record and array
 
     @property
     def passed(self) -> bool:
@@ -49,13 +52,18 @@ class FirstCheck:
 
     def in_words(self) -> str:
         """Return how far off the worst is, and what passes."""
-        if self.worst.relative_l2 is None:
+        worst = self.worst
+        if worst.error is None:
             return f"{self.worst_is} is not finite"
         if not self.compared:
             return f"none of {self.not_finite} proteins is finite"
+        what = "a largest difference of" if worst.measure == ABSOLUTE else "relative L2"
+        said = f"{self.worst_is} has {what} {worst.error:.2g}"
+        limit = f"{self.limits.max_relative_l2:.2g}"
+        if worst.cosine is None:
+            return f"{said}, where {limit} passes"
         return (
-            f"{self.worst_is} has relative L2 {self.worst.relative_l2:.2g} and cosine "
-            f"{self.worst.cosine:.6f}, where {self.limits.max_relative_l2:.2g} and "
+            f"{said} and cosine {worst.cosine:.6f}, where {limit} and "
             f"{self.limits.min_cosine:.6g} pass"
         )
 
@@ -68,6 +76,7 @@ class FirstCheck:
             "passed": self.passed,
             "cosine": self.worst.cosine,
             "relative_l2": self.worst.relative_l2,
+            "error": self.worst.error,
             "min_cosine": self.limits.min_cosine,
             "max_relative_l2": self.limits.max_relative_l2,
         }
@@ -91,32 +100,30 @@ def first_check(
         Which residues of them are embedded.
     """
     dtype = runner.plan.dtype
-    outputs = [name for name in runner.plan.arrays if not Array.named(name).masked]
     compared, not_finite = 0, 0
     worst, worst_is = Distance(1.0, 0.0, passed=True), ""
     for protein, vectors in _embedded(runner, proteins, policy):
         if not vectors and dtype != "float32":
             not_finite += 1
             continue
-        for output in outputs:
-            expected = protein.vectors[output]
-            found = vectors.get(output, np.full_like(expected, np.nan))
+        for name, expected in protein.vectors.items():
+            found = vectors.get(name, np.full_like(expected, np.nan))
             compared += 1
-            distance = compare(found, expected, limits)
+            distance = compare(found, expected, limits, Array.named(name))
             if _badness(distance) > _badness(worst) or not worst_is:
                 worst = distance
-                worst_is = f"{output} of {quote(protein.id)} (row {protein.row})"
+                worst_is = f"{name} of {quote(protein.id)} (row {protein.row})"
     return FirstCheck(dtype, limits, compared, not_finite, worst, worst_is)
 
 
 def _badness(distance: Distance) -> tuple[bool, float]:
-    return not distance.passed, np.inf if distance.relative_l2 is None else distance.relative_l2
+    return not distance.passed, np.inf if distance.error is None else distance.error
 
 
 def _embedded(
     runner: AsyncInferenceRunner, proteins: Sequence[Protein], policy: LengthPolicy
 ) -> Iterator[tuple[Protein, dict[str, np.ndarray]]]:
-    """Yield each protein with its vectors by output; none where a number is not finite.
+    """Yield each protein with what its arrays hold, by name; none where a number is not finite.
 
     Proteins that the device's memory does not hold, alone, are left out: with the packs of the job
     there is a way for them.
@@ -141,12 +148,14 @@ def _embedded(
         return
     (pack,) = finished
     yield from ((proteins[place], {}) for place in pack.deferred)
-    ends = np.cumsum(pack.residues)
+    parts = {name: _by_record(Array.named(name), pack) for name in pack.vectors}
     for place, row in enumerate(pack.rows):
-        vectors = {
-            output: array[ends[place] - pack.residues[place] : ends[place]]
-            if output == "residue"
-            else array[place]
-            for output, array in pack.vectors.items()
-        }
-        yield proteins[row], vectors
+        yield proteins[row], {name: part[place] for name, part in parts.items()}
+
+
+def _by_record(array: Array, pack: FinishedPack) -> Sequence[np.ndarray]:
+    """Return what an array of a pack holds of each record: a line, or so many as are its own."""
+    lines = pack.vectors[array.name]
+    if array.per == RECORD:
+        return [*lines]
+    return np.split(lines, np.cumsum(array.lines(pack.residues))[:-1])

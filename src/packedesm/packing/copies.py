@@ -35,17 +35,25 @@ class MaskedCopies:
     def __init__(self, policy: LengthPolicy, lengths: np.ndarray) -> None:
         self._policy = policy
         self._lengths = np.asarray(lengths, np.int64)
-        self._ends = np.cumsum(policy.embedded(self._lengths))
+        residues = policy.embedded(self._lengths)
+        self._ends = np.cumsum(residues)
+        self._begins = self._ends - residues
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, copy: int) -> Copy:
-        record = int(self.records(np.array([copy]))[0])
-        length = int(self._lengths[record])
-        begin = int(self._ends[record]) - int(self._policy.embedded(self._lengths[record]))
-        residue = int(copy) - begin
-        return Copy(record, _window(self._policy.windows(length), residue), residue)
+        return self.some(np.array([copy]))[0]
+
+    def some(self, copies: np.ndarray) -> list[Copy]:
+        """Return some copies, such as those of a pack, by their numbers, int (C,)."""
+        records = self.records(copies)
+        places = zip(records.tolist(), (copies - self._begins[records]).tolist(), strict=True)
+        lengths = {record: int(self._lengths[record]) for record in np.unique(records).tolist()}
+        windows = {record: self._policy.windows(length) for record, length in lengths.items()}
+        return [
+            Copy(record, _window(windows[record], residue), residue) for record, residue in places
+        ]
 
     def records(self, copies: np.ndarray) -> np.ndarray:
         """Return which record each of some copies is of: int64 (C,), places in the shard."""
@@ -59,6 +67,8 @@ class MaskedCopies:
 
 def _window(windows: list[tuple[int, int]], residue: int) -> tuple[int, int]:
     """Return the window in which a residue stands furthest from the ends, the first of equals."""
+    if len(windows) == 1:
+        return windows[0]
     holding = [window for window in windows if window[0] <= residue < window[1]]
     return max(holding, key=lambda window: min(residue - window[0], window[1] - 1 - residue))
 

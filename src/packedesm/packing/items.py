@@ -101,19 +101,23 @@ class Items(Dataset):
 
     def __getitems__(self, items: Sequence[int]) -> list[Protein]:
         """Return the items of one pack (the DataLoader prefers this to single items)."""
+        of_copies = [item - self.records for item in items if item >= self.records]
+        if self.copies is None or not of_copies:
+            return [self.dataset[item] for item in items]
+        copies = iter(self.copies.some(np.array(of_copies)))
         read: dict[int, Protein] = {}  # records that this pack has copies of
-        return [self._item(item, read) for item in items]
-
-    def _item(self, item: int, read: dict[int, Protein]) -> Protein:
-        if item < self.records:
-            return self.dataset[item]
-        assert self.copies is not None
-        copy = self.copies[item - self.records]
-        if copy.record not in read:
-            read[copy.record] = self.dataset[copy.record]
-        start, stop = copy.window
-        sequence = read[copy.record].sequence[start:stop]
-        return Protein(int(item), sequence, [(0, len(sequence))], masked=copy.masked - start)
+        found = []
+        for item in items:
+            if item < self.records:
+                found.append(self.dataset[item])
+                continue
+            record, (start, stop), masked = next(copies)
+            if record not in read:
+                read[record] = self.dataset[record]
+            sequence = read[record].sequence[start:stop]
+            whole = [(0, len(sequence))]
+            found.append(Protein(int(item), sequence, whole, masked=masked - start))
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers read items and plan nothing: with copies, tokens are many.

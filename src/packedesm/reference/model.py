@@ -3,32 +3,60 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import suppress
+from collections.abc import Iterable
+from contextlib import nullcontext, suppress
 from math import inf
 from pathlib import Path
+from typing import NamedTuple
 
 import esm
 import numpy as np
 import torch
 
-from packedesm.esm2.checkpoints import load_state
+from packedesm.errors import UserError
+from packedesm.esm2.checkpoints import read
 from packedesm.esm2.fair_esm import is_published
 from packedesm.esm2.tensor_files import load_archive
+from packedesm.outputs import CONTACT_HEAD, LANGUAGE_HEAD
 from packedesm.reference.blocked_attention import blocked
 
 # Peak memory over the numbers of all tokens' vectors: fair-esm's GELU holds four times four of
 # them, the residual stream, q, k, v and the result six more, and they are pooled in float64.
 _BYTES_PER_NUMBER = 100
+# Peak memory of contacts over the attention weights of all layers and heads: fair-esm stacks them,
+# leaves out <eos>, symmetrises, corrects and transposes, and holds seven copies of float32 for it
+# (measured: 6.1 to 7.0 with 400 to 1,022 residues, 2 to 12 layers of 20 heads).
+_BYTES_PER_WEIGHT = 7 * 4 + 2
 
 
 class DoesNotFitError(Exception):
     """The memory of this machine does not hold the reference of a protein."""
 
 
+class Said(NamedTuple):
+    """What fair-esm says of one sequence of `length` residues, float32.
+
+    Attributes
+    ----------
+    layers : dict
+        (length + 2, width) by the number of the layer, as fair-esm counts its ``repr_layers``: the
+        first row is that of ``<cls>``, the last that of ``<eos>``.
+    logits : ndarray, shape (length + 2, 33)
+        In the order of fair-esm's alphabet.
+    contacts : ndarray or None, shape (length, length)
+        None where they were not asked for.
+    """
+
+    layers: dict[int, np.ndarray]
+    logits: np.ndarray
+    contacts: np.ndarray | None
+
+
 class Reference:
     """fair-esm's ESM2 with the weights of one checkpoint, on the CPU.
 
-    The attention of long proteins works in blocks, see `packedesm.reference.blocked_attention`.
+    The attention of long proteins works in blocks, see `packedesm.reference.blocked_attention`;
+    not where contacts are asked for, which take the attention weights of all layers at once.
 
     Parameters
     ----------
@@ -38,6 +66,13 @@ class Reference:
     base
         As `packedesm.esm2.checkpoints.read` takes it.
 
+    Attributes
+    ----------
+    depth
+        Layers of the model, and the number of the last.
+    heads
+        Which of `packedesm.outputs.LANGUAGE_HEAD` and `CONTACT_HEAD` the files have weights of.
+
     Raises
     ------
     UserError
@@ -45,42 +80,78 @@ class Reference:
     """
 
     def __init__(self, path: Path, base: str | Path | None = None) -> None:
-        self._model = _model(Path(path), base).eval()
+        self._path = Path(path)
+        model, self.heads = _model(self._path, base)
+        self._model = model.eval()
         self._converter = self._model.alphabet.get_batch_converter()
+        self.depth: int = self._model.num_layers
+
+    def column(self, letter: str) -> int:
+        """Return the place of a residue's letter among the 33 tokens, as fair-esm has it."""
+        return self._model.alphabet.get_idx(letter)
 
     def residues(self, sequence: bytes | str) -> np.ndarray:
         """Return the last representation of every residue, float32 (length, width)."""
         return self.representation(sequence)[1:-1]
 
-    @torch.inference_mode()
     def representation(self, sequence: bytes | str) -> np.ndarray:
         """Return the last representation of every token, float32 (length + 2, width).
 
-        The first row is that of ``<cls>``, the last that of ``<eos>``.
+        As `says` has it for the last layer.
+        """
+        return self.says(sequence, [self.depth]).layers[self.depth]
+
+    @torch.inference_mode()
+    def says(
+        self, sequence: bytes | str, layers: Iterable[int] = (), *, contacts: bool = False
+    ) -> Said:
+        """Return what one pass gives.
 
         Parameters
         ----------
         sequence
             Residue letters; a str may hold fair-esm's ``<mask>``.
+        layers
+            Numbers from 0, the embeddings, to `depth`, the last.
+        contacts
+            Whether they are asked for.
 
         Raises
         ------
         DoesNotFitError
             If the memory does not hold it.
+        UserError
+            If contacts are asked for and the checkpoint has no weights for them.
         """
+        if contacts:
+            self.expect(CONTACT_HEAD)
         text = sequence.decode("ascii") if isinstance(sequence, bytes) else sequence
         _, _, tokens = self._converter([("", text)])
-        if tokens.shape[1] * self._model.embed_dim * _BYTES_PER_NUMBER > available_bytes():
+        if self._bytes(tokens.shape[1], contacts=contacts) > available_bytes():
             raise DoesNotFitError  # the system would rather kill this process than refuse
-        layer = self._model.num_layers
+        bounded = nullcontext() if contacts else blocked(self._model, tokens.shape[1])
         try:
-            with blocked(self._model, tokens.shape[1]):
-                result = self._model(tokens, repr_layers=[layer])
+            with bounded:
+                result = self._model(tokens, repr_layers=[*layers], return_contacts=contacts)
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
                 raise
             raise DoesNotFitError from error
-        return result["representations"][layer][0].numpy()
+        return Said(
+            {layer: found[0].numpy() for layer, found in result["representations"].items()},
+            result["logits"][0].numpy(),
+            result["contacts"][0].numpy() if contacts else None,
+        )
+
+    def expect(self, head: str) -> None:
+        """Raise UserError if the files hold no weights of a head: fair-esm's are then random."""
+        if head not in self.heads:
+            raise UserError(f"{self._path}: has no weights of the {head}; use a model that has")
+
+    def _bytes(self, tokens: int, *, contacts: bool) -> int:
+        model = self._model
+        weights = model.num_layers * model.attention_heads * tokens**2 if contacts else 0
+        return tokens * model.embed_dim * _BYTES_PER_NUMBER + weights * _BYTES_PER_WEIGHT
 
 
 def available_bytes() -> float:
@@ -99,16 +170,34 @@ def available_bytes() -> float:
     return min(found)
 
 
-def _model(path: Path, base: str | Path | None) -> esm.ESM2:
-    geometry, state = load_state(path, base)  # checked: fair-esm's errors are tracebacks
+def _model(path: Path, base: str | Path | None) -> tuple[esm.ESM2, frozenset[str]]:
+    """Return fair-esm's model, and the heads that the files have weights of."""
+    weights = read(path, base)  # checked: fair-esm's errors are tracebacks
+    stored = _stand_in(path, weights)
+    heads = {
+        head
+        for head, prefix in ((LANGUAGE_HEAD, "lm_head."), (CONTACT_HEAD, "contact_head."))
+        if any(name.startswith(prefix) for name in stored)
+    }
     content = None if path.is_dir() else load_archive(path)
-    if is_published(content):
+    if is_published(content) and LANGUAGE_HEAD in heads:
+        beside = path.with_name(f"{path.stem}-contact-regression.pt")
+        regression = load_archive(beside) if beside.exists() else None
         with warnings.catch_warnings():
-            # Contacts are not asked for, so their weights are not needed.
+            # Where there are none nobody asks for contacts: see `Reference.expect`.
             warnings.filterwarnings("ignore", message="Regression weights not found")
             # fair-esm tells ESM-2 from its older models by the beginning of the name.
-            return esm.pretrained.load_model_and_alphabet_core("esm2", content)[0]
+            model = esm.pretrained.load_model_and_alphabet_core("esm2", content, regression)[0]
+        return model, frozenset(heads)
+    geometry = weights.geometry
     model = esm.ESM2(geometry.layers, geometry.width, geometry.heads)
-    # The heads are not read, and not used; `load_state` has checked the rest.
-    model.load_state_dict(state, strict=False)
-    return model
+    # `read` has checked what there must be; `lm_head.weight` are the embeddings, which are tied.
+    model.load_state_dict({**weights.state, **stored}, strict=False)
+    return model, frozenset(heads)
+
+
+def _stand_in(path, weights):
+    stored = dict.fromkeys(f"{part}." for part in weights.left_out)
+    if path.with_name(f"{path.stem}-contact-regression.pt").exists():
+        stored["contact_head."] = None
+    return stored if not path.is_dir() else {}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
@@ -14,9 +15,11 @@ import numpy as np
 from packedesm.errors import Fault
 from packedesm.esm2.checkpoints import reading_weights
 from packedesm.esm2.registry import Checkpoint
-from packedesm.options import LengthPolicy, ReferenceOptions
+from packedesm.options import ReferenceOptions
+from packedesm.outputs import PAIR, Array
 from packedesm.paths import Paths
 from packedesm.progress import Progress
+from packedesm.reference.expected import reference_vectors
 from packedesm.reference.model import DoesNotFitError, Reference
 from packedesm.reference.sample import Sample
 from packedesm.reference.vectors import FIRST, Protein, ReferenceVectors
@@ -24,6 +27,10 @@ from packedesm.reference.vectors import FIRST, Protein, ReferenceVectors
 logger = logging.getLogger(__name__)
 
 _PROGRAM = f"fair-esm {metadata.version('fair-esm')} float32, one protein at a time"
+# Each place that is masked takes a pass. Of a protein so many are drawn; of the shortest all, up
+# to `_ALL`. The pseudo-perplexity takes a pass for each residue and is computed for the shortest
+# alone; beyond `_ALL` residues only where no masked marginals speak for it.
+_PLACES, _ALL, _MOST = 4, 64, 512
 
 
 def write_reference(
@@ -33,8 +40,11 @@ def write_reference(
 
     The sample is drawn from all rows, repeats of a sequence included, because each has a vector
     that somebody will use. Sequences are read with pyfaidx and checked against the digest in the
-    index, then split, averaged and pooled here in float64, apart from the code that makes the
-    vectors of a run.
+    index, then split, averaged and pooled in float64, apart from the code that makes the vectors
+    of a run: see `packedesm.reference.expected`.
+
+    What comes from masked passes is computed with the rest, for all proteins, at a few places of
+    each; and the contacts of those whose attention weights do not fit into memory are left out.
 
     Parameters
     ----------
@@ -59,13 +69,17 @@ def write_reference(
     replaced: tuple[dict[str, Any], ...] = ()
     if options.sequences:
         sample = Sample(paths, shards, options.sequences, options.seed)
+        wanted = _Wanted([*map(Array.named, options.arrays)])
         if part == FIRST:
-            todo = sample.first(options.length)
+            wanted = replace(wanted, masked=False)
+            todo = sample.first(options.length) if wanted.some else []
         else:
             before = ReferenceVectors.read(paths, FIRST, options, checkpoint.sha256)
-            todo = sample.without([protein.row for protein in before.proteins])
+            done = [protein.row for protein in before.proteins]
+            wanted = replace(wanted, done=frozenset(done))
+            todo = sample.without([] if wanted.masks else done)
         if todo:
-            proteins, replaced = _embedded(checkpoint, sample, todo, options, replace=part != FIRST)
+            proteins, replaced = _embedded(checkpoint, sample, todo, options, wanted)
         if part != FIRST and not proteins and not before.proteins:
             raise Fault(
                 f"{paths.root}: the reference of no sampled protein fits into memory, so nothing "
@@ -78,17 +92,65 @@ def write_reference(
     return vectors
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What one part of the reference holds of each record.
+
+    Attributes
+    ----------
+    arrays
+        All that the run makes.
+    masked
+        Whether those from masked passes are among it: they are left to the rest.
+    done
+        Rows of which an earlier part holds the others.
+    """
+
+    arrays: Sequence[Array]
+    masked: bool = True
+    done: frozenset[int] = frozenset()
+
+    @property
+    def some(self) -> bool:
+        """Whether there is anything to compute of records that are not done."""
+        return self.masked or not all(array.masked for array in self.arrays)
+
+    @property
+    def masks(self) -> bool:
+        """Whether there is something to compute of records that are done."""
+        return self.masked and any(array.masked for array in self.arrays)
+
+    def of(
+        self, record: Mapping[str, Any], seed: int, *, shortest: bool
+    ) -> tuple[list[Array], tuple[int, ...]]:
+        """Return the arrays to compute of a record, and the places where it is masked."""
+        row, residues = record["row"], record["embedded_length"]
+        marginals = any(array.output.name == "masked_marginals" for array in self.arrays)
+        whole = shortest and residues <= (_ALL if marginals else _MOST)
+        found = [
+            array
+            for array in self.arrays
+            if (self.masked and (whole or array.output.name != "pseudo_perplexity"))
+            or not array.masked
+            if array.masked or row not in self.done
+        ]
+        places = np.arange(residues)
+        if not whole:
+            drawn = np.random.default_rng((seed, row))
+            places = np.sort(drawn.choice(residues, min(residues, _PLACES), replace=False))
+        return found, tuple(places.tolist()) if self.masked and marginals else ()
+
+
 def _embedded(
     checkpoint: Checkpoint,
     sample: Sample,
     todo: Sequence[int],
     options: ReferenceOptions,
-    *,
-    replace: bool,
+    wanted: _Wanted,
 ) -> tuple[tuple[Protein, ...], tuple[dict[str, Any], ...]]:
     """Return the proteins of some rows, and what was said of those that were replaced.
 
-    Those whose reference does not fit into memory are left out, if they are not to `replace`.
+    Those whose reference does not fit into memory are left out of the first part.
     """
     proteins: list[Protein] = []
     replaced: list[dict[str, Any]] = []
@@ -98,48 +160,42 @@ def _embedded(
         while todo:
             again: list[int] = []
             for record, sequence in sample.read(todo):
+                shortest = record["row"] == sample.shortest()
+                asked, places = wanted.of(record, options.seed, shortest=shortest)
                 try:
-                    vectors = reference_vectors(reference, sequence, options.length, options.arrays)
+                    found = _fitting(reference, sequence, options, asked, places)
                 except (DoesNotFitError, MemoryError):
-                    if replace:
+                    if wanted.masked and record["row"] not in wanted.done:
                         told = sample.replace(record)
                         replaced.append(told)
                         again += [] if told["by"] is None else [told["by"]]
                     continue
                 finally:
                     progress.add(1)
-                proteins.append(Protein(**record, sequence=sequence, vectors=vectors))
+                proteins.append(Protein(**record, sequence=sequence, positions=places, **found))
             todo = again
     return tuple(proteins), tuple(replaced)
 
 
-def reference_vectors(
-    reference: Reference, sequence: str, policy: LengthPolicy, outputs: Sequence[str]
-) -> dict[str, np.ndarray]:
-    """Return what the outputs of one protein should be, in float64.
+def _fitting(
+    reference: Reference,
+    sequence: str,
+    options: ReferenceOptions,
+    asked: Sequence[Array],
+    places: Sequence[int],
+) -> dict[str, Any]:
+    """Return the vectors of a protein, and which arrays are left out: contacts, if need be.
 
-    Where windows overlap a residue's vector is the mean over its windows, and ``cls`` is the mean
-    over the windows' ``<cls>``.
-
-    Returns
-    -------
-    dict
-        Shape (D,) for ``mean``, ``cls`` and ``max``; (embedded residues, D) for ``residue``.
+    fair-esm holds the attention weights of all layers for contacts, the square of the length in
+    each; for the rest it needs little.
     """
-    spans = policy.windows(len(sequence))
-    tokens = [
-        reference.representation(sequence[start:stop]).astype(np.float64) for start, stop in spans
-    ]
-    total = np.zeros((spans[-1][1], tokens[0].shape[1]))
-    times = np.zeros((spans[-1][1], 1))
-    for (start, stop), vectors in zip(spans, tokens, strict=True):
-        total[start:stop] += vectors[1:-1]
-        times[start:stop] += 1
-    residues = total / times
-    known = {
-        "mean": lambda: residues.mean(axis=0),
-        "max": lambda: residues.max(axis=0),
-        "cls": lambda: np.mean([vectors[0] for vectors in tokens], axis=0),
-        "residue": lambda: residues,
-    }
-    return {output: known[output]() for output in outputs}
+    try:
+        vectors = reference_vectors(reference, sequence, options.length, asked, places)
+    except (DoesNotFitError, MemoryError):
+        kept = [array for array in asked if array.per != PAIR]
+        if len(kept) in (0, len(asked)):
+            raise
+        vectors = reference_vectors(reference, sequence, options.length, kept, places)
+        left_out = tuple(array.name for array in asked if array.per == PAIR)
+        return {"vectors": vectors, "left_out": left_out}
+    return {"vectors": vectors}

@@ -7,6 +7,7 @@ computed beside the jobs. Together they are what the merged results are compared
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,14 +30,17 @@ FIRST, REST = PARTS = ("first", "rest")
 
 @dataclass(frozen=True)
 class Protein:
-    """A sampled record, and what its outputs should be."""
+    """A sampled record, and what its arrays should hold."""
 
     row: int
     id: str
     length: int  # residues
     embedded_length: int
     sequence: str  # all residues, as the shard holds them
-    vectors: dict[str, np.ndarray]  # per output float64 (D,), for residue (embedded_length, D)
+    # By the name of the array, float64, as `packedesm.reference.expected` has them.
+    vectors: dict[str, np.ndarray]
+    positions: tuple[int, ...] = ()  # of residues, from 0, that masked marginals are there for
+    left_out: tuple[str, ...] = ()  # arrays whose reference does not fit into memory
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -63,22 +67,16 @@ class ReferenceVectors:
         options, checkpoint_sha256
             What the vectors are those of.
         """
-        lines = [
-            np.atleast_2d(protein.vectors[output])
-            for protein in self.proteins
-            for output in options.arrays
-        ]
+        flat = [array.ravel() for protein in self.proteins for array in protein.vectors.values()]
         numbers = paths.reference_numbers(part)
         held = io.BytesIO()  # np.save does not say why a disk takes no more
-        np.save(held, np.concatenate(lines) if lines else np.zeros((0, 0)))
+        np.save(held, np.concatenate(flat) if flat else np.zeros(0))
         with atomic_path(numbers) as temporary:
             temporary.write_bytes(held.getbuffer())
         facts = {
             "asked": options.as_config() | {"checkpoint_sha256": checkpoint_sha256},
             "program": self.program,
-            "proteins": [
-                protein.facts | {"sequence": protein.sequence} for protein in self.proteins
-            ],
+            "proteins": [_told(protein) for protein in self.proteins],
             "replaced": list(self.replaced),
             "seconds": self.seconds,
             "sha256": file_digest(numbers),
@@ -112,14 +110,21 @@ class ReferenceVectors:
             raise Fault(f"{path}: was made from other files than are there; delete it, run again")
         numbers = paths.reference_numbers(part)
         with reading(numbers, sha256=facts["sha256"]):
-            lines = np.load(numbers)
+            flat = np.load(numbers)
         place, proteins = 0, []
-        for protein in facts["proteins"]:
+        for told in facts["proteins"]:
             vectors = {}
-            for output in options.arrays:
-                count = protein["embedded_length"] if output == "residue" else 1
-                found = lines[place : place + count]
-                vectors[output] = found if output == "residue" else found[0]
+            for name, shape in told.pop("shapes").items():
+                count = math.prod(shape)
+                vectors[name] = flat[place : place + count].reshape(shape)
                 place += count
-            proteins.append(Protein(**protein, vectors=vectors))
+            told |= {name: tuple(told[name]) for name in ("positions", "left_out")}
+            proteins.append(Protein(**told, vectors=vectors))
         return cls(tuple(proteins), tuple(facts["replaced"]), facts["program"], facts["seconds"])
+
+
+def _told(protein: Protein) -> dict[str, Any]:
+    """Return what the facts say of a protein: all but its numbers, which lie in the other file."""
+    shapes = {name: list(array.shape) for name, array in protein.vectors.items()}
+    lists = {"positions": list(protein.positions), "left_out": list(protein.left_out)}
+    return {**protein.facts, "sequence": protein.sequence, **lists, "shapes": shapes}

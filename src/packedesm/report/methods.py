@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from packedesm.errors import plural
-from packedesm.report import words
-from packedesm.report.words import scientific
+from packedesm.outputs import CONTACT_HEAD, LANGUAGE_HEAD, Array
+from packedesm.reference.comparison import ABSOLUTE, RELATIVE
+from packedesm.report.words import OUTPUTS, scientific
 
 _ESM2 = (
     "Lin Z, Akin H, Rao R, et al. Evolutionary-scale prediction of atomic-level protein structure "
@@ -24,11 +26,34 @@ _FLASH_3 = (
     "Shah J, Bikshandi G, Zhang Y, et al. FlashAttention-3: fast and accurate attention with "
     "asynchrony and low-precision. NeurIPS (2024). arXiv:2407.08608"
 )
+_MARGINALS = (
+    "Meier J, Rao R, Verkuil R, et al. Language models enable zero-shot prediction of the effects "
+    "of mutations on protein function. NeurIPS (2021). doi:10.1101/2021.07.09.450648"
+)
+_PERPLEXITY = (
+    "Salazar J, Liang D, Nguyen TQ, Kirchhoff K. Masked language model scoring. ACL, 2699-2712 "
+    "(2020). doi:10.18653/v1/2020.acl-main.240"
+)
+_CONTACTS = (
+    "Rao R, Meier J, Sercu T, Ovchinnikov S, Rives A. Transformer protein language models are "
+    "unsupervised structure learners. ICLR (2021). doi:10.1101/2020.12.15.422761"
+)
+_APC = (
+    "Dunn SD, Wahl LM, Gloor GB. Mutual information without the influence of phylogeny or entropy "
+    "dramatically improves residue contact prediction. Bioinformatics 24, 333-340 (2008). "
+    "doi:10.1093/bioinformatics/btm604"
+)
 # Attention by others, as it is cited, by the name of the backend.
 _ATTENTION = {
     "flash_attn": ("FlashAttention-2 (Dao 2024)", _FLASH_2),
     "torch_varlen": ("FlashAttention-2 in PyTorch (Dao 2024)", _FLASH_2),
     "fa3": ("FlashAttention-3 (Shah et al. 2024)", _FLASH_3),
+}
+# What papers define, as they are cited, by the name of the output.
+_CITED = {
+    "masked_marginals": (" (Meier et al. 2021)", _MARGINALS),
+    "pseudo_perplexity": (", their pseudo-perplexity (Salazar et al. 2020)", _PERPLEXITY),
+    "contacts": ("", _CONTACTS, _APC),
 }
 _REPLACED = {"stop_replaced": "stop codons inside", "j_replaced": "J"}
 
@@ -46,7 +71,7 @@ def methods(metrics: dict[str, Any], verification: dict[str, Any], *, workflow: 
     sentences = [
         _model(metrics),
         _program(metrics, workflow),
-        _outputs(metrics),
+        *_outputs(metrics),
         *_sequences(metrics),
         _verified(verification),
     ]
@@ -55,7 +80,9 @@ def methods(metrics: dict[str, Any], verification: dict[str, Any], *, workflow: 
         f"{_software(metrics)}: ESM-2 embeddings of proteins by packed inference. Software.",
     ]
     references += [_SNAKEMAKE] if workflow else []
-    cited = (_ATTENTION[name][1] for name in _distinct(metrics, "attention") if name in _ATTENTION)
+    cited = [_ATTENTION[name][1] for name in _distinct(metrics, "attention") if name in _ATTENTION]
+    for array in _arrays(metrics):
+        cited += _CITED.get(array.output.name, ("",))[1:]
     return "\n\n".join([" ".join(sentences), *references, *dict.fromkeys(cited)])
 
 
@@ -89,9 +116,46 @@ def _program(metrics: dict[str, Any], workflow: bool) -> str:
     )
 
 
-def _outputs(metrics: dict[str, Any]) -> str:
-    held = "; ".join(map(words.array, metrics["arrays"]))
-    return f"Vectors of {metrics['model']['width']:,} numbers are from its last layer: {held}."
+def _arrays(metrics: dict[str, Any]) -> list[Array]:
+    return [Array.named(name) for name in metrics["arrays"]]
+
+
+def _outputs(metrics: dict[str, Any]) -> list[str]:
+    """Say what there is, and what of the model it comes from."""
+    arrays, said = _arrays(metrics), []
+    if vectors := [array for array in arrays if array.output.layered]:
+        said.append(
+            f"Vectors of {metrics['model']['width']:,} numbers are from its {_layers(vectors)}: "
+            f"{_words(vectors)}."
+        )
+    if language := [array for array in arrays if array.output.needs == LANGUAGE_HEAD]:
+        logarithms = " (natural logarithms of probabilities among all 33 tokens)"
+        said.append(
+            f"Its language head gave: {_words(language)}"
+            f"{logarithms if any(a.output.name != 'logits' for a in language) else ''}."
+        )
+    if any(array.output.needs == CONTACT_HEAD for array in arrays):
+        said.append(
+            "Contacts were predicted from its attention maps, symmetrised and with the average "
+            "product correction (Dunn et al. 2008), by its logistic regression (Rao et al. 2021)."
+        )
+    return said
+
+
+def _words(arrays: Iterable[Array]) -> str:
+    names = dict.fromkeys(array.output.name for array in arrays)
+    return "; ".join(OUTPUTS[name] + (_CITED[name][0] if name in _CITED else "") for name in names)
+
+
+def _layers(vectors: Iterable[Array]) -> str:
+    layers = [*dict.fromkeys(array.layer for array in vectors)]
+    if layers == [None]:
+        return "last layer"
+    embeddings = " (the embeddings)"
+    names = ["the last" if n is None else f"{n}{'' if n else embeddings}" for n in layers]
+    if len(layers) == 1:
+        return f"layer {names[0]}"
+    return f"layers {', '.join(names[:-1])} and {names[-1]}"
 
 
 def _sequences(metrics: dict[str, Any]) -> list[str]:
@@ -114,10 +178,17 @@ def _verified(verification: dict[str, Any]) -> str:
     if not verification["records"]:
         return "The vectors were not verified."
     worst = verification["worst"]
-    found = ", ".join(
-        [f"largest relative L2 distance {scientific(worst['relative_l2'])}"]
-        + ([] if worst["cosine"] is None else [f"smallest cosine {worst['cosine']:.6f}"])
-    )
+    measures = {record["measure"] for record in verification["records"]}
+    figures = [
+        f"{words} {scientific(worst[measure])}"
+        for measure, words in (
+            (RELATIVE, "largest relative L2 distance"),
+            (ABSOLUTE, "largest difference of a contact's probability"),
+        )
+        if measure in measures
+    ]
+    figures += [] if worst["cosine"] is None else [f"smallest cosine {worst['cosine']:.6f}"]
+    found = ", ".join(figures)
     failed = "" if verification["passed"] else " The verification failed."
     return (
         f"Of these, {plural(verification['sequences'], 'protein')} "

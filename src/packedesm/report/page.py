@@ -22,7 +22,7 @@ from packedesm.files import (
     write_record,
     write_text,
 )
-from packedesm.outputs import RECORD, Array
+from packedesm.outputs import OUTPUTS, RECORD, Array
 from packedesm.paths import Paths
 from packedesm.report import plots, words
 from packedesm.report.flagged import first_flagged
@@ -108,7 +108,8 @@ def _figures(
     }
     if records := verification["records"]:
         figures["distances"] = plots.distances(records, verification["max_relative_l2"])
-        figures["angles"] = plots.angles(records, verification["min_cosine"])
+        if vectors := [record for record in records if OUTPUTS[record["output"]].layered]:
+            figures["angles"] = plots.angles(vectors, verification["min_cosine"])
     return {name: Markup(svg) for name, svg in figures.items()}
 
 
@@ -129,7 +130,7 @@ def _error(verification: dict, vectors: Vectors) -> dict[str, Any] | None:
     distances = [
         record["relative_l2"]
         for record in verification["records"]
-        if record["output"] == vectors.output
+        if record["array"] == vectors.output
     ]
     found = apart(vectors)
     if found is None or not distances or None in distances:
@@ -240,7 +241,7 @@ def _first_check(metrics: dict) -> dict[str, Any] | None:
     """Return the check that was furthest off among those of all jobs; None without any."""
     checks = [run["first_check"] for run in metrics["runs"]]
     compared = [check for check in checks if check and check["compared"]]
-    return max(compared, key=lambda check: check["relative_l2"], default=None)
+    return max(compared, key=lambda check: check["error"], default=None)
 
 
 def _device(run: dict) -> str:

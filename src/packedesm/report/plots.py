@@ -19,6 +19,11 @@ OUTPUT_STYLES = {
     "cls": (colour("green"), "s"),
     "max": (colour("purple"), "D"),
     "residue": (colour("ochre"), "^"),
+    "logits": (colour("amber"), "v"),
+    "log_likelihood": (BLUE, "<"),
+    "masked_marginals": (colour("green"), ">"),
+    "pseudo_perplexity": (colour("purple"), "P"),
+    "contacts": (colour("ochre"), "h"),
 }
 LENGTH_COLOURS = [colour(f"length-{step}") for step in range(1, 6)]  # short to long
 TIME_POINTS = 80  # more would not be seen and would weigh the page down
@@ -76,7 +81,7 @@ def padding(axes: Axes, tokens: int, padded_sorted: int, padded_arrival: int) ->
         axes.annotate(
             _short(value), (value, place), (5, 0), textcoords="offset points", va="center"
         )
-    axes.set(xlabel="tokens that the model computes", xlim=(0, computed.max() * 1.3))
+    axes.set(xlabel="tokens that the model computes", xlim=(0, max(1, computed.max() * 1.3)))
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(FuncFormatter(_short))
     axes.invert_yaxis()
@@ -154,24 +159,27 @@ def vectors(
     )
 
 
-@drawn("Distance of each verified vector from the reference")
+@drawn("Distance from the reference of all that was verified")
 def distances(axes: Axes, records: list[dict], max_relative_l2: float) -> None:
-    """Draw how far each verified vector is from the reference, with the limit that passes.
+    """Draw how far what was verified is from the reference, with the limit that passes.
 
     Parameters
     ----------
     records
-        Dicts with ``length``, ``output`` and ``relative_l2``; that is None where the vector was
-        not a number, drawn as a cross at the top.
+        Dicts with ``length``, ``output`` and ``error``; that is None where a number was none,
+        drawn as a cross at the top. All layers of an output look alike.
     """
-    found = [record["relative_l2"] for record in records]
+    found = [record["error"] for record in records]
     _over_lengths(axes, records, found, max_relative_l2)
-    axes.set_ylabel("relative L2 distance")
+    axes.set_ylabel("distance")
 
 
 @drawn("How far each verified vector is from pointing the same way as the reference")
 def angles(axes: Axes, records: list[dict], min_cosine: float) -> None:
-    """Draw 1 minus the cosine of each verified vector with the reference; else as `distances`."""
+    """Draw 1 minus the cosine of each verified vector with the reference; else as `distances`.
+
+    The cosine is None where a number was none.
+    """
     cosines = [record["cosine"] for record in records]
     found = [None if cosine is None else 1 - cosine for cosine in cosines]
     _over_lengths(axes, records, found, 1 - min_cosine)
@@ -219,7 +227,7 @@ def _over_lengths(
     axes.yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
     axes.yaxis.set_minor_locator(NullLocator())
     if len(set(outputs)) > 1:
-        _legend_above(axes, len(OUTPUT_STYLES))
+        _legend_above(axes, 4)
     if limit > 0:
         axes.axhline(limit, color=RED, linewidth=1, linestyle=DASHED)
         axes.text(1, limit, "limit", transform=axes.get_yaxis_transform(), **_TAG)

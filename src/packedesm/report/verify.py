@@ -1,24 +1,30 @@
-"""Compare sampled vectors of the results with their reference."""
+"""Compare what the results hold of sampled records with the reference."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from packedesm.embedding.record import ShardRun
+from packedesm.errors import plural
 from packedesm.files import RECORD_DIGEST, expect, file_digest, read_record, write_record
 from packedesm.options import ReferenceOptions, VerifyOptions
+from packedesm.outputs import OUTPUTS, Array
 from packedesm.paths import Paths
-from packedesm.reference.comparison import Limits, compare
+from packedesm.reference.comparison import ABSOLUTE, RELATIVE, Distance, Limits, compare
 from packedesm.reference.vectors import PARTS, Protein, ReferenceVectors
+from packedesm.report.stored import Stored
+
+logger = logging.getLogger(__name__)
 
 
 def verify(paths: Paths, options: VerifyOptions, *, shards: int) -> dict[str, Any]:
-    """Compare the merged vectors of the sample with the reference, and write verification.json.
+    """Compare all merged arrays of the sample with the reference, and write verification.json.
 
     A miss is recorded, not raised: the evidence has to stay.
 
@@ -28,8 +34,8 @@ def verify(paths: Paths, options: VerifyOptions, *, shards: int) -> dict[str, An
         A sample whose vectors have been merged, and both parts of its reference computed.
     options
         What is compared, and what passes: the cosine of each residue for ``residue``, the distance
-        over all numbers of a record; ``auto`` takes the largest distance from
-        `packedesm.reference.comparison.AUTO_LIMITS`.
+        over all numbers of a record, of contacts the largest difference; ``auto`` takes the largest
+        distance from `packedesm.reference.comparison.AUTO_LIMITS`.
     shards
         The number of shards.
 
@@ -37,10 +43,15 @@ def verify(paths: Paths, options: VerifyOptions, *, shards: int) -> dict[str, An
     -------
     dict
         The content of verification.json. ``passed`` is None if nothing was compared; cosine and
-        distance are None where they are not numbers, which counts as missed. ``worst`` holds the
-        smallest cosine and the largest distance (None before any number), and the row and output
-        of the comparison that is furthest off. ``replaced`` names the records whose reference does
-        not fit into memory, and the row that was taken instead, None if none was left.
+        distance are None where they are not numbers, which counts as missed (a cosine also where
+        lines are no vectors). ``records`` holds each comparison: of what with what (``against``:
+        the reference, or of a pseudo-perplexity the run's own masked marginals, of which the
+        reference has a few places), and by which ``measure`` it passed. ``arrays`` sums up those
+        of each array. ``worst`` holds the smallest cosine, the largest distance by either measure
+        (None before any number), and the row and array of the comparison that is furthest off.
+        ``not_compared`` says what of the sample was left out, and why. ``replaced`` names the
+        records whose reference does not fit into memory, and the row that was taken instead, None
+        if none was left.
 
     Raises
     ------
@@ -57,43 +68,85 @@ def verify(paths: Paths, options: VerifyOptions, *, shards: int) -> dict[str, An
     sha256 = runs[0].checkpoint.sha256
     parts = [ReferenceVectors.read(paths, part, asked, sha256) for part in PARTS]
     proteins = sorted((p for part in parts for p in part.proteins), key=lambda p: p.row)
-    records = [
-        comparison for protein in proteins for comparison in _comparisons(paths, protein, limits)
-    ]
+    made = [*map(Array.named, runs[0].plan.arrays)]
+    records = [*_comparisons(Stored(paths, made), proteins, limits)]
     passed = all(record["passed"] for record in records)
     if not passed:
         _check_arrays(paths)
     result = {
         "passed": passed if records else None,
-        "sequences": len(proteins),
+        "sequences": len({protein.row for protein in proteins}),
         **asdict(limits),
         "reference": parts[0].program,
         "worst": _worst(records),
+        "arrays": [_summary(array, records) for array in made] if records else [],
         "records": records,
+        "not_compared": _not_compared(made, proteins, records) if records else [],
         "replaced": [told for part in parts for told in part.replaced],
         "options": options.as_config(),
         "seconds": time.perf_counter() - start,
         "reference_seconds": sum(part.seconds for part in parts),
         "made_from": [read_record(paths.merging)[RECORD_DIGEST]],
     }
+    for said in result["not_compared"]:
+        logger.warning("verification: %s", said)
     write_record(paths.verification, result)
     return result
 
 
-def _comparisons(paths: Paths, protein: Protein, limits: Limits) -> Iterator[dict[str, Any]]:
-    """Yield what verification.json says of each output of a protein."""
-    for output, expected in protein.vectors.items():
-        distance = compare(_stored(paths, output, protein.row), expected, limits)
-        yield {**protein.facts, "output": output, **asdict(distance)}
+def _comparisons(
+    stored: Stored, proteins: Iterable[Protein], limits: Limits
+) -> Iterator[dict[str, Any]]:
+    """Yield what verification.json says of each array of each protein."""
+    for protein in proteins:
+        for name, expected in protein.vectors.items():
+            array = Array.named(name)
+            distance = compare(stored.of(array, protein), expected, limits, array)
+            yield _record(protein, array, distance, against="reference")
+        if protein.positions and (marginals := stored.whole_marginals(protein)) is not None:
+            array = Array(OUTPUTS["pseudo_perplexity"])
+            expected = np.exp(-marginals.mean())
+            distance = compare(stored.of(array, protein), expected, limits, array)
+            yield _record(protein, array, distance, against="masked_marginals")
 
 
-def _stored(paths: Paths, output: str, row: int) -> np.ndarray:
-    """Return the vector of one record in the results, or of each of its residues."""
-    array = np.load(paths.array(output), mmap_mode="r")
-    if output != "residue":
-        return array[row]
-    start, stop = np.load(paths.residue_offsets, mmap_mode="r")[row : row + 2]
-    return array[start:stop]
+def _record(protein: Protein, array: Array, distance: Distance, against: str) -> dict[str, Any]:
+    of = {"array": array.name, "output": array.output.name, "layer": array.layer}
+    figures = {"error": distance.error, **asdict(distance)}
+    return {**protein.facts, **of, "against": against, **figures}
+
+
+def _summary(array: Array, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the comparisons of an array come to; ``compared`` may be 0."""
+    mine = [record for record in records if record["array"] == array.name]
+    furthest = max(mine, key=_error, default=None)
+    cosines = [record["cosine"] for record in mine if record["cosine"] is not None]
+    return {
+        **{"array": array.name, "output": array.output.name, "layer": array.layer},
+        "compared": len(mine),
+        "measure": furthest["measure"] if furthest else None,
+        "error": furthest["error"] if furthest else None,
+        "row": furthest["row"] if furthest else None,
+        "cosine": min(cosines, default=None),
+        "passed": all(record["passed"] for record in mine) if mine else None,
+    }
+
+
+def _not_compared(
+    made: Iterable[Array], proteins: Iterable[Protein], records: Iterable[dict[str, Any]]
+) -> list[str]:
+    """Return, in words, what of the sample has no reference."""
+    said = []
+    for array in made:
+        left = [str(p.row) for p in proteins if array.name in p.left_out]
+        if left:
+            said.append(
+                f"{array.name} of {plural(len(left), 'protein')} (row {', '.join(left)}) not "
+                "compared: fair-esm's attention weights do not fit into this memory"
+            )
+        elif not any(record["array"] == array.name for record in records):
+            said.append(f"{array.name} not compared: all sampled proteins are too long for it")
+    return said
 
 
 def _check_arrays(paths: Paths) -> None:
@@ -102,18 +155,20 @@ def _check_arrays(paths: Paths) -> None:
         expect(paths.root / name, file_digest(paths.root / name), digest)
 
 
+def _error(record: dict[str, Any]) -> float:
+    return np.inf if record["error"] is None else record["error"]
+
+
 def _worst(records: list[dict[str, Any]]) -> dict[str, Any]:
-    if not records:
-        return {"cosine": None, "relative_l2": None, "row": None, "output": None}
+    def largest(measure: str) -> float | None:
+        mine = [record for record in records if record["measure"] == measure]
+        return max(mine, key=_error)["error"] if mine else None
 
-    def distance(record: dict[str, Any]) -> float:
-        return np.inf if record["relative_l2"] is None else record["relative_l2"]
-
-    furthest = max(records, key=distance)
-    known = [record for record in records if record["cosine"] is not None]
+    furthest = max(records, key=_error, default={})
+    cosines = [record["cosine"] for record in records if record["cosine"] is not None]
     return {
-        "cosine": min((record["cosine"] for record in known), default=None),
-        "relative_l2": furthest["relative_l2"],
-        "row": furthest["row"],
-        "output": furthest["output"],
+        "cosine": min(cosines, default=None),
+        "relative_l2": largest(RELATIVE),
+        "absolute": largest(ABSOLUTE),
+        **{key: furthest.get(key) for key in ("error", "measure", "row", "array", "output")},
     }
