@@ -9,7 +9,7 @@ import yaml
 
 from packedesm.config import resolve, samples
 from packedesm.errors import UserError
-from packedesm.esm2.registry import files_as_named
+from packedesm.esm2.input_files import files_as_named
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent

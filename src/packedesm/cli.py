@@ -17,7 +17,8 @@ from typing import Any, NoReturn, TextIO
 from packedesm import config as configuration
 from packedesm.embedding.signals import stopping_on_signals
 from packedesm.errors import Fault, UserError, permissions_told, printable
-from packedesm.esm2.registry import MODELS, locate, present_files
+from packedesm.esm2.input_files import present_files
+from packedesm.esm2.registry import MODELS, locate
 from packedesm.files import explained, read_record
 from packedesm.log import LineFormatter, expect_end
 from packedesm.outputs import needs

@@ -9,7 +9,8 @@ import torch
 from packedesm.errors import UserError
 from packedesm.esm2.checkpoints import load_state, prepare, read
 from packedesm.esm2.fair_esm import write_random_checkpoint
-from packedesm.esm2.registry import MODELS, TINY, present_files
+from packedesm.esm2.input_files import present_files
+from packedesm.esm2.registry import MODELS, TINY
 from tests.esm2.checkpoint_files import write_adapter, write_huggingface_folder
 
 QUERY = "base_model.model.esm.encoder.layer.1.attention.self.query"

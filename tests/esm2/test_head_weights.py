@@ -12,14 +12,8 @@ from packedesm.errors import UserError
 from packedesm.esm2.checkpoints import load_state, prepare, read, reading_weights
 from packedesm.esm2.fair_esm import write_random_checkpoint, write_random_regression
 from packedesm.esm2.geometry import Geometry
-from packedesm.esm2.registry import (
-    DEMO,
-    TINY,
-    Checkpoint,
-    files_as_named,
-    present_files,
-    published_base,
-)
+from packedesm.esm2.input_files import files_as_named, present_files, published_base
+from packedesm.esm2.registry import DEMO, TINY, Checkpoint
 from packedesm.files import combined, file_digest
 from packedesm.outputs import CONTACT_HEAD, LANGUAGE_HEAD, needs
 from tests.esm2.checkpoint_files import SMALL, write_adapter, write_huggingface_folder

@@ -6,13 +6,9 @@ import pytest
 import torch
 
 from packedesm.errors import UserError
+from packedesm.esm2.input_files import files_as_named
 from packedesm.esm2.model_files import model_files, model_path
-from packedesm.esm2.registry import (
-    MODELS,
-    checkpoint_folder,
-    files_as_named,
-    locate,
-)
+from packedesm.esm2.registry import MODELS, checkpoint_folder, locate
 from packedesm.esm2.tensor_files import load_archive, tensors_of
 from tests.typed import checkpoint
 

@@ -5,6 +5,7 @@ another way through torch than on a GPU.
 """
 
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import pytest
@@ -13,6 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from packedesm.embedding.pooling import pool
 from packedesm.esm2.attention import PREFERENCE, unavailable_reason
+from packedesm.esm2.contacts import ContactHead, Contacts
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.model import KERNELS, PackedESM2
 from packedesm.esm2.registry import DEMO, MODELS, TINY
@@ -85,6 +87,24 @@ def run(geometry, windows, device) -> None:
                     hidden = forward(model, batch, attention)
                 for outputs, output_dtype in zip(OUTPUTS, OUTPUT_DTYPES, strict=True):
                     check_pool(hidden, batch, outputs, output_dtype, model.fused)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
+def test_contacts_wait_for_nothing(hopper, dtype, kernels):
+    geometry = replace(PUBLISHED["esm2_t33_650M_UR50D"], layers=2)
+    with FakeTensorMode(), kernels_stood_in(), torch.no_grad():
+        model, batch = fake_model(geometry, dtype, hopper), fake_pack(whole(61, 40, 1), hopper)
+        model.use_kernels(kernels)
+        empty = partial(torch.empty, device=hopper)
+        model.contact_head = ContactHead(empty(geometry.layers, geometry.heads), empty(1))
+        attention = fitting(geometry, dtype, hopper)[0]
+        with Watched(hopper):
+            contacts = Contacts(model.contact_head, batch.lengths)
+            model.forward_packed(**batch.inputs, attention=attention, contacts=contacts)
+            found = contacts.probabilities()
+    assert found.shape == (61 * 62 // 2 + 40 * 41 // 2 + 1,)
+    assert (found.dtype, found.device) == (torch.float32, hopper)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

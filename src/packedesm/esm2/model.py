@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from packedesm.esm2.attention import WITH_ROTARY, Sequences, attend
-from packedesm.esm2.contacts import ContactHead
+from packedesm.esm2.contacts import ContactHead, Contacts
 from packedesm.esm2.geometry import VOCABULARY, Geometry
 from packedesm.esm2.heads import LanguageModelHead
 from packedesm.esm2.linear import linear, linear_add, linear_gelu
@@ -144,6 +144,7 @@ class PackedESM2(nn.Module):
         attention: str = "sdpa",
         lengths: Sequence[int] | None = None,
         visit: Callable[[int, torch.Tensor], None] | None = None,
+        contacts: Contacts | None = None,
     ) -> torch.Tensor:
         """Return the last representation of every token, as fair-esm's after its last LayerNorm.
 
@@ -167,6 +168,8 @@ class PackedESM2(nn.Module):
             Called with the number and the representation (total_tokens, width) of every layer
             before the last, 0 being the embeddings, as the pass goes by: as fair-esm counts its
             ``repr_layers``. What it is given is overwritten afterwards.
+        contacts
+            What the attention of every layer is added to, see `packedesm.esm2.contacts`.
 
         Returns
         -------
@@ -184,6 +187,8 @@ class PackedESM2(nn.Module):
                 visit(number, x)
             # What a step made gets no name that outlives it: it would take memory from the next.
             q, k, v = split(linear(normed, layer.qkv).unflatten(1, (3, layer.heads, -1)))
+            if contacts is not None:
+                contacts.add(number, q, k, rotary)
             attended = attend(attention, q, k, v, sequences, rotary).flatten(1)
             del q, k, v
             x, normed = self._add_norm(x, attended, layer.attention_out, layer.mlp_norm)

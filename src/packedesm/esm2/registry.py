@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, replace
 from importlib.resources import files
@@ -13,15 +13,9 @@ from typing import Any
 
 from packedesm.errors import Fault, UserError, quote_path
 from packedesm.esm2.geometry import Geometry
-from packedesm.esm2.model_files import (
-    model_files,
-    model_path,
-    read_small_json,
-    regression_file,
-)
+from packedesm.esm2.model_files import model_files, model_path, read_small_json
 from packedesm.esm2.other_models import ADAPTER, other_file, other_files
 from packedesm.files import read_record, write_record
-from packedesm.outputs import CONTACT_HEAD
 
 TINY = "esm2_tiny_random"  # made locally, untrained
 DEMO = "esm2_t6_3M_demo"  # trained by us, part of the package: to try the software, not for science
@@ -260,78 +254,6 @@ def base_name(path: Path) -> str | None:
             "model.merge_and_unload().save_pretrained(FOLDER)"
         )
     return name
-
-
-def files_as_named(
-    model: str, place: Callable[[str], str], needs: Collection[str] = ()
-) -> list[str]:
-    """Return the `model_files` of a model that is named by its path; of one with a name none.
-
-    Those of an adapter's base are among them where that is named by its path too, and the last is
-    the regression of its contact head, where that is needed and lies beside the weights.
-
-    Parameters
-    ----------
-    model
-        As `locate` takes it. A .pt file need not be there yet; of a folder nobody could know which
-        files it will have.
-    place
-        Gives where a file lies that is named so; the files are named as `model` is.
-    needs
-        Heads, see `packedesm.outputs.needs`.
-
-    Raises
-    ------
-    UserError
-        As `locate`, `base_name` and `weight_files`.
-    """
-    if model in MODELS:
-        return []
-    there = Path(place(model))
-    if there.suffix == ".pt" and not there.exists():
-        return [model]
-    files = model_files(locate(str(there)))
-    inside = [file.relative_to(there) if file.is_relative_to(there) else file for file in files]
-    named = [str(Path(model) / file) for file in inside]
-    if (base := base_name(there)) is None:
-        return named + [str(Path(model).with_name(file.name)) for file in _beside(there, needs)]
-    of_base = [] if base in MODELS else present_files(Path(base).expanduser(), "auto", needs)
-    return [*named, *map(str, of_base)]
-
-
-def published_base(
-    model: str, place: Callable[[str], str], folder: str | Path, needs: Collection[str] = ()
-) -> list[Path]:
-    """Return the files of the published model that an adapter is for, if `model` names such a one.
-
-    Parameters as those of `files_as_named` and `locate`.
-    """
-    name = None if model in MODELS else base_name(Path(place(model)))
-    if name not in MODELS:
-        return []
-    path = locate(name, folder)
-    return [path, *_beside(path, needs)]
-
-
-def present_files(path: Path, folder: str | Path, needs: Collection[str] = ()) -> list[Path]:
-    """Return `Checkpoint.files` of what `locate` found; none if a base is not fetched yet.
-
-    Parameters
-    ----------
-    needs
-        Heads, see `packedesm.outputs.needs`.
-    """
-    name = base_name(path)
-    base = None if name is None else locate(name, folder)
-    if base is not None and not base.exists():
-        return []
-    return [*model_files(path, base), *_beside(path if base is None else base, needs)]
-
-
-def _beside(path: Path, needs: Collection[str]) -> list[Path]:
-    """Return the regression of a contact head, if it is needed and lies beside the weights."""
-    file = regression_file(path)
-    return [file] if CONTACT_HEAD in needs and not path.is_dir() and file.is_file() else []
 
 
 def check_published(
