@@ -5,6 +5,10 @@ import os
 import subprocess
 import sys
 
+import torch
+
+from packedesm.device.precision import fixed_precision
+
 ASK = """
 import ctypes, json, torch
 from packedesm.device.precision import fix_precision
@@ -44,3 +48,31 @@ def test_neither_the_environment_nor_torchs_settings_decide_how_exact_products_a
     assert found["float32"] == [False, False, "ieee"]
     assert found["half"] == [False, False, False]
     assert found["left"] == [False, False]
+
+
+def settings() -> list:
+    matmul = torch.backends.cuda.matmul
+    return [
+        matmul.fp32_precision,
+        matmul.allow_fp16_reduced_precision_reduction,
+        matmul.allow_bf16_reduced_precision_reduction,
+        matmul.allow_fp16_accumulation,
+    ]
+
+
+def test_in_a_block_only_and_what_others_have_set_is_back_after_it():
+    before, matmul = torch.get_float32_matmul_precision(), torch.backends.cuda.matmul
+    assert settings()[1:] == [True, True, False]
+    try:
+        torch.set_float32_matmul_precision("high")  # TF32, the older way to say it
+        matmul.allow_fp16_accumulation = True
+        said = settings()
+        with fixed_precision(torch.device("cuda", 0)):
+            assert settings() == ["ieee", False, False, False]
+        assert settings() == said
+        assert matmul.allow_tf32
+        with fixed_precision(torch.device("cpu")):
+            assert settings() == said
+    finally:
+        torch.set_float32_matmul_precision(before)
+        matmul.allow_fp16_accumulation = False

@@ -10,8 +10,11 @@ import torch
 
 import packedesm
 from packedesm.cli import main
-from packedesm.outputs import OUTPUTS
+from packedesm.esm2.fair_esm import write_random_checkpoint, write_random_regression
+from packedesm.esm2.model_files import regression_file
+from packedesm.outputs import OUTPUTS, Array
 from packedesm.sequences.fasta import read_records
+from tests.sharp import GEOMETRY
 
 ASKED = {
     "outputs": ["mean", "cls", "max", "residue"],
@@ -22,22 +25,26 @@ ASKED = {
 KINDS = [{}, {"long_sequences": "window", "window_overlap": 50}]
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=["truncate", "window"])
-def pair(request, sixty, tmp_path_factory) -> tuple[packedesm.Results, packedesm.Embeddings]:
-    """What the command gives for sixty records, and what a call gives."""
-    asked = {**ASKED, **request.param}
-    out = tmp_path_factory.mktemp("command") / "out"
+def both(fasta: Path, folder: Path, asked: dict) -> tuple[packedesm.Results, packedesm.Embeddings]:
+    """Return what the command gives for a file, and what a call gives."""
     flags = ["--device", "cpu", "--verify-sequences", "0"]
     for key, value in asked.items():
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
         flags += [f"--{key.replace('_', '-')}", text]
     threads = torch.get_num_threads()
     try:
-        assert main(["embed", str(sixty), "-o", str(out), *flags]) == 0
+        assert main(["embed", str(fasta), "-o", str(folder / "out"), *flags]) == 0
         # Sums over residues are made by as many threads: those that the command has set.
-        return packedesm.open(out), packedesm.embed(sixty, device="cpu", **asked)
+        found = packedesm.embed(fasta, device="cpu", check=False, **asked)
     finally:
         torch.set_num_threads(threads)
+    return packedesm.open(folder / "out"), found
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=["truncate", "window"])
+def pair(request, sixty, tmp_path_factory) -> tuple[packedesm.Results, packedesm.Embeddings]:
+    """Sixty records, both ways."""
+    return both(sixty, tmp_path_factory.mktemp("command"), {**ASKED, **request.param})
 
 
 def test_every_array_is_the_same_bit_by_bit(pair):
@@ -57,6 +64,35 @@ def test_so_is_the_index_with_flags_and_duplicates(pair):
     assert found.index["duplicate_of"].notna().sum() == 3
     assert found.index["flags"].str.contains("truncated|windowed").sum() > 20
     assert found.ids == results.ids
+
+
+WITHOUT_CONTACTS = [name for name in OUTPUTS if name != "contacts"]
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        WITHOUT_CONTACTS,
+        pytest.param(
+            ["contacts"], marks=pytest.mark.xfail(strict=True, reason="no pack gives contacts yet")
+        ),
+    ],
+)
+def test_so_is_what_heads_and_masked_passes_say(outputs, eight, tmp_path):
+    model = tmp_path / "small.pt"
+    write_random_checkpoint(model, GEOMETRY, seed=3)
+    write_random_regression(regression_file(model), GEOMETRY, seed=3)
+    asked = {"model": model, "outputs": outputs, "layers": [1, -1], "max_length": 25}
+    results, found = both(eight, tmp_path, {**asked, "token_budget": 100})
+    assert found.arrays == results.arrays
+    assert {Array.named(name).output.name for name in found.arrays} == set(outputs)
+    for name in results.arrays:
+        assert found.array(name).tobytes() == results.array(name).tobytes(), name
+    if "contacts" in outputs:
+        assert np.array_equal(found.contacts(3), results.contacts(3))
+        assert found.contacts(3).shape == (25, 25)
+    else:
+        assert found.columns("logits") == results.columns("logits")
 
 
 def test_the_interface_is_that_of_open(pair):

@@ -42,14 +42,14 @@ def fix_precision() -> dict[str, bool]:
     }
 
 
-# What `fix_precision` sets, by the owner of each.
-_FLAGS: tuple[tuple[Any, str], ...] = (
-    (torch.backends.cuda.matmul, "allow_tf32"),
-    (torch.backends.cudnn, "allow_tf32"),
-    (torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction"),
-    (torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
-    (torch.backends.cuda.matmul, "allow_fp16_accumulation"),
-)
+# What `fix_precision` sets for products, and to what. Of float32 torch has an older switch too,
+# which must not be read once somebody has set this one.
+_PRODUCTS = {
+    "fp32_precision": "ieee",
+    "allow_fp16_reduced_precision_reduction": False,
+    "allow_bf16_reduced_precision_reduction": False,
+    "allow_fp16_accumulation": False,
+}
 
 
 @contextmanager
@@ -62,11 +62,12 @@ def fixed_precision(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    before = [getattr(owner, flag) for owner, flag in _FLAGS]
+    matmul: Any = torch.backends.cuda.matmul
+    before = {name: getattr(matmul, name) for name in _PRODUCTS}
     try:
-        for owner, flag in _FLAGS:
-            setattr(owner, flag, False)
+        for name, value in _PRODUCTS.items():
+            setattr(matmul, name, value)
         yield
     finally:
-        for (owner, flag), value in zip(_FLAGS, before, strict=True):
-            setattr(owner, flag, value)
+        for name, value in before.items():
+            setattr(matmul, name, value)
