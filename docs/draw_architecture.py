@@ -25,7 +25,7 @@ GIVES = {
     "report": "report",
 }
 # What those that serve put into the job.
-LENDS = {"esm2": "model", "device": "plan", "doctor": "advice"}
+LENDS = {"esm2": "model", "device": "plan", "doctor": "advice", "notebook": "arrays"}
 DOES = {
     "sequences": "reads and checks records, cuts them into shards",
     "packing": "plans packs that fill the token budget, collates them",
@@ -36,6 +36,7 @@ DOES = {
     "results": "merges shards in input order, reads them back",
     "report": "checks against fair-esm, adds up, draws, tells",
     "doctor": "whether a run would work on this machine, and what to do if not",
+    "notebook": "the same in memory: embed, load_model, pack",
 }
 # Mid-tones, which stand out from white and from black.
 COLOURS = {
@@ -48,6 +49,7 @@ COLOURS = {
     "results": "#1499a8",
     "report": "#c25fa4",
     "doctor": "#6b7d3a",
+    "notebook": "#5b7fa6",
 }
 
 WIDTH = 1080

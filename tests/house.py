@@ -28,13 +28,13 @@ ROOMS = {
         *("sequences", "packing", "esm2", "embedding.pack", "embedding.record"),
         *("reference.vectors", "reference.comparison"),
     ),
+    # Of the reference only how close is right.
+    "doctor": ("esm2", "device", "reference.comparison"),
     # In memory what embedding and results do with files, for programs.
     "notebook": (
         *("sequences", "packing", "esm2", "device", "embedding", "reference"),
         "results.reader",
     ),
-    # Of the reference only how close is right.
-    "doctor": ("esm2", "device", "reference.comparison"),
 }
 # Modules at the root that lead into rooms. All others there are shared: they import no room.
 DOORS = ("__init__", "cli", "pipeline", "cluster")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from packedesm import config as configuration
+from packedesm.doctor.command import add_doctor
 from packedesm.embedding.signals import stopping_on_signals
 from packedesm.errors import Fault, UserError, permissions_told, printable
 from packedesm.esm2.input_files import present_files
@@ -156,26 +157,12 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(run=_export)
 
     neighbours.add_command(commands)
-    _add_doctor(commands)
+    options = [(f, key, _help(d)) for f, key, d in _schema_options() if key in _OF_DOCTOR]
+    add_doctor(commands, options, _folder, _doctor)
     add_variants(commands, _answer)
     models = commands.add_parser("models", help="list the models by name")
     models.set_defaults(run=_models)
     return parser
-
-
-def _add_doctor(commands: Any) -> None:
-    doctor = commands.add_parser("doctor", help="tell whether a run would work on this machine")
-    doctor.add_argument(
-        "-o", "--output", type=_folder, default="results", help="folder for the results"
-    )
-    for flag, key, described in _schema_options():
-        if key in _OF_DOCTOR:
-            doctor.add_argument(flag, dest=key, metavar="VALUE", help=_help(described))
-    doctor.add_argument(
-        "--digests", action="store_true", help="read large files of models too, to their end"
-    )
-    doctor.add_argument("--json", action="store_true", help="for programs")
-    doctor.set_defaults(run=_doctor)
 
 
 def _folder(text: str) -> str:

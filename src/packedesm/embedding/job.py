@@ -97,10 +97,9 @@ def embed_shard(
             unchanged_weights(checkpoint),
         ):
             place = device.torch_device
-            beginning = Beginning(
-                paths, checkpoint, options, job, device, proteins, workload(items)
-            )
-            plan, runner, check = beginning.begin(state, fasta_sha256, summary[RECORD_DIGEST])
+            asked = (paths, checkpoint, options, job, device, proteins, workload(items))
+            begun = Beginning(*asked).begin(state, fasta_sha256, summary[RECORD_DIGEST])
+            plan, runner, check = begun
             planned = items.plan(plan.token_budget)
             packs = PackPlan(items.tokens, planned, state.replans(), records=items.records)
             peak = measure_matmul_peak(runner.model, plan.token_budget)
