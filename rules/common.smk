@@ -8,7 +8,7 @@ from packedesm.config import resolve, samples, with_arrays
 from packedesm.device.gpus import gpu_count, shard_count
 from packedesm.errors import UserError, permissions_told
 from packedesm.files import read_json
-from packedesm.paths import Paths
+from packedesm.paths import LETTERED, Paths
 from packedesm.esm2.input_files import files_as_named, published_base
 from packedesm.esm2.registry import Checkpoint, known_depth
 from packedesm.options import (

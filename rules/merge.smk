@@ -5,6 +5,9 @@ rule merge:
             for shard in range(SHARDS)
             for name in ARRAYS
         ],
+        # Of the letters of residues, which some arrays are read with.
+        fasta=every_shard(SAMPLE.shard_fasta) if LETTERED & {*ARRAYS} else [],
+        fai=every_shard(SAMPLE.shard_fai) if LETTERED & {*ARRAYS} else [],
         index=SAMPLE.shard_index,
         skipped=SAMPLE.shard_skipped,
         sharding=SAMPLE.sharding,

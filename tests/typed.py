@@ -62,6 +62,8 @@ def shard_run(**changes: Any) -> ShardRun:
         records=1,
         residues=3,
         tokens=5,
+        masked_passes=0,
+        masked_tokens=0,
         checkpoint=checkpoint(),
         options=options(EmbedOptions),
         plan=embed_plan(),

@@ -26,6 +26,7 @@ from packedesm.paths import STANDARD_INPUT, Paths, named
 from packedesm.results.folder import at_rest, clean_up, finished_request, refuse_foreign, working_in
 from packedesm.results.inputs import check_together
 from packedesm.results.request import Request, input_files
+from packedesm.results.variants import add_variants
 
 # Options of the workflow that the command replaces by its own arguments.
 _NOT_OPTIONS = ("fasta", "results")
@@ -149,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     fetch.set_defaults(run=_fetch)
 
     _add_doctor(commands)
+    add_variants(commands, _answer)
     models = commands.add_parser("models", help="list the models by name")
     models.set_defaults(run=_models)
     return parser

@@ -105,10 +105,13 @@ class LengthPolicy(_Options):
         longest = np.minimum(lengths, self.max_length) if cut else lengths
         return self.counts(lengths) * (longest + SPECIAL_TOKENS)
 
+    def window_tokens(self, lengths: np.ndarray) -> np.ndarray:
+        """Return the tokens of each window of each record: int64 (N,)."""
+        return self.tokens(lengths) // self.counts(lengths)
+
     def sequence_tokens(self, lengths: np.ndarray) -> np.ndarray:
         """Return the tokens of every window, record after record: int64 (S,)."""
-        counts = self.counts(lengths)
-        return np.repeat(self.tokens(lengths) // counts, counts)
+        return np.repeat(self.window_tokens(lengths), self.counts(lengths))
 
     def embedded(self, lengths: np.ndarray) -> np.ndarray:
         """Return the residues of each record that are embedded: int64 (N,)."""
@@ -129,6 +132,15 @@ class ShardOptions(_Options):
     empty_sequences: str  # "error", or "skip": no row for records without residues
     deduplicate: bool  # only the first of identical sequences is embedded
     ids: str  # "first_word" of the header, or all of the "header"
+    masked: bool = False  # each record also takes a pass for each residue, see `partition`
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """Return the options of a configuration, or of the `part` of one."""
+        from packedesm.outputs import OUTPUTS  # here: what is told of options needs no outputs
+
+        masked = any(OUTPUTS[name].masked for name in config.get("outputs", ()))
+        return super().of({"masked": masked, **config})
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,11 @@ class Array:
         return residues if self.per == RESIDUE else residues * (residues + 1) // 2
 
 
+def heads_of(arrays: Iterable[str]) -> frozenset[str]:
+    """Return the heads that the weights must have for arrays of these names."""
+    return needs(Array.named(name).output.name for name in arrays)
+
+
 def array_names(
     outputs: Iterable[str], layers: Sequence[int | str], depth: int | None
 ) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from packedesm.outputs import OUTPUTS, PAIR, RESIDUE, Array
 
 WORK = ".work"
+LETTERED = {"masked_marginals"}  # arrays that are read with the residues that stand there
 COMMIT_SUFFIX = ".commit"  # of the files in a shard's state that hold finished packs
 STANDARD_INPUT = Path("/dev/stdin")  # what `-` stands for
 
@@ -38,6 +39,7 @@ class Paths:
         self.verification = self.root / "verification.json"
         self.report = self.root / "report.html"
         self.residue_offsets = self.root / "residue_offsets.npy"
+        self.residue_letters = self.root / "residue_letters.npy"
         self.contacts_offsets = self.root / "contacts_offsets.npy"
         self.lock = self.work / "lock"
         self.request = self.work / "request.json"
@@ -68,10 +70,12 @@ class Paths:
         return {RESIDUE: self.residue_offsets, PAIR: self.contacts_offsets}.get(per)
 
     def arrays(self, names: Iterable[str]) -> list[Path]:
-        """Return the files of arrays and of the offsets that they bring."""
+        """Return the files of arrays, and of the offsets and letters that they bring."""
         kinds = {name: Array.named(name).per for name in names}
         offsets = [self.offsets(per) for per in dict.fromkeys(kinds.values())]
-        return [*map(self.array, kinds), *(path for path in offsets if path is not None)]
+        letters = [self.residue_letters] if LETTERED & kinds.keys() else []
+        found = [*map(self.array, kinds), *(path for path in offsets if path is not None)]
+        return [*found, *letters]
 
     def results(self) -> list[Path]:
         """Return every file that results may hold, whatever they were asked for.

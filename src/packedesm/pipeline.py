@@ -17,13 +17,14 @@ from packedesm.embedding.pool import embed_shards
 from packedesm.esm2.checkpoints import prepare
 from packedesm.esm2.registry import Checkpoint
 from packedesm.options import (
+    SPECIAL_TOKENS,
     EmbedOptions,
     JobOptions,
     ReferenceOptions,
     ShardOptions,
     VerifyOptions,
 )
-from packedesm.outputs import needs
+from packedesm.outputs import Array, needs
 from packedesm.paths import Paths
 from packedesm.reference.step import write_reference
 from packedesm.reference.vectors import FIRST, REST
@@ -134,5 +135,13 @@ def _embed(
             embed(shard)
         return
     todo.sort(key=lambda shard: -shards[shard]["cost"])
-    before = sum(run.residues for run in kept if run is not None)
-    embed_shards(embed, todo, places, residues=summary["unique_residues"], before=before)
+    masked = {Array.named(name).masked for name in options.arrays}
+    residues = sum(_passed(shard, unmasked=False in masked) for shard in shards)
+    before = sum(_passed(vars(run)) for run in kept if run is not None)
+    embed_shards(embed, todo, places, residues=residues, before=before)
+
+
+def _passed(shard: Mapping[str, Any], *, unmasked: bool = True) -> int:
+    """Return the residues of a shard that go through the model, see `PackStatistics.passed`."""
+    copies = shard["masked_tokens"] - SPECIAL_TOKENS * shard["masked_passes"]
+    return int(shard["residues"]) * unmasked + copies

@@ -10,6 +10,7 @@ from packedesm.embedding.record import ShardRun
 from packedesm.esm2.model import PackedESM2
 from packedesm.options import EmbedOptions, JobOptions
 from packedesm.packing.dataset import SequenceDataset
+from packedesm.packing.items import Items
 from packedesm.paths import Paths
 from packedesm.sequences.shards import write_shards
 from tests.jobs import Sample
@@ -65,4 +66,4 @@ def test_a_record_is_called_by_its_number_in_the_input(tmp_path):
     paths = Paths(tmp_path / "sample")
     write_shards([fasta], paths, shard_options(empty_sequences="skip"), shards=1, width=64)
     dataset = SequenceDataset(paths.shard_fasta(0), policy())
-    assert job.record_name(paths, dataset, 0) == "record 2 ('p')"
+    assert job.item_name(paths, Items(dataset), 0) == "record 2 ('p')"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from packedesm.embedding.replan import PATIENCE, PackPlan, Replan
-from packedesm.packing.packer import plan_packs
+from packedesm.packing.packer import plan_apart, plan_packs
 
 TOKENS = np.random.default_rng(5).integers(3, 60, 300)
 BUDGET = 128
@@ -49,6 +49,32 @@ def test_whatever_is_planned_anew_each_record_is_in_one_pack_and_each_attempt_ag
         assert again.todo(done, float32=False) == todo
         assert all(again[number].tolist() == plan[number].tolist() for number in todo)
     assert all(plan[number].tolist() == places for number, places in content.items())
+
+
+def kinds(plan, numbers, records):
+    """Return the kinds of items of each pack: whether they are masked copies."""
+    return [set((plan[number] >= records).tolist()) for number in numbers]
+
+
+def test_packs_planned_anew_hold_records_or_copies_as_the_first_do():
+    def made(replans=()):
+        packs = plan_apart(TOKENS, BUDGET, 100)
+        return PackPlan(TOKENS, packs, replans, records=100)
+
+    plan = made()
+    for budget in (50, 70):
+        left = plan.todo(range(5), float32=False)
+        plan.replan(left, budget)
+        todo = plan.todo(range(5), float32=False)
+        assert max(map(len, kinds(plan, todo, 100))) == 1
+        assert sorted(records(plan, [*range(5), *todo])) == list(range(len(TOKENS)))
+    plan.replan([], 128, float32=True, records=[3, 99, 100, 250])
+    again = plan.todo([], float32=True)
+    assert [len(plan[number]) for number in again] == [2, 2]
+    assert kinds(plan, again, 100) == [{False}, {True}]
+    same = made(map(Replan.from_json, json.loads(json.dumps([r.as_json() for r in plan.replans]))))
+    numbers = [*plan.todo([], float32=False), *again]
+    assert [same[n].tolist() for n in numbers] == [plan[n].tolist() for n in numbers]
 
 
 def test_further_records_are_planned_beside_the_others(plan):

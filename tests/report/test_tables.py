@@ -15,8 +15,8 @@ def test_unknown_values_are_empty_cells_and_fractions_have_six_digits(tmp_path):
     write_tables(paths, {"packing": rows, "throughput": rows})
     assert paths.packing.read_text().splitlines() == [
         "\t".join(PACKING_COLUMNS),
-        "0\t\t\t1234567\t\t0.666667\t\t\t\t",
-        "all" + "\t" * 9,
+        "0\t\t\t1234567\t\t0.666667" + "\t" * (len(PACKING_COLUMNS) - 6),
+        "all" + "\t" * (len(PACKING_COLUMNS) - 1),
     ]
     assert [line.split("\t")[:2] for line in paths.throughput.read_text().splitlines()] == [
         ["shard", "device"],

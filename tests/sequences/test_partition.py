@@ -1,10 +1,18 @@
 """Where records are cut into shards, and which of them repeat an earlier one."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from packedesm.sequences.partition import cut, duplicates, first_occurrences, token_cost
+from packedesm.sequences.partition import (
+    cut,
+    duplicates,
+    first_occurrences,
+    partition,
+    token_cost,
+)
+from tests.typed import shard_options
 
 
 def test_cost_is_the_share_of_the_models_floating_point_work():
@@ -41,3 +49,24 @@ def test_duplicates_point_to_their_first_unless_each_is_embedded():
     first = np.array([0, 1, 0, 1, 4])
     assert duplicates(first, deduplicate=True).tolist() == [-1, -1, 0, 1, -1]
     assert duplicates(first, deduplicate=False).tolist() == [-1] * 5
+
+
+@pytest.mark.parametrize("config", [{}, {"long_sequences": "window", "max_length": 60}])
+def test_a_record_that_is_masked_costs_a_pass_more_for_each_residue(config):
+    lengths, rows, width = np.array([30, 7, 100, 300]), np.array([0, 2, 3]), 64
+    config |= {"window_overlap": 20}
+    asked = shard_options(outputs=["mean", "masked_marginals"], **config)
+    found = partition(lengths, rows, 2, width, asked)
+    plain = partition(lengths, rows, 2, width, shard_options(**config))
+    windows = [asked.length.windows(int(length)) for length in lengths[rows]]
+    one = [float(token_cost(np.array([w[0][1] + 2]), width)[0]) for w in windows]
+    copies = [30, 100, 300]
+    passes = [len(w) + n for w, n in zip(windows, copies, strict=True)]
+    assert found.costs == pytest.approx([c * n for c, n in zip(one, passes, strict=True)])
+    assert plain.costs == pytest.approx([c * len(w) for c, w in zip(one, windows, strict=True)])
+    assert found.masked_passes.tolist() == copies
+    assert found.masked_tokens.tolist() == [
+        n * (w[0][1] + 2) for n, w in zip(copies, windows, strict=True)
+    ]
+    assert not plain.masked_passes.any()
+    assert not plain.masked_tokens.any()

@@ -18,7 +18,7 @@ from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
 from packedesm.options import EmbedOptions, EmbedPlan
-from packedesm.outputs import check_layers
+from packedesm.outputs import check_layers, heads_of
 
 NAMED = "named in the configuration"
 _KINDS = {"cuda": "GPU", "cpu": "CPU"}
@@ -53,7 +53,7 @@ def load(
     check_layers(options.arrays, checkpoint.geometry.layers)
     backend = select_backend(options.attention, device, number, checkpoint.geometry.head_dim)
     kernels = select_kernels(checkpoint.geometry, number, device)
-    model = load_fitting(checkpoint, dtype, kernels.name, device)
+    model = load_fitting(checkpoint, dtype, kernels.name, device, heads_of(options.arrays))
     budget, budget_reason = resolve_token_budget(
         options.token_budget, model, backend.name, workload
     )
@@ -102,11 +102,15 @@ def unfit_reason(
 
 
 def load_fitting(
-    checkpoint: Checkpoint, dtype: str, kernels: str, device: torch.device
+    checkpoint: Checkpoint,
+    dtype: str,
+    kernels: str,
+    device: torch.device,
+    heads: Collection[str] = (),
 ) -> PackedESM2:
-    """Return the model of a job, with its kernels; Fault if it does not fit into memory."""
+    """Return the model of a job, with its kernels and heads; Fault if memory does not hold it."""
     with _weights_fit(checkpoint, dtype):
-        model = load_model(checkpoint, getattr(torch, dtype), device)
+        model = load_model(checkpoint, getattr(torch, dtype), device, heads)
     model.use_kernels(kernels)
     return model
 

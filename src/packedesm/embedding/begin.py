@@ -20,6 +20,7 @@ from packedesm.errors import Fault, UserError
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions
+from packedesm.outputs import heads_of
 from packedesm.paths import Paths
 from packedesm.reference.comparison import USUAL_COSINE, Limits
 from packedesm.reference.vectors import Protein
@@ -112,7 +113,8 @@ class Beginning:
                 "that folder"
             )
         logger.info("going on as it was begun on %s", settled.name)
-        model = load_fitting(self.checkpoint, plan.dtype, plan.kernels, place)
+        heads = heads_of(plan.arrays)
+        model = load_fitting(self.checkpoint, plan.dtype, plan.kernels, place, heads)
         return self._right(self._checked(plan, model))
 
     def _decided(self, run_choice: RunChoice) -> Begun:

@@ -33,9 +33,9 @@ class Means:
     """What a `Fallback` needs and is given."""
 
     embed: Embed
-    tokens: np.ndarray  # int (N,), of each record of the shard
+    tokens: np.ndarray  # int (N + C,), of each item
     load_float32: Callable[[torch.device], PackedESM2]  # the model in float32, on a device
-    name: Callable[[int], str]  # what to call the record at a place in the shard
+    name: Callable[[int], str]  # what to call an item
     remember: Callable[[Sequence[Replan]], None]  # keeps a plan for the attempts to come
 
 
@@ -59,7 +59,7 @@ class Fallback:
     done
         Numbers of the packs that earlier attempts have finished.
     deferred
-        Places in the shard of the records that they have deferred.
+        The items that they have deferred.
     """
 
     def __init__(
@@ -239,10 +239,11 @@ class Fallback:
             passes=2,
             deferred_records=1,
             float32_records=0,
+            masked=int(pack.masked),
         )
         none = np.empty(0, np.int64)
         width, dtype = runner.model.geometry.width, runner.plan.output_dtype
-        arrays = map(Array.named, runner.plan.arrays)
+        arrays = [a for a in map(Array.named, runner.plan.arrays) if a.masked == pack.masked]
         vectors = {a.name: np.empty((0, *a.line(width)), a.dtype(dtype)) for a in arrays}
         deferred = FinishedPack(statistics, none, none, vectors, pack.rows)
         with Writer() as writer:  # a signal would interrupt it in this thread

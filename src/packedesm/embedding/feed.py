@@ -12,14 +12,14 @@ from packedesm.files import damaged
 from packedesm.options import JobOptions
 from packedesm.packing.batch import PackedBatch
 from packedesm.packing.dataloader import create_async_dataloader
-from packedesm.packing.dataset import SequenceDataset
+from packedesm.packing.items import Items
 
 
 @dataclass(frozen=True)
 class Feed:
     """Where the packs of a job come from."""
 
-    dataset: SequenceDataset
+    items: Items
     packs: PackPlan
     job: JobOptions
     check_stop: Callable[[], None]  # raises if the job is to stop
@@ -36,7 +36,7 @@ class Feed:
             Start no workers: this process reads and collates.
         """
         loader = create_async_dataloader(
-            self.dataset,
+            self.items,
             [self.packs[number] for number in todo],
             workers=0 if in_process else self._workers(len(todo)),
             pin_memory=False,  # the lane does it, in one copy
@@ -54,7 +54,7 @@ class Feed:
                 self.check_stop()
                 yield batch
         except Damaged as error:  # of a worker, it holds a traceback
-            raise damaged(self.dataset.fasta) from error
+            raise damaged(self.items.fasta) from error
 
     def _workers(self, packs: int) -> int:
         # To read and collate a token takes about 0.02 µs, the smallest model on an H200 ten times

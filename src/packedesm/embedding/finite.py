@@ -30,7 +30,7 @@ def finite_records(
     torch.Tensor
         bool (R,), on that device.
     """
-    found = []
+    found = [torch.ones(len(record_residues), dtype=torch.bool, device=record_residues.device)]
     for name, tensor in vectors.items():
         # The largest of a line is not finite if one number is not: NaN is passed on. One pass over
         # the vectors, and nothing as large as they are is written.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -98,6 +98,7 @@ def first_check(
         Which residues of them are embedded.
     """
     dtype = runner.plan.dtype
+    runner = _of_the_reference(runner, proteins)
     compared, not_finite = 0, 0
     worst, worst_is = Distance(1.0, 0.0, passed=True), ""
     for protein, vectors in _embedded(runner, proteins, policy):
@@ -112,6 +113,21 @@ def first_check(
                 worst = distance
                 worst_is = f"{name} of {quote(protein.id)} (row {protein.row})"
     return FirstCheck(dtype, limits, compared, not_finite, worst, worst_is)
+
+
+def _of_the_reference(
+    runner: AsyncInferenceRunner, proteins: Sequence[Protein]
+) -> AsyncInferenceRunner:
+    """Return a runner that gives what there is a reference of.
+
+    Where all that is asked for takes masked passes these are the logits of an unmasked one: they
+    come from all that masked passes come from, and of those there would be many.
+    """
+    names = tuple(dict.fromkeys(name for protein in proteins for name in protein.vectors))
+    if set(names) <= set(runner.plan.arrays):
+        return runner
+    plan = replace(runner.plan, arrays=names)
+    return AsyncInferenceRunner(runner.model, plan, runner.device)
 
 
 def _badness(distance: Distance) -> tuple[bool, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,10 +19,11 @@ from packedesm.device.hardware import leased_device
 from packedesm.device.memory import keep_freed_memory
 from packedesm.device.precision import fix_precision
 from packedesm.embedding.begin import Beginning
+from packedesm.embedding.cost import in_words, job_flops, masked_cost
 from packedesm.embedding.fallback import Fallback, Means
 from packedesm.embedding.feed import Feed
 from packedesm.embedding.output import write_shard
-from packedesm.embedding.pack import FinishedPack, total_fill
+from packedesm.embedding.pack import FinishedPack, PackStatistics, total_fill
 from packedesm.embedding.record import JobFacts, ShardRun
 from packedesm.embedding.replan import PackPlan
 from packedesm.embedding.resume import ShardState
@@ -35,9 +36,11 @@ from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
 from packedesm.files import RECORD_DIGEST
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions, ReferenceOptions
+from packedesm.outputs import Array, heads_of
 from packedesm.packing.dataloader import worker_lost
 from packedesm.packing.dataset import SequenceDataset
-from packedesm.packing.packer import Packs, plan_packs
+from packedesm.packing.items import Items
+from packedesm.packing.packer import Packs
 from packedesm.paths import Paths
 from packedesm.progress import Progress
 from packedesm.reference.vectors import FIRST, ReferenceVectors
@@ -84,8 +87,9 @@ def embed_shard(
     keep_freed_memory()
     precision = fix_precision()
     summary = read_summary(paths)
-    dataset = _records(paths, shard, options, summary)
-    fasta_sha256 = written_digest(summary, paths, dataset.fasta)
+    items = _items(paths, shard, options, summary)
+    dataset = items.dataset
+    fasta_sha256 = written_digest(summary, paths, items.fasta)
     sample = ReferenceOptions(options.length, options.arrays, job.sequences, job.seed)
     proteins = ReferenceVectors.read(paths, FIRST, sample, checkpoint.sha256).proteins
     with stopping_on_signals() as check_stop, ShardState(paths.shard_state(shard)) as state:
@@ -96,23 +100,23 @@ def embed_shard(
         ):
             place = device.torch_device
             beginning = Beginning(
-                paths, checkpoint, options, job, device, proteins, workload(dataset)
+                paths, checkpoint, options, job, device, proteins, workload(items)
             )
             plan, runner, check = beginning.begin(state, fasta_sha256, summary[RECORD_DIGEST])
-            planned = plan_packs(dataset.tokens, plan.token_budget)
-            packs = PackPlan(dataset.tokens, planned, state.replans())
+            planned = items.plan(plan.token_budget)
+            packs = PackPlan(items.tokens, planned, state.replans(), records=items.records)
             peak = measure_matmul_peak(runner.model, plan.token_budget)
-            _say(dataset, planned, plan, place, precision)
-            feed = Feed(dataset, packs, job, check_stop)
-            load_float32 = partial(load_model, checkpoint, torch.float32)
-            name = partial(record_name, paths, dataset)
-            embed_packs(runner, feed, state, job, load_float32=load_float32, name=name)
+            _say(items, planned, plan, place, precision)
+            feed = Feed(items, packs, job, check_stop)
+            heads = heads_of(plan.arrays)
+            load_float32 = partial(load_model, checkpoint, torch.float32, needs=heads)
+            name = partial(item_name, paths, items)
+            embed_packs(runner, feed, state, load_float32=load_float32, name=name, peak=peak.flops)
         statistics = state.statistics().values()
         facts = JobFacts(
             shard=shard,
             records=len(dataset),
-            residues=int(dataset.embedded_lengths.sum()),
-            tokens=int(dataset.tokens.sum()),
+            **items.counts(),
             checkpoint=checkpoint,
             options=options,
             plan=plan,
@@ -120,7 +124,7 @@ def embed_shard(
             fasta_sha256=fasta_sha256,
             packs=len(statistics),
             fill=total_fill(statistics),
-            flops=checkpoint.geometry.flops(options.length.sequence_tokens(dataset.lengths)),
+            flops=job_flops(checkpoint.geometry, items),
             matmul_peak_flops=peak.flops,
             matmul_peak_reason=peak.reason,
             precision=precision,
@@ -129,26 +133,26 @@ def embed_shard(
             host=platform.node(),
             versions=versions(),
         )
-        return write_shard(paths, dataset, state, facts)
+        return write_shard(paths, items, state, facts)
 
 
-def _records(
-    paths: Paths, shard: int, options: EmbedOptions, summary: Mapping[str, Any]
-) -> SequenceDataset:
-    """Return the records of a shard."""
+def _items(paths: Paths, shard: int, options: EmbedOptions, summary: Mapping[str, Any]) -> Items:
+    """Return what of a shard goes through the model."""
+    masked = {Array.named(name).masked for name in options.arrays}
     files = (paths.shard_fai(shard), paths.shard_digests(shard))
     with reading_sharded(paths, *files, summary=summary):
-        return SequenceDataset(paths.shard_fasta(shard), options.length)
+        dataset = SequenceDataset(paths.shard_fasta(shard), options.length)
+    return Items(dataset, unmasked=False in masked, masked=True in masked)
 
 
 def embed_packs(
     runner: AsyncInferenceRunner,
     feed: Feed,
     state: ShardState,
-    job: JobOptions,
     *,
     load_float32: Callable[[torch.device], PackedESM2],
     name: Callable[[int], str],
+    peak: float | None,
 ) -> None:
     """Embed and commit the packs that earlier attempts have not committed.
 
@@ -157,23 +161,26 @@ def embed_packs(
     load_float32
         Gives the model in float32 on a device.
     name
-        Gives what the user calls the record at a place in the shard.
+        Gives what the user calls an item.
+    peak
+        The rate of matrix products on the device, FLOP/s, if it is known.
     """
+    job = feed.job
     committed = state.committed(feed.packs)
-    residues = int(feed.dataset.embedded_lengths.sum())
-    residues_done = sum(pack.residues for pack in committed.values())
+    _say_masked(runner, feed.items, committed.values(), peak)
+    passed = sum(pack.passed for pack in committed.values())
     with (
         state.committing(seconds=job.commit_seconds, packs=job.commit_packs) as commit,
-        Progress("embedding", residues, "residues", before=residues_done) as progress,
+        Progress("embedding", feed.items.passed, "residues", before=passed) as progress,
     ):
 
         def sink(pack: FinishedPack) -> None:
             commit(pack)
-            progress.add(pack.statistics.residues)
+            progress.add(pack.statistics.passed)
 
         means = Means(
             embed=_FromFeed(feed, state.seconds_before),
-            tokens=feed.dataset.tokens,
+            tokens=feed.items.tokens,
             load_float32=load_float32,
             name=name,
             remember=state.remember_replans,
@@ -212,16 +219,23 @@ class _FromFeed:
             runner.run(batches, sink, numbers=numbers, token_budget=budget, seconds_before=before)
 
 
-def record_name(paths: Paths, dataset: SequenceDataset, place: int) -> str:
-    """Return what the user calls a record of the shard: its id and its number in its file."""
-    row = int(dataset.rows[place])
+def item_name(paths: Paths, items: Items, item: int) -> str:
+    """Return what the user calls an item: a record by its id and its number in its file.
+
+    Of a masked copy it is said which residue is masked.
+    """
+    (place,) = items.records_of(np.array([item]))
+    row = int(items.dataset.rows[place])
     with reading_sharded(paths, paths.shard_index):
         (found,) = read_rows(paths.shard_index, np.array([row]))
-    return f"record {found['record']} ({quote(found['id'])})"
+    name = f"record {found['record']} ({quote(found['id'])})"
+    if item < items.records or items.copies is None:
+        return name
+    return f"{name} with residue {items.copies[item - items.records].masked + 1} masked"
 
 
 def _say(
-    dataset: SequenceDataset,
+    items: Items,
     packs: Packs,
     plan: EmbedPlan,
     device: torch.device,
@@ -235,9 +249,23 @@ def _say(
     logger.info("kernels between products by %s: %s", plan.kernels, plan.reasons["kernels"])
     logger.info(
         "%s in %s of at most %d tokens, fill %.1f%%",
-        *(plural(len(dataset), "record"), plural(len(packs), "pack")),
+        *(plural(items.records, "record"), plural(len(packs), "pack")),
         *(plan.token_budget, 100 * packs.fill),
     )
+
+
+def _say_masked(
+    runner: AsyncInferenceRunner,
+    items: Items,
+    done: Collection[PackStatistics],
+    peak: float | None,
+) -> None:
+    """Tell what masked passes will cost, before the first one."""
+    passes, seconds = masked_cost(items, runner.model.geometry, done, peak)
+    if passes:
+        left = "what is left: " if any(pack.masked for pack in done) else ""
+        words = in_words(runner.plan.arrays, items.records, passes, seconds)
+        logger.info("%s%s", left, words)
 
 
 def _gpu(summary: dict[str, Any], state: ShardState) -> dict[str, Any]:

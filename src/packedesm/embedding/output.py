@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 
 import numpy as np
 
 from packedesm.embedding.claim import now
+from packedesm.embedding.masked import CopyWriter
 from packedesm.embedding.pack import FinishedPack, PackStatistics, not_finite, write_packs
 from packedesm.embedding.record import JobFacts, Seconds, ShardRun
 from packedesm.embedding.resume import ShardState
@@ -17,7 +19,7 @@ from packedesm.esm2.registry import Checkpoint
 from packedesm.files import atomic_path, create_npy, file_digest
 from packedesm.options import EmbedOptions, EmbedPlan
 from packedesm.outputs import RECORD, Array
-from packedesm.packing.dataset import SequenceDataset
+from packedesm.packing.items import Items
 from packedesm.paths import Paths
 from packedesm.sequences.summary import read_summary, written_digest
 from packedesm.versions import versions
@@ -25,17 +27,15 @@ from packedesm.versions import versions
 logger = logging.getLogger(__name__)
 
 
-def write_shard(
-    paths: Paths, dataset: SequenceDataset, state: ShardState, facts: JobFacts
-) -> ShardRun:
+def write_shard(paths: Paths, items: Items, state: ShardState, facts: JobFacts) -> ShardRun:
     """Write arrays, ``packs.tsv`` and, last, ``run.json``; delete the state."""
-    float32_rows: list[int] = []
-    width, residues = facts.checkpoint.geometry.width, dataset.embedded_lengths
+    float32_rows: set[int] = set()
+    width, residues = facts.checkpoint.geometry.width, items.dataset.embedded_lengths
     with shard_writer(paths, facts.shard, residues, facts.plan, width=width) as writer:
         for pack in state.finished():
             writer.write(pack)
             if pack.statistics.float32_records:
-                float32_rows += dataset.rows[pack.rows].tolist()
+                float32_rows.update(items.dataset.rows[items.records_of(pack.rows)].tolist())
         state.claim.check()
     statistics = list(state.statistics().values())
     write_packs(paths.shard_packs(facts.shard), statistics)
@@ -150,9 +150,15 @@ class ShardWriter:
     """Receive the vectors of one shard, pack by pack, in any order."""
 
     def __init__(self, arrays: dict[str, np.memmap], residues: np.ndarray) -> None:
-        self._arrays = arrays
-        self._ends = {name: np.cumsum(Array.named(name).lines(residues)) for name in arrays}
-        self._written = np.zeros(len(residues), bool)
+        masked = {name for name in arrays if Array.named(name).masked}
+        self._all = arrays.values()
+        self._arrays = {name: arrays[name] for name in arrays if name not in masked}
+        self._ends = {name: np.cumsum(Array.named(name).lines(residues)) for name in self._arrays}
+        # Without such arrays no record goes through the model.
+        self._written = np.zeros(len(residues) if self._arrays else 0, bool)
+        self._copies = None
+        if masked:
+            self._copies = CopyWriter({name: arrays[name] for name in masked}, residues)
 
     def write(self, pack: FinishedPack) -> None:
         """Store the vectors of one pack.
@@ -162,6 +168,9 @@ class ShardWriter:
         RuntimeError
             If a record comes a second time, or a vector holds NaN or infinity.
         """
+        if any(Array.named(name).masked for name in pack.vectors):
+            self._write_copies(pack)
+            return
         rows = pack.rows
         if self._written[rows].any():
             raise RuntimeError(f"records {rows[self._written[rows]].tolist()} were embedded twice")
@@ -177,6 +186,12 @@ class ShardWriter:
                 self._arrays[name][end - count : end] = array[stop - count : stop]
         self._written[rows] = True
 
+    def _write_copies(self, pack: FinishedPack) -> None:
+        if len(bad := not_finite(pack.vectors, pack.residues)):
+            raise RuntimeError(f"vectors of the job's items {pack.rows[bad]} hold NaN or infinity")
+        assert self._copies is not None
+        self._copies.write(pack)
+
     def close(self) -> None:
         """Flush the arrays; RuntimeError if a record was not written."""
         if not self._written.all():
@@ -184,14 +199,21 @@ class ShardWriter:
             raise RuntimeError(
                 f"no vector for {plural(len(missing), 'record')}, first {missing[:5].tolist()}"
             )
-        for array in self._arrays.values():
+        if self._copies is not None:
+            self._copies.close()
+        for array in self._all:
             array.flush()
 
 
 def _seconds(statistics: list[PackStatistics], setup: float, total: float) -> Seconds:
+    in_order = sorted(statistics, key=lambda pack: pack.finished_seconds)
+    # Packs are computed one after another: what one took is the time since the one before.
+    times = [0.0, *(pack.finished_seconds for pack in in_order)]
+    masked = [after - before for before, after in pairwise(times)]
     return Seconds(
         setup=setup,
-        embedding=max((pack.finished_seconds for pack in statistics), default=0.0),
+        embedding=times[-1],
+        masked=sum(took for took, pack in zip(masked, in_order, strict=True) if pack.masked),
         forward=sum(pack.forward_seconds for pack in statistics),
         waiting=sum(pack.wait_seconds for pack in statistics),
         total=total,

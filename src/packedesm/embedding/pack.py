@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from packedesm.files import write_table
+from packedesm.options import SPECIAL_TOKENS
 from packedesm.outputs import Array
 from packedesm.sequences.arrow import to_numpy
 
@@ -20,7 +21,8 @@ class PackStatistics:
     """What one pack was and took; a line of ``packs.tsv``.
 
     Records, residues and tokens are those of the vectors that it gave: a deferred record counts in
-    the pack that embeds it again.
+    the pack that embeds it again. A pack of masked copies counts copies as records, and of each the
+    one residue that is masked.
     """
 
     pack: int
@@ -35,6 +37,12 @@ class PackStatistics:
     passes: int  # forward passes: two if memory was short in the first
     deferred_records: int  # that are embedded again, in float32
     float32_records: int  # that were embedded in float32 since half precision could not
+    masked: int = 0  # 1 if it is a pack of masked copies
+
+    @property
+    def passed(self) -> int:
+        """Residues that went through the model: of a masked copy all, for the sake of one."""
+        return self.tokens - SPECIAL_TOKENS * self.records if self.masked else self.residues
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class FinishedPack:
     """The vectors of one pack, with the rows that they belong to."""
 
     statistics: PackStatistics
-    rows: np.ndarray  # int64 (R,), the records' places in the shard
+    rows: np.ndarray  # int64 (R,), which items of the job the records are
     residues: np.ndarray  # int64 (R,), embedded residues of each record
     vectors: dict[str, np.ndarray]  # by array name: its lines of these records, back to back
     deferred: np.ndarray  # int64, records of the pack that got no vector: to be embedded again
@@ -100,7 +108,7 @@ def not_finite(vectors: dict[str, np.ndarray], residues: np.ndarray) -> np.ndarr
     """
     bad = [np.empty(0, np.int64)]
     for name, array in vectors.items():
-        lines = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+        lines = np.flatnonzero(~np.isfinite(array).all(axis=tuple(range(1, array.ndim))))
         ends = np.cumsum(Array.named(name).lines(residues))
         bad.append(np.searchsorted(ends, lines, side="right"))
     return np.unique(np.concatenate(bad))

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from packedesm.alphabet import STANDARD, TOKENS
+from packedesm.embedding.masked import MARGINALS, PERPLEXITY
 from packedesm.embedding.pooling import over_residues, pool
 from packedesm.errors import UserError
 from packedesm.esm2.model import PackedESM2
@@ -13,6 +15,7 @@ from packedesm.options import EmbedPlan
 from packedesm.outputs import LANGUAGE_HEAD, Array
 from packedesm.packing.batch import PackedBatch
 
+_STANDARD = slice(TOKENS.index(STANDARD[0]), TOKENS.index(STANDARD[-1]) + 1)
 # Tokens whose logits are in float32 at once: more would take memory that packs were not counted to.
 _AT_ONCE = 1 << 14
 _SAID = ("logits", "log_likelihood")  # of every residue, by the language head
@@ -46,8 +49,11 @@ class Readout:
     def of(self, batch: PackedBatch) -> dict[str, torch.Tensor]:
         """Run the forward pass of a pack on its device, and return its arrays by name.
 
-        Nothing here waits for the device.
+        Of masked copies there are the masked arrays, of records the others. Nothing here waits for
+        the device.
         """
+        if batch.masked:
+            return self._masked(batch)
         found: dict[str, torch.Tensor] = {}
         earlier = {array.layer for array in self._arrays} - {None}
 
@@ -60,7 +66,37 @@ class Readout:
         )
         found |= self._pooled(hidden, batch, None)
         found |= self._said(hidden, batch)
-        return {array.name: found[array.name] for array in self._arrays}
+        return {array.name: found[array.name] for array in self._arrays if not array.masked}
+
+    def _masked(self, batch: PackedBatch) -> dict[str, torch.Tensor]:
+        """Return what the language head says of the one residue of each copy that is masked.
+
+        ``masked_marginals`` (R, 20): log p of the 20 amino acids at the masked position, given all
+        other residues, of the softmax over all 33 tokens, natural logarithm: the masked marginals
+        of Meier et al. (2021), "Language models enable zero-shot prediction of the effects of
+        mutations on protein function", NeurIPS 34. ``pseudo_perplexity`` (R,), float32: log p of
+        the residue that was masked, of which `packedesm.embedding.masked` makes the
+        pseudo-perplexity.
+        """
+        assert self._model.language_head is not None
+        hidden = self._model.forward_packed(**batch.inputs, attention=self._plan.attention)
+        parts = [
+            self._model.language_head(
+                hidden.index_select(0, at), self._model.embed_tokens.weight
+            ).log_softmax(1)
+            for at in batch.masked_tokens.split(_AT_ONCE)
+        ]
+        said = torch.cat(parts)
+        own = batch.masked_residues.long().unsqueeze(1)
+        known = {
+            MARGINALS: lambda: said[:, _STANDARD],
+            PERPLEXITY: lambda: said.gather(1, own).squeeze(1),
+        }
+        return {
+            array.name: known[array.name]().to(getattr(torch, array.dtype(self._plan.output_dtype)))
+            for array in self._arrays
+            if array.masked
+        }
 
     def _pooled(
         self, hidden: torch.Tensor, batch: PackedBatch, layer: int | None
@@ -80,7 +116,7 @@ class Readout:
         if not wanted:
             return {}
         parts = [self._said_of(hidden, batch, at, wanted) for at in self._blocks(batch)]
-        said = {}
+        said: dict[str, torch.Tensor] = {}
         for name in wanted:
             lines = over_residues(torch.cat([part[name] for part in parts]), batch)
             said[name] = lines.to(getattr(torch, asked[name].dtype(self._plan.output_dtype)))

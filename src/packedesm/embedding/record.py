@@ -22,6 +22,7 @@ class Seconds:
     forward: float  # forward passes and pooling, on the device
     waiting: float  # for the loader
     total: float
+    masked: float = 0.0  # of `embedding`, what packs of masked copies took
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,10 @@ class JobFacts:
 
     shard: int
     records: int
-    residues: int  # that are embedded
-    tokens: int
+    residues: int  # of the records that went through the model
+    tokens: int  # of those
+    masked_passes: int  # as many as residues that were masked, each in a pass of its own
+    masked_tokens: int  # of all masked passes
     checkpoint: Checkpoint
     options: EmbedOptions  # as asked for
     plan: EmbedPlan  # as resolved

@@ -1,4 +1,4 @@
-"""Which records each pack holds, also after packs that are left were planned anew."""
+"""Which items each pack holds, also after packs that are left were planned anew."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from packedesm.packing.packer import Packs, plan_packs
+from packedesm.packing.packer import Packs, plan_apart
 
 # Packs without trouble until a larger budget is tried again, for the first time: a few seconds on a
 # GPU, and each try that fails costs a pack or two.
@@ -19,12 +19,12 @@ PATIENCE = 64
 
 @dataclass(frozen=True)
 class Replan:
-    """Packs in place of others, or for records that get a second pass."""
+    """Packs in place of others, or for items that get a second pass."""
 
     token_budget: int
     float32: bool = False  # the packs are for the passes in float32
     packs: tuple[tuple[int, int], ...] = ()  # the numbers whose place they take, from and up to
-    records: tuple[int, ...] = ()  # places in the shard of further records
+    records: tuple[int, ...] = ()  # further items
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as plain values."""
@@ -40,7 +40,7 @@ class Replan:
 @dataclass(frozen=True)
 class _Part:
     first: int  # number of its first pack
-    places: np.ndarray | None  # int64, the records that it plans; None: all of the shard
+    places: np.ndarray | None  # int64, the items that it plans; None: all of the job
     packs: Packs  # their items are positions in `places`
     float32: bool
 
@@ -50,27 +50,38 @@ class _Part:
 
 
 class PackPlan:
-    """The packs of a shard by number.
+    """The packs of a job by number.
 
-    A number means the same records for ever. Packs that take the place of others get new numbers,
-    after all that were given, and the numbers of the others are given up. So whatever is committed
-    stays true, whenever the job is killed, and an attempt that knows the `Replan` objects of those
-    before it has the same plan.
+    Their items are records and masked copies, see `packedesm.packing.items.Items`; no pack holds
+    both. A number means the same items for ever. Packs that take the place of others get new
+    numbers, after all that were given, and the numbers of the others are given up. So whatever is
+    committed stays true, whenever the job is killed, and an attempt that knows the `Replan` objects
+    of those before it has the same plan.
 
     Parameters
     ----------
     tokens
-        int (N,): tokens of each record of the shard.
+        int (N + C,): tokens of each item.
     packs
-        The packs of all records, as the job begins.
+        The packs of all items, as the job begins.
     replans
         What earlier attempts planned anew, in order.
+    records
+        N: items from there on are masked copies; default: none is.
     """
 
-    def __init__(self, tokens: np.ndarray, packs: Packs, replans: Iterable[Replan] = ()) -> None:
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        packs: Packs,
+        replans: Iterable[Replan] = (),
+        *,
+        records: int | None = None,
+    ) -> None:
         self.replans: list[Replan] = []
-        self.float32_records: set[int] = set()  # places of records that get a pass in float32
+        self.float32_records: set[int] = set()  # items that get a pass in float32
         self._tokens = tokens
+        self._records = len(tokens) if records is None else records
         self._parts = [_Part(0, None, packs, float32=False)]
         self._numbers = set(range(len(packs)))
         for replan in replans:
@@ -81,7 +92,7 @@ class PackPlan:
         return number in self._numbers
 
     def __getitem__(self, number: int) -> np.ndarray:
-        """Return the places in the shard of a pack's records: int64 (R,)."""
+        """Return the items of a pack: int64 (R,)."""
         return self._part(number)[number]
 
     def budget(self, number: int) -> int:
@@ -123,7 +134,7 @@ class PackPlan:
         float32: bool = False,
         records: Iterable[int] = (),
     ) -> None:
-        """Plan the records of `packs` anew, and `records` with them.
+        """Plan the items of `packs` anew, and `records` with them; each kind by itself.
 
         Parameters
         ----------
@@ -134,7 +145,7 @@ class PackPlan:
         float32
             The new packs are for the passes in float32.
         records
-            Places in the shard of further records.
+            Further items.
         """
         further = tuple(sorted(int(place) for place in records))
         self._apply(Replan(token_budget, float32, _ranges(packs), further))
@@ -143,7 +154,8 @@ class PackPlan:
         given_up = [number for first, stop in replan.packs for number in range(first, stop)]
         taken = [self[number] for number in given_up]
         places = np.sort(np.concatenate([*taken, np.array(replan.records, np.int64)]))
-        packs = plan_packs(self._tokens[places], replan.token_budget)
+        first = int(np.searchsorted(places, self._records))
+        packs = plan_apart(self._tokens[places], replan.token_budget, first)
         last = self._parts[-1]
         first = last.first + len(last.packs)
         self._parts.append(_Part(first, places, packs, replan.float32))

@@ -38,7 +38,9 @@ class PackTooLarge(RuntimeError):
     number : int
         Of the pack.
     rows : int64 (R,)
-        Its records' places in the shard.
+        Which items of the job its records are.
+    masked : bool
+        Whether these are masked copies.
     tokens : int
         Its tokens.
     """
@@ -46,6 +48,7 @@ class PackTooLarge(RuntimeError):
     def __init__(self, number: int, batch: PackedBatch) -> None:
         self.number = number
         self.rows = batch.rows
+        self.masked = batch.masked
         self.tokens = sum(batch.lengths)
         super().__init__(f"out of memory with the {self.tokens} tokens of pack {number}")
 
@@ -227,6 +230,7 @@ class _Run:
             passes=passes,
             deferred_records=0,
             float32_records=0,
+            masked=int(batch.masked),
         )
         rows, residues, sink = batch.rows, batch.residues, self._sink
 

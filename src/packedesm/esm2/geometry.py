@@ -38,16 +38,18 @@ class Geometry:
         per_layer = 12 * self.width**2 + 13 * self.width
         return VOCABULARY * self.width + self.layers * per_layer + 2 * self.width
 
-    def flops(self, lengths: Sequence[int] | np.ndarray) -> float:
+    def flops(self, lengths: Sequence[int] | np.ndarray, times: int | np.ndarray = 1) -> float:
         """Return the floating-point operations of one pass over sequences of `lengths` tokens.
+
+        Or over so many `times` each.
 
         Per layer 24 width² for each token (2 operations for each of the 12 width² weights of its
         matrices) and 4 width T² for a sequence of T tokens (the products q kᵀ and softmax v).
         Element-wise work is not counted.
         """
         tokens = np.asarray(lengths, np.float64)
-        matrices = 24 * self.width**2 * tokens.sum()
-        attention = 4 * self.width * np.square(tokens).sum()
+        matrices = 24 * self.width**2 * (times * tokens).sum()
+        attention = 4 * self.width * (times * np.square(tokens)).sum()
         return float(self.layers * (matrices + attention))
 
 

@@ -55,7 +55,6 @@ class PackedESM2(nn.Module):
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
         self.geometry = geometry
-        self.language_head: LanguageModelHead | None = None
         self.fused = self.fused_gelu = False
         with torch.device("meta"):
             # Given its weight, which it would else initialise: on the meta device that imports the

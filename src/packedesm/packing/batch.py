@@ -23,19 +23,30 @@ class PackedBatch:
     sequence, or under ``long_sequences: window`` several, one for each of its windows. T is the
     number of tokens, S of sequences, R of records and P of residue positions in the pack.
 
+    Or all sequences are masked copies, in each of which one residue is ``<mask>``: then what is
+    said of records is true of copies, whose one residue is the masked one, so that R = S = P.
+
     All tensors are parts of `numbers`, so that one copy takes a pack to a worker's parent, into
     page-locked memory, or to the device.
     """
 
     numbers: torch.Tensor  # int32, the tensors below one behind the other
-    rows: np.ndarray  # int64 (R,), on the host: the records' places in the shard
+    rows: np.ndarray  # int64 (R,), on the host: which items of the job the records are
     residues: np.ndarray  # int64 (R,), on the host: embedded residues of each record
     lengths: tuple[int, ...]  # S sequence lengths in tokens, on the host
+    masked: bool = False  # whether these are masked copies
 
     @classmethod
-    def zeros(cls, rows: np.ndarray, residues: np.ndarray, lengths: tuple[int, ...]) -> PackedBatch:
+    def zeros(
+        cls,
+        rows: np.ndarray,
+        residues: np.ndarray,
+        lengths: tuple[int, ...],
+        *,
+        masked: bool = False,
+    ) -> PackedBatch:
         """Return a pack whose tensors are still to be filled in."""
-        batch = cls(torch.empty(0, dtype=torch.int32), rows, residues, lengths)
+        batch = cls(torch.empty(0, dtype=torch.int32), rows, residues, lengths, masked)
         size = sum(map(_aligned, batch._sizes().values()))
         return replace(batch, numbers=torch.zeros(size, dtype=torch.int32))
 
@@ -73,6 +84,16 @@ class PackedBatch:
     def record_windows(self) -> torch.Tensor:
         """Windows of each record, int32 (R,)."""
         return self._part("record_windows")
+
+    @property
+    def masked_tokens(self) -> torch.Tensor:
+        """Where the masked token of each copy stands: int32 (S,); empty without copies."""
+        return self._part("masked_tokens")
+
+    @property
+    def masked_residues(self) -> torch.Tensor:
+        """Token ids of the residues that were masked: int32 (S,); empty without copies."""
+        return self._part("masked_residues")
 
     @property
     def windowed(self) -> bool:
@@ -114,6 +135,8 @@ class PackedBatch:
             "residue_index": residue_tokens if self.windowed else 0,
             "record_residues": records,
             "record_windows": records,
+            "masked_tokens": sequences if self.masked else 0,
+            "masked_residues": sequences if self.masked else 0,
         }
 
     def _part(self, name: str) -> torch.Tensor:

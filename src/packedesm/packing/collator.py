@@ -20,14 +20,19 @@ class VarlenCollator:
     """
 
     def __call__(self, proteins: Sequence[Protein]) -> PackedBatch:
-        """Collate `proteins` (at least one) in their order."""
+        """Collate `proteins` (at least one) in their order: all records, or all masked copies."""
+        masked = [protein.masked for protein in proteins if protein.masked is not None]
+        if masked and len(masked) < len(proteins):
+            raise ValueError("a pack holds records or masked copies, not both")
         lengths = [
             end - start + SPECIAL_TOKENS for protein in proteins for start, end in protein.windows
         ]
         batch = PackedBatch.zeros(
             rows=np.array([protein.row for protein in proteins], np.int64),
-            residues=np.array([len(protein.sequence) for protein in proteins], np.int64),
+            # Of a copy the one that is masked: of no other there is anything to tell.
+            residues=np.array([1 if masked else len(p.sequence) for p in proteins], np.int64),
             lengths=tuple(lengths),
+            masked=bool(masked),
         )
         cu_seqlens = np.concatenate(([0], np.cumsum(lengths)))
         is_residue = np.ones(cu_seqlens[-1], bool)
@@ -40,6 +45,11 @@ class VarlenCollator:
         input_ids[cu_seqlens[:-1]] = alphabet.CLS
         input_ids[cu_seqlens[1:] - 1] = alphabet.EOS
         input_ids[is_residue] = residues
+        if masked:
+            places = cu_seqlens[:-1] + 1 + masked
+            batch.masked_tokens.numpy()[:] = places
+            batch.masked_residues.numpy()[:] = input_ids[places]
+            input_ids[places] = alphabet.MASK
         batch.positions.numpy()[:] = np.arange(len(input_ids)) - np.repeat(cu_seqlens[:-1], lengths)
         batch.cu_seqlens.numpy()[:] = cu_seqlens
         batch.residue_tokens.numpy()[:] = np.flatnonzero(is_residue)

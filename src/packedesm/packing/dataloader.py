@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from packedesm.packing.collator import VarlenCollator
 from packedesm.packing.dataset import SequenceDataset
+from packedesm.packing.items import Items
 
 # Collating a pack takes milliseconds; starting a worker on a slow file system up to a minute.
 PATIENCE = 300.0
@@ -36,7 +37,7 @@ def worker_lost(error: BaseException | None) -> str | None:
 
 
 def create_async_dataloader(
-    dataset: SequenceDataset,
+    dataset: SequenceDataset | Items,
     packs: Sequence[Sequence[int] | np.ndarray],
     *,
     workers: int,
@@ -49,7 +50,7 @@ def create_async_dataloader(
     Parameters
     ----------
     dataset
-        The shard's records.
+        The shard's records, or the items of its job.
     packs
         Item numbers of each pack; a `packedesm.packing.packer.Packs` or any sequence of sequences.
     workers

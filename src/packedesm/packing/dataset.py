@@ -19,11 +19,12 @@ from packedesm.sequences.faidx import read_faidx
 
 @dataclass(frozen=True, slots=True)
 class Protein:
-    """One record as it is embedded."""
+    """One record as it is embedded, or a masked copy of it, see `packedesm.packing.items`."""
 
-    row: int  # its place among the records of the shard, from 0
+    row: int  # its place among the items of the job: records, from 0, and copies
     sequence: bytes  # the residues that are embedded, after truncation
     windows: list[tuple[int, int]]  # residue ranges that go through the model
+    masked: int | None = None  # of a copy, the place of the masked residue in `sequence`
 
 
 class SequenceDataset(Dataset):

@@ -1,5 +1,6 @@
 """Plan packs: which records share one dense batch, as a pure function of their lengths."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,16 +128,38 @@ def plan_packs(lengths: np.ndarray, token_budget: int, window: int = WINDOW) -> 
     lengths = _checked(lengths)
     packer = FirstFitDecreasingPacker(token_budget)
     starts = range(0, max(len(lengths), 1), window)
-    parts = [packer.pack(lengths[start : start + window]) for start in starts]
+    return _joined([packer.pack(lengths[start : start + window]) for start in starts])
+
+
+def plan_apart(lengths: np.ndarray, token_budget: int, first: int) -> Packs:
+    """Plan the `first` items and all others each by themselves, as `plan_packs`.
+
+    No pack holds items of both kinds, and the packs of the first come first.
+
+    Parameters
+    ----------
+    lengths
+        int (N,): tokens of each item, at least 1.
+    token_budget
+        As in `plan_packs`.
+    first
+        How many items are of the first kind, from 0 to N.
+    """
+    kinds = [kind for kind in (lengths[:first], lengths[first:]) if len(kind)]
+    return _joined([plan_packs(kind, token_budget) for kind in kinds or [lengths]])
+
+
+def _joined(parts: Sequence[Packs]) -> Packs:
+    """Join packs of consecutive ranges of items, each numbered from 0."""
+    if len(parts) == 1:
+        return parts[0]
+    starts = np.cumsum([0, *(len(part.items) for part in parts[:-1])]).tolist()
+    shifted = list(zip(parts, starts, strict=True))
     return Packs(
-        items=np.concatenate(
-            [part.items + start for part, start in zip(parts, starts, strict=True)]
-        ),
-        offsets=np.concatenate(
-            [[0], *(part.offsets[1:] + start for part, start in zip(parts, starts, strict=True))]
-        ).astype(np.int64),
+        items=np.concatenate([part.items + start for part, start in shifted]),
+        offsets=np.concatenate([[0], *(part.offsets[1:] + start for part, start in shifted)]),
         tokens=np.concatenate([part.tokens for part in parts]),
-        token_budget=packer.token_budget,
+        token_budget=parts[0].token_budget,
     )
 
 
@@ -175,7 +198,7 @@ def _checked(lengths: np.ndarray) -> np.ndarray:
         raise ValueError("lengths must be a one-dimensional array of integers")
     if lengths.size and lengths.min() < 1:
         raise ValueError(f"lengths must be at least 1 token, found {lengths.min()}")
-    return lengths.astype(np.int64)
+    return lengths.astype(np.int64, copy=False)
 
 
 def _descending_counts(lengths: np.ndarray) -> tuple[list[int], list[int]]:

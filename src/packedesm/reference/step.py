@@ -44,7 +44,8 @@ def write_reference(
     of a run: see `packedesm.reference.expected`.
 
     What comes from masked passes is computed with the rest, for all proteins, at a few places of
-    each; and the contacts of those whose attention weights do not fit into memory are left out.
+    each; where nothing else is asked for, the first have logits, for the first check of jobs. The
+    contacts of those whose attention weights do not fit into memory are left out.
 
     Parameters
     ----------
@@ -71,8 +72,10 @@ def write_reference(
         sample = Sample(paths, shards, options.sequences, options.seed)
         wanted = _Wanted([*map(Array.named, options.arrays)])
         if part == FIRST:
-            wanted = replace(wanted, masked=False)
-            todo = sample.first(options.length) if wanted.some else []
+            # What jobs check before they begin; of masked passes what they come from.
+            arrays = [array for array in wanted.arrays if not array.masked] or [_LOGITS]
+            wanted = replace(wanted, arrays=arrays, masked=False)
+            todo = sample.first(options.length)
         else:
             before = ReferenceVectors.read(paths, FIRST, options, checkpoint.sha256)
             done = [protein.row for protein in before.proteins]
@@ -92,6 +95,9 @@ def write_reference(
     return vectors
 
 
+_LOGITS = Array.named("logits")
+
+
 @dataclass(frozen=True)
 class _Wanted:
     """What one part of the reference holds of each record.
@@ -109,11 +115,6 @@ class _Wanted:
     arrays: Sequence[Array]
     masked: bool = True
     done: frozenset[int] = frozenset()
-
-    @property
-    def some(self) -> bool:
-        """Whether there is anything to compute of records that are not done."""
-        return self.masked or not all(array.masked for array in self.arrays)
 
     @property
     def masks(self) -> bool:

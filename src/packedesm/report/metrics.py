@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from packedesm.embedding.pack import read_packs
 from packedesm.embedding.record import ShardRun
-from packedesm.files import file_digest, reading, write_record
-from packedesm.packing.packer import padded_tokens
+from packedesm.files import file_digest, write_record
 from packedesm.paths import Paths
+from packedesm.report.packing import packing_of, packing_of_all, ratio
 from packedesm.report.tables import write_tables
 from packedesm.sequences.arrow import read_columns, to_numpy
-from packedesm.sequences.faidx import read_faidx
 from packedesm.sequences.index import embedded_as, length_counts
 from packedesm.sequences.summary import read_summary, reading_sharded
 
@@ -50,7 +48,7 @@ def write_metrics(paths: Paths, shards: int) -> dict[str, Any]:
     """
     sharding = read_summary(paths)
     runs = [ShardRun.read(paths.shard_run(shard)) for shard in range(shards)]
-    packing = [_packing(paths, run, sharding) for run in runs]
+    packing = [packing_of(paths, run, sharding) for run in runs]
     throughput = [_throughput(run) for run in runs]
     with reading_sharded(paths, paths.shard_index, summary=sharding):
         counts, float32_records = length_counts(paths.shard_index), _float32_records(paths, runs)
@@ -58,7 +56,7 @@ def write_metrics(paths: Paths, shards: int) -> dict[str, Any]:
         **_input_summary(sharding, counts),
         "model": runs[0].checkpoint.as_json(),
         "arrays": list(runs[0].plan.arrays),
-        "packing": {"all": _packing_of_all(packing), "shards": packing},
+        "packing": {"all": packing_of_all(packing), "shards": packing},
         "throughput": {
             "all": _throughput_of_all(throughput, runs),
             "shards": throughput,
@@ -79,65 +77,6 @@ def write_metrics(paths: Paths, shards: int) -> dict[str, Any]:
     return metrics
 
 
-def _packing(paths: Paths, run: ShardRun, sharding: dict[str, Any]) -> dict[str, Any]:
-    shard, budget = run.shard, run.plan.token_budget
-    with reading_sharded(paths, paths.shard_fai(shard), summary=sharding):
-        lengths = read_faidx(paths.shard_fai(shard)).lengths
-    sequences = run.options.length.sequence_tokens(lengths)
-    with reading(paths.shard_packs(shard), sha256=run.packs_sha256):
-        packs = read_packs(paths.shard_packs(shard))
-    tokens = int(packs["tokens"].sum())
-    if tokens != int(sequences.sum()):
-        raise RuntimeError(
-            f"shard {shard}: its packs hold {tokens} tokens, its records {int(sequences.sum())}"
-        )
-    row = {
-        "shard": shard,
-        "records": run.records,
-        "packs": len(packs["tokens"]),
-        "tokens": tokens,
-        "token_budget": budget,
-        # A record longer than the budget has a pack of its own, and that pack is full.
-        "capacity": int(np.maximum(packs["tokens"], packs["token_budget"]).sum()),
-        "padded_tokens_arrival": padded_tokens(sequences, budget, length_sorted=False),
-        "padded_tokens_sorted": padded_tokens(sequences, budget, length_sorted=True),
-    }
-    return _with_fractions(row)
-
-
-def _packing_of_all(rows: list[dict]) -> dict[str, Any]:
-    summed = (
-        "records",
-        "packs",
-        "tokens",
-        "capacity",
-        "padded_tokens_arrival",
-        "padded_tokens_sorted",
-    )
-    total = {name: sum(row[name] for row in rows) for name in summed}
-    budgets = {row["token_budget"] for row in rows}
-    budget = budgets.pop() if len(budgets) == 1 else None
-    return _with_fractions({"shard": "all", "token_budget": budget, **total})
-
-
-def _with_fractions(row: dict[str, Any]) -> dict[str, Any]:
-    fill = _ratio(row["tokens"], row["capacity"])
-    if fill is not None and fill > 1:
-        raise RuntimeError(f"shard {row['shard']}: fill {fill} exceeds 1")
-    return {
-        **row,
-        "fill": fill,
-        "padding_avoided_arrival": _avoided(row["tokens"], row["padded_tokens_arrival"]),
-        "padding_avoided_sorted": _avoided(row["tokens"], row["padded_tokens_sorted"]),
-    }
-
-
-def _avoided(tokens: int, padded: int) -> float | None:
-    """Return the fraction of a padding implementation's tokens that packing does not compute."""
-    computed = _ratio(tokens, padded)
-    return None if computed is None else 1 - computed
-
-
 def _throughput(run: ShardRun) -> dict[str, Any]:
     seconds = run.seconds
     row = {
@@ -146,7 +85,10 @@ def _throughput(run: ShardRun) -> dict[str, Any]:
         "records": run.records,
         "residues": run.residues,
         "tokens": run.tokens,
+        "masked_passes": run.masked_passes,
+        "masked_tokens": run.masked_tokens,
         "seconds": seconds.embedding,
+        "masked_seconds": seconds.masked,
         "setup_seconds": seconds.setup,
         "forward_seconds": seconds.forward,
         "wait_seconds": seconds.waiting,
@@ -165,7 +107,10 @@ def _throughput_of_all(rows: list[dict], runs: list[ShardRun]) -> dict[str, Any]
         "records",
         "residues",
         "tokens",
+        "masked_passes",
+        "masked_tokens",
         "seconds",
+        "masked_seconds",
         "setup_seconds",
         "forward_seconds",
         "wait_seconds",
@@ -188,28 +133,35 @@ def _throughput_of_all(rows: list[dict], runs: list[ShardRun]) -> dict[str, Any]
 
 
 def _with_rates(row: dict[str, Any]) -> dict[str, Any]:
-    """Add rates and shares to sums; over several shards they are per job, not per cluster."""
-    seconds = row["seconds"]
+    """Add rates and shares to sums; over several shards they are per job, not per cluster.
+
+    Records, residues and tokens are set against the time without masked passes, and those against
+    their own; operations and waiting against all of it.
+    """
+    seconds, masked = row["seconds"], row["masked_seconds"]
+    own = seconds - masked if row["tokens"] else 0.0
     return {
         **row,
-        "sequences_per_second": _ratio(row["records"], seconds),
-        "residues_per_second": _ratio(row["residues"], seconds),
-        "tokens_per_second": _ratio(row["tokens"], seconds),
-        "tflops": _ratio(row["flops"] / 1e12, seconds),
-        "matmul_peak_tflops": _ratio(_product(row["peak_flops"], 1e-12), seconds),
-        "mfu": _ratio(row["flops"], row["peak_flops"]),
-        "forward_share": _ratio(row["forward_seconds"], seconds),
-        "wait_share": _ratio(row["wait_seconds"], seconds),
+        "sequences_per_second": ratio(row["records"], own),
+        "residues_per_second": ratio(row["residues"], own),
+        "tokens_per_second": ratio(row["tokens"], own),
+        "masked_passes_per_second": ratio(row["masked_passes"], masked),
+        "masked_tokens_per_second": ratio(row["masked_tokens"], masked),
+        "tflops": ratio(row["flops"] / 1e12, seconds),
+        "matmul_peak_tflops": ratio(_product(row["peak_flops"], 1e-12), seconds),
+        "mfu": ratio(row["flops"], row["peak_flops"]),
+        "forward_share": ratio(row["forward_seconds"], seconds),
+        "wait_share": ratio(row["wait_seconds"], seconds),
     }
 
 
 def _spread(rows: list[dict]) -> dict[str, float | None]:
     """Compare shards that had work: the slowest with the mean, the lowest rate with the highest."""
-    busy = [row for row in rows if row["tokens"] and row["seconds"]]
+    busy = [row for row in rows if row["tokens"] + row["masked_tokens"] and row["seconds"]]
     if not busy:
         return {"seconds_max_over_mean": None, "tokens_per_second_min_over_max": None}
     seconds = [row["seconds"] for row in busy]
-    rates = [row["tokens_per_second"] for row in busy]
+    rates = [(row["tokens"] + row["masked_tokens"]) / row["seconds"] for row in busy]
     return {
         "seconds_max_over_mean": max(seconds) / float(np.mean(seconds)),
         "tokens_per_second_min_over_max": min(rates) / max(rates),
@@ -226,8 +178,8 @@ def _elapsed(runs: list[ShardRun]) -> dict[str, Any]:
     return {
         "started": min(starts).isoformat(timespec="seconds"),
         "seconds": seconds,
-        "sequences_per_second": _ratio(sum(run.records for run in runs), seconds),
-        "residues_per_second": _ratio(sum(run.residues for run in runs), seconds),
+        "sequences_per_second": ratio(sum(run.records for run in runs), seconds),
+        "residues_per_second": ratio(sum(run.residues for run in runs), seconds),
     }
 
 
@@ -310,10 +262,6 @@ def _mean(samples: list[dict], name: str) -> float | None:
 def _known(samples: list[dict], name: str) -> list[float]:
     """Return the readings of one kind that NVML did not refuse."""
     return [sample[name] for sample in samples if sample[name] is not None]
-
-
-def _ratio(part: float | None, whole: float | None) -> float | None:
-    return part / whole if part is not None and whole else None
 
 
 def _product(left: float | None, right: float | None) -> float | None:

@@ -81,7 +81,7 @@ def padding(axes: Axes, tokens: int, padded_sorted: int, padded_arrival: int) ->
         axes.annotate(
             _short(value), (value, place), (5, 0), textcoords="offset points", va="center"
         )
-    axes.set(xlabel="tokens that the model computes", xlim=(0, computed.max() * 1.3))
+    axes.set(xlabel="tokens that the model computes", xlim=(0, max(1, computed.max() * 1.3)))
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(FuncFormatter(_short))
     axes.invert_yaxis()

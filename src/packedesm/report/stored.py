@@ -28,6 +28,10 @@ class Stored:
         self._names = {array.name for array in arrays}
         self._load = cache(partial(np.load, mmap_mode="r"))
 
+    def has(self, array: Array) -> bool:
+        """Tell whether the run has made an array."""
+        return array.name in self._names
+
     def of(self, array: Array, protein: Protein) -> np.ndarray:
         """Return the lines of an array that are those of a record.
 

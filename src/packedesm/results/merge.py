@@ -20,6 +20,7 @@ from packedesm.errors import Fault
 from packedesm.files import atomic_path, create_npy, file_digest, write_record
 from packedesm.outputs import RECORD, Array
 from packedesm.paths import Paths
+from packedesm.results.letters import write_letters
 from packedesm.results.parts import Parts
 from packedesm.sequences.arrow import read_columns, to_numpy
 from packedesm.sequences.index import embedded_as, write_flagged
@@ -77,6 +78,10 @@ def merge_shards(paths: Paths, shards: int, arrays: Sequence[str]) -> None:
                     parts.finish(array.name)
                 if (offsets := paths.offsets(array.per)) and offsets.name not in digests:
                     digests[offsets.name] = _write_offsets(new(offsets), lines)
+            letters = paths.residue_letters
+            if letters in paths.arrays(arrays):
+                where = _offsets(places.residues), places.source
+                digests[letters.name] = write_letters(new(letters), paths, summary, *where)
             index = new(paths.index)
             write_flagged(index, paths.shard_index, [n for run in runs for n in run.float32_rows])
             digests[paths.index.name] = file_digest(index)

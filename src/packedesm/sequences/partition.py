@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from packedesm.options import LengthPolicy
+from packedesm.options import ShardOptions
 
 
 def token_cost(tokens: np.ndarray, width: int) -> np.ndarray:
@@ -54,12 +54,18 @@ def cut(costs: np.ndarray, shards: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Partition:
-    """What is embedded where: int64 `rows` (U,), their tokens and costs (U,), and the cuts."""
+    """What is embedded where: int64 `rows` (U,), their tokens and costs (U,), and the cuts.
+
+    And the masked passes (U,) that each record takes besides, and their tokens: 0 where none is
+    asked for.
+    """
 
     rows: np.ndarray
     tokens: np.ndarray
     costs: np.ndarray
     bounds: np.ndarray
+    masked_passes: np.ndarray
+    masked_tokens: np.ndarray
 
     @property
     def shards(self) -> int:
@@ -76,13 +82,20 @@ Number = int | Callable[[float], int]
 
 
 def partition(
-    lengths: np.ndarray, rows: np.ndarray, shards: Number, width: int, policy: LengthPolicy
+    lengths: np.ndarray, rows: np.ndarray, shards: Number, width: int, options: ShardOptions
 ) -> Partition:
-    """Cut `rows`, int64 (U,), of records of `lengths`, int64 (N,) in residues, into shards."""
-    tokens, counts = policy.tokens(lengths[rows]), policy.counts(lengths[rows])
-    costs = counts * token_cost(tokens / counts, width)
+    """Cut `rows`, int64 (U,), of records of `lengths`, int64 (N,) in residues, into shards.
+
+    Where something is asked of masked passes, a record of L residues costs 1 + L passes.
+    """
+    policy, lengths = options.length, lengths[rows]
+    window = policy.window_tokens(lengths)
+    passes = policy.embedded(lengths) * options.masked
+    costs = (policy.counts(lengths) + passes) * token_cost(window, width)
     number = shards if isinstance(shards, int) else shards(float(costs.sum()))
-    return Partition(rows, tokens, costs, cut(costs, number))
+    return Partition(
+        rows, policy.tokens(lengths), costs, cut(costs, number), passes, passes * window
+    )
 
 
 def first_occurrences(digests: np.ndarray) -> np.ndarray:

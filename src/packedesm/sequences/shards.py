@@ -16,7 +16,13 @@ from packedesm.options import ShardOptions
 from packedesm.paths import Paths
 from packedesm.sequences.faidx import Faidx, write_faidx
 from packedesm.sequences.index import write_index
-from packedesm.sequences.partition import Number, duplicates, first_occurrences, partition
+from packedesm.sequences.partition import (
+    Number,
+    Partition,
+    duplicates,
+    first_occurrences,
+    partition,
+)
 from packedesm.sequences.staging import Input, Staging, read_digests, stage_records
 from packedesm.sequences.summary import write_summary
 
@@ -70,7 +76,7 @@ def write_shards(
         repeats = _check_ids(staging, first)
         duplicate_of = duplicates(first, options.deduplicate)
         unique = np.flatnonzero(duplicate_of < 0)
-        plan = partition(staging.lengths, unique, shards, width, options.length)
+        plan = partition(staging.lengths, unique, shards, width, options)
         writer = _ShardWriter(staging)
         for shard in range(plan.shards):
             writer.write(paths, shard, plan.shard_rows(shard))
@@ -79,6 +85,7 @@ def write_shards(
     summary = write_summary(paths, staging, plan, options, repeats)
     write_record(paths.sharding_seconds, {"seconds": time.perf_counter() - start})
     _say(summary)
+    _say_masked(summary, plan)
     return summary
 
 
@@ -192,6 +199,18 @@ def _say(summary: dict[str, Any]) -> None:
     )
     for warning in summary["warnings"]:
         logger.warning("%s", warning)
+
+
+def _say_masked(summary: dict[str, Any], plan: Partition) -> None:
+    """Tell how much masked passes will cost; how long they take here, each job tells."""
+    passes = int(plan.masked_passes.sum())
+    if passes:
+        other = float((plan.costs / (plan.masked_passes + 1)).sum())
+        logger.info(
+            "%s to embed: %s masked passes, one for each residue, about %.0f times the work of "
+            "one pass over each",
+            *(plural(summary["unique"], "protein"), f"{passes:,}", plan.costs.sum() / other - 1),
+        )
 
 
 def _decimal_digits(numbers: np.ndarray) -> np.ndarray:

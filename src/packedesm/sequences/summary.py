@@ -108,6 +108,8 @@ def _summarise_shards(plan: Partition, residues: np.ndarray) -> list[dict[str, A
             "records": part.stop - part.start,
             "residues": int(residues[part].sum()),
             "tokens": int(plan.tokens[part].sum()),
+            "masked_passes": int(plan.masked_passes[part].sum()),
+            "masked_tokens": int(plan.masked_tokens[part].sum()),
             "cost": float(plan.costs[part].sum()),
         }
         for part in shards

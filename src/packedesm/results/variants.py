@@ -1,0 +1,169 @@
+"""`packedesm variants`: score mutations by the masked marginals of a finished run."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from packedesm.alphabet import STANDARD
+from packedesm.errors import Fault, UserError, listed, quote
+from packedesm.files import write_text
+from packedesm.paths import Paths
+from packedesm.results.mutations import COLUMNS, Mutation, Variant, read_mutations
+from packedesm.results.reader import Results
+from packedesm.sequences.arrow import read_columns, to_numpy
+
+_COMPARED = 20_000  # ids that are looked at for one that is near: more would take seconds
+_COLUMN = {letter: place for place, letter in enumerate(STANDARD)}
+
+
+def add_variants(commands: Any, answer: Callable[[str], None]) -> None:
+    """Add the command to a parser's subcommands; `answer` writes text to standard output."""
+    parser = commands.add_parser(
+        "variants", help="score mutations by the masked marginals of a finished run"
+    )
+    parser.add_argument("results", help="folder of results with the output masked_marginals")
+    parser.add_argument(
+        "--mutations",
+        required=True,
+        metavar="CSV",
+        help="file with the columns id and mutations, such as A42G, or A42G:C50S for both together",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="CSV", help="file for the scores; default: standard output"
+    )
+
+    def run(options: argparse.Namespace) -> None:
+        output = None if options.output is None else Path(options.output)
+        if output is not None:
+            _check_output(output, Path(options.results))
+        text = as_csv(score(Path(options.results), Path(options.mutations)))
+        if output is None:
+            answer(text.removesuffix("\n"))
+        else:
+            write_text(output, text)
+
+    parser.set_defaults(run=run)
+
+
+def _check_output(output: Path, results: Path) -> None:
+    if output.is_dir():
+        raise UserError(f"{output}: is a folder; give -o a file")
+    if output.resolve().is_relative_to(results.resolve()):
+        raise UserError(f"{output}: lies in the folder of the results; give -o another place")
+
+
+def score(results: Path, mutations: Path) -> list[tuple[str, str, float]]:
+    """Score mutations: id, mutations as they were given, and the score of each line.
+
+    The score is the sum, over the mutations of a line, of log p(mutant) - log p(wild type), both
+    at the position that is masked and all others unchanged: the masked marginals of Meier et al.
+    (2021), "Language models enable zero-shot prediction of the effects of mutations on protein
+    function", NeurIPS 34. Natural logarithms; below 0 the model finds the mutant less likely. That
+    scores of several mutations add up is that article's choice: what they do together is not seen.
+
+    Parameters
+    ----------
+    results
+        Folder of a finished run with the output ``masked_marginals``.
+    mutations
+        See `packedesm.results.mutations.read_mutations`. An id that several records have means the
+        first of them: their sequences are the same.
+
+    Raises
+    ------
+    UserError
+        If the results or the file are not such, or a line names a record that is not there, a
+        position beyond its end, or a residue that does not stand there; names the line.
+    """
+    opened = Results(results)
+    marginals = opened.array("masked_marginals")
+    records = _Records(Paths(results))
+    variants = read_mutations(mutations)
+    scores = []
+    for variant in variants:
+        try:
+            lines = records.lines(variant)
+        except ValueError as error:
+            raise UserError(f"{mutations}, line {variant.line}: {error}") from None
+        scores.append((variant.id, variant.text, _score(marginals, lines, variant.mutations)))
+    return scores
+
+
+def _score(marginals: np.ndarray, lines: Sequence[int], mutations: Sequence[Mutation]) -> float:
+    total = 0.0
+    for line, mutation in zip(lines, mutations, strict=True):
+        numbers = marginals[line]
+        total += float(numbers[_COLUMN[mutation.mutant]])
+        total -= float(numbers[_COLUMN[mutation.wild_type]])
+    return total
+
+
+def as_csv(scores: Iterable[tuple[str, str, float]]) -> str:
+    """Return scores as the text of a CSV file, six digits after the point."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*COLUMNS, "score"])
+    writer.writerows((name, what, f"{value:.6f}") for name, what, value in scores)
+    return text.getvalue()
+
+
+class _Record(NamedTuple):
+    name: str
+    first: int  # its first line in arrays per residue
+    embedded: int  # residues
+    length: int  # residues, of which the first `embedded` are in the arrays
+
+
+class _Records:
+    """The records of some results, found by id, and the residues that stand in them."""
+
+    def __init__(self, paths: Paths) -> None:
+        if not paths.residue_letters.exists():
+            raise Fault(
+                f"{paths.residue_letters}: is missing, so wild types cannot be checked; make the "
+                "results again"
+            )
+        index = read_columns(paths.index, ["id", "length", "embedded_length"])
+        self._ids: list[str] = index["id"].to_pylist()
+        # Backwards, so that the first of several records with one id wins.
+        self._rows = {self._ids[row]: row for row in range(len(self._ids) - 1, -1, -1)}
+        self._lengths = to_numpy(index["length"])
+        self._offsets = np.load(paths.residue_offsets, mmap_mode="r")
+        self._letters = np.load(paths.residue_letters, mmap_mode="r")
+
+    def lines(self, variant: Variant) -> list[int]:
+        """Return the line of each mutation in arrays per residue; ValueError says what is amiss."""
+        record = self._record(variant.id)
+        return [self._line(record, mutation) for mutation in variant.mutations]
+
+    def _record(self, name: str) -> _Record:
+        row = self._rows.get(name)
+        if row is None:
+            near = get_close_matches(name, self._ids[:_COMPARED], 3)
+            hint = f"; near it are {listed(map(quote, near), len(near))}" if near else ""
+            raise ValueError(f"no record of the results has the id {quote(name)}{hint}")
+        first, stop = self._offsets[row : row + 2].tolist()
+        return _Record(name, first, stop - first, int(self._lengths[row]))
+
+    def _line(self, record: _Record, mutation: Mutation) -> int:
+        if mutation.position > record.embedded:
+            beyond = f"{mutation}: {quote(record.name)} ends at position {record.length}"
+            if record.embedded < record.length:
+                beyond += f", of which the first {record.embedded} were embedded (max_length)"
+            raise ValueError(beyond)
+        line = record.first + mutation.position - 1
+        stands = self._letters[line].decode()
+        if stands != mutation.wild_type:
+            raise ValueError(
+                f"{mutation}: at position {mutation.position} of {quote(record.name)} stands "
+                f"{stands}, not {mutation.wild_type}"
+            )
+        return line
