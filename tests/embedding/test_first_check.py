@@ -19,7 +19,11 @@ from packedesm.paths import Paths
 from packedesm.pipeline import embed_fasta
 from tests.sharp import write_sharp
 
-ASKED = {"outputs": ["mean", "residue", "logits", "log_likelihood"], "layers": [0, 2, "last"]}
+WHOLE = ["mean", "residue", "logits", "log_likelihood"]
+ASKED = {
+    "outputs": [*WHOLE, "masked_marginals", "pseudo_perplexity"],
+    "layers": [0, 2, "last"],
+}
 SEQUENCES = ("MKVLAGHKLWXA", "MAYITWKQCDEFNLLGHIKRSMAYITWKQCDEF", "MWAGKLC", "MQ" * 30)
 FIXED = {"attention": "sdpa", "token_budget": 256, "verify": {"sequences": 4}, "max_length": 40}
 FIXED |= {"long_sequences": "window", "window_overlap": 16}
@@ -56,14 +60,16 @@ def test_layers_and_what_the_head_says_are_compared_and_verified(tmp_path):
     assert check["compared"] == len(SEQUENCES) * (2 * 3 + 2)
     assert check["passed"]
     verification = read_record(paths.verification)
-    assert {array["array"]: array["compared"] for array in verification["arrays"]} == dict.fromkeys(
-        [
-            *("mean.layer0", "mean.layer2", "mean", "residue.layer0", "residue.layer2", "residue"),
-            *("logits", "log_likelihood"),
-        ],
-        len(SEQUENCES),
-    )
+    whole = {
+        *("mean.layer0", "mean.layer2", "mean", "residue.layer0", "residue.layer2", "residue"),
+        *("logits", "log_likelihood", "masked_marginals"),
+    }
+    # The perplexity of the shortest with fair-esm's, and that of all but the one with an X with
+    # the run's own masked marginals.
+    told = {array["array"]: array["compared"] for array in verification["arrays"]}
+    assert told == dict.fromkeys(whole, 4) | {"pseudo_perplexity": 1 + 3}
     assert verification["worst"]["relative_l2"] < 2e-6
+    assert verification["not_compared"] == []
 
 
 @pytest.mark.parametrize(

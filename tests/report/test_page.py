@@ -131,7 +131,7 @@ def test_every_array_that_was_verified_has_a_line(tmp_path):
     assert "3 \N{MULTIPLICATION SIGN} 10⁻⁵ yes" in text  # contacts have no cosine
     assert "pseudo_perplexity (against masked_marginals )" in text
     assert "not a number" not in text
-    assert Page(html).tags.count("svg") == 5
+    assert Page(html).tags.count("svg") == 6
 
 
 def test_where_no_array_has_vectors_there_are_no_angles(tmp_path):
