@@ -123,6 +123,6 @@ def test_packs_leave_room_for_what_is_kept_of_their_contacts(monkeypatch):
     for besides in (0, BYTES_PER_PAIR * 1022):
         auto.resolve_token_budget("auto", model, "sdpa", WORK, besides)
     per_token = 16 * 320 * 4
-    limits = [10**9 / per_token, 10**9 / (per_token + 8 * 1022)]
+    limits = [10**9 / per_token, 10**9 / (per_token + BYTES_PER_PAIR * 1022)]
     assert found == [int(limit) // 1024 * 1024 for limit in limits]
-    assert found[1] < 0.75 * found[0]
+    assert found[1] < 0.8 * found[0]

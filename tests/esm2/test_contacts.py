@@ -12,7 +12,7 @@ from packedesm.device.memory import keep_freed_memory
 from packedesm.esm2 import contacts as module
 from packedesm.esm2.attention import select_backend
 from packedesm.esm2.checkpoints import read
-from packedesm.esm2.contacts import ContactHead, Contacts
+from packedesm.esm2.contacts import BYTES_PER_PAIR, ContactHead, Contacts
 from packedesm.esm2.fair_esm import write_random_checkpoint, write_random_regression
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.model import PackedESM2
@@ -216,11 +216,17 @@ def test_a_head_that_looks_at_no_residue_adds_nothing():
 
 def test_the_maps_of_a_long_protein_take_tens_of_megabytes():
     """Those of the 3B model at 1,022 residues would be 6 GB: a layer takes what all of them do."""
-    most = [measured_bytes(layers, heads=40, head_dim=64, residues=LIMIT) for layers in (1, 3)]
+    most = [measured_bytes(layers, heads=40, head_dim=64, residues=[LIMIT]) for layers in (1, 3)]
     assert most[0] == most[1] < 70e6
 
 
-def measured_bytes(layers, heads, head_dim, residues) -> int:
+def test_what_is_kept_of_a_pack_is_what_the_choice_of_packs_counts():
+    residues = [200] * 30
+    most = measured_bytes(layers=1, heads=2, head_dim=4, residues=residues)
+    assert most < BYTES_PER_PAIR * sum(length**2 for length in residues)
+
+
+def measured_bytes(layers, heads, head_dim, residues: list[int]) -> int:
     """Return the most memory that tensors take while maps are added, beside `q` and `k`."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -228,7 +234,7 @@ def measured_bytes(layers, heads, head_dim, residues) -> int:
 
     from tests.fake_cuda.memory import LiveMemory
 
-    live = LiveMemory()
+    live, lengths = LiveMemory(), [length + 2 for length in residues]
 
     class Noting(TorchDispatchMode):
         def __torch_dispatch__(self, operator, _types, arguments=(), options=None):
@@ -239,9 +245,9 @@ def measured_bytes(layers, heads, head_dim, residues) -> int:
 
     with FakeTensorMode(), torch.no_grad():
         head = ContactHead(torch.empty(layers, heads), torch.empty(1))
-        q, k = torch.empty(2, residues + 2, heads, head_dim).unbind()
+        q, k = torch.empty(2, sum(lengths), heads, head_dim).unbind()
         with Noting():
-            contacts = Contacts(head, [residues + 2])
+            contacts = Contacts(head, lengths)
             for layer in range(layers):
                 contacts.add(layer, q, k)
             contacts.probabilities()

@@ -7,6 +7,7 @@ import pytest
 from packedesm.config import resolve, with_arrays
 from packedesm.files import combined, write_record
 from packedesm.options import EmbedOptions, ShardOptions, VerifyOptions
+from packedesm.outputs import CONTACT_HEAD, LANGUAGE_HEAD
 from packedesm.paths import Paths
 from packedesm.results.inputs import MISSING
 from packedesm.results.outdated import kept_number, outdated_checkpoint, outdated_steps
@@ -107,3 +108,12 @@ def test_the_number_of_shards_stands_as_long_as_they_do(run):
     assert kept_number(paths, CONFIG, ["12 other"]) is None
     assert kept_number(paths, resolve({"fasta": "a.fasta", "max_length": 5}), INPUTS) is None
     assert kept_number(Paths(run.root / "none"), CONFIG, INPUTS) is None
+
+
+def test_a_named_models_record_tells_whether_its_regression_was_read(run):
+    model, needs = checkpoint().model, {CONTACT_HEAD}
+    assert outdated_checkpoint(run, model, [], {LANGUAGE_HEAD}) == []
+    assert outdated_checkpoint(run, model, [], needs) == [run.checkpoint]
+    checkpoint(regression="/checkpoints/x-contact-regression.pt").write(run.checkpoint)
+    assert outdated_checkpoint(run, model, [], needs) == []
+    assert outdated_checkpoint(run, model, []) == [run.checkpoint]

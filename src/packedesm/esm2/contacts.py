@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from packedesm.esm2.steps import rotate
 
 # Peak memory of a pack for each two residues of a protein, (i, j) and (j, i) counted apart: what is
-# added up, and at the end the triangles, one by one and together.
-BYTES_PER_PAIR = 8
+# added up, and at the end a triangle or two of it.
+BYTES_PER_PAIR = 6
 _PREFIX = "contact_head.regression."
 _BLOCK_BYTES = 16 << 20  # of maps that are there at once; twice that during their softmax
 
@@ -114,7 +114,7 @@ class Contacts:
             rows, columns = torch.triu_indices(*total.shape, device=total.device)
             found.append(total[rows, columns] + total[columns, rows])
             self._sums[n] = total.new_empty(0, 0)
-        return torch.sigmoid(torch.cat(found) + self._head.bias)
+        return torch.cat(found).add_(self._head.bias).sigmoid_()
 
 
 def _add_maps(total: Tensor, queries: Tensor, keys: Tensor, weights: Tensor) -> None:
