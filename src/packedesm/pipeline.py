@@ -19,12 +19,14 @@ from packedesm.options import (
     EmbedOptions,
     JobOptions,
     ReferenceOptions,
+    ReportOptions,
     ShardOptions,
     VerifyOptions,
 )
 from packedesm.paths import Paths
 from packedesm.reference.step import write_reference
 from packedesm.reference.vectors import FIRST, REST
+from packedesm.report.annotations import check_shown
 from packedesm.report.metrics import write_metrics
 from packedesm.report.page import write_report
 from packedesm.report.verify import verify
@@ -65,6 +67,8 @@ def embed_fasta(
     devices
         Which devices to use, as `find_places` takes them; default: all that `config` allows.
     """
+    shown = ReportOptions.of(config)
+    check_shown(shown)
     places = find_places(config["device"], devices)
     fastas = input_files(config)
     checkpoint = prepare(config["model"], config["checkpoints"])
@@ -86,7 +90,7 @@ def embed_fasta(
     write_reference(paths, checkpoint, reference, REST, shards=shards)
     verify(paths, VerifyOptions.of(config), shards=shards)
     write_metrics(paths, shards)
-    write_report(paths)
+    write_report(paths, shown)
     write_manifest(paths, config, request)
 
 
