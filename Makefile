@@ -3,6 +3,7 @@
 # make test-training  the tests of examples/training
 # make test-kernels  of them, those of the kernels in Triton: interpreted, and compiled for GPUs
 # make test-models  of them, those of models that other libraries write, which it installs in .models
+# make test-extras  of them, those of libraries that may be there or not, which it installs in .extras
 # make test-lesser-cpus  of them, those of the CPU's instructions, as on CPUs with fewer
 # make test-exhaustive  the tests that are too long for that: nightly and before a release
 # make test-benchmarks  run the benchmarks in small, to see that they work
@@ -30,10 +31,12 @@ WITH_TRITON = PACKEDESM_TEST_KERNELS=1 PYTHONPATH=$(CURDIR)/$(TRITON)$${PYTHONPA
 # Versions of other libraries, each beside the environment in a folder of its own.
 MODELS := .models
 LIBRARIES := transformers-4.30 transformers-4.57 transformers-5.24 lightning
+# Libraries that packedesm can use or that use its files, in the same way.
+EXTRAS := .extras
 KERNELS := setup.py src/packedesm/esm2/kernels.cpp
 
 .PHONY: run test test-most test-slurm test-lesser-cpus test-exhaustive test-benchmarks test-training coverage
-.PHONY: test-models test-kernels test-kernels-interpreted test-kernels-compiled
+.PHONY: test-models test-extras test-kernels test-kernels-interpreted test-kernels-compiled
 .PHONY: bench bench-micro bench-wheels check architecture lock clean
 
 run: $(READY)
@@ -41,11 +44,11 @@ run: $(READY)
 	@cat docs/after-run.txt
 
 # With --jobs=2 side by side: the tests on Slurm mostly wait.
-test: test-most test-slurm test-lesser-cpus test-kernels test-models
+test: test-most test-slurm test-lesser-cpus test-kernels test-models test-extras
 
 test-most: $(READY)
 	$(PYTEST) -m "not slurm and not exhaustive and not benchmarks and not kernels \
-	  and not models"
+	  and not models and not extras"
 
 test-exhaustive: $(READY)
 	$(PYTEST) -m exhaustive
@@ -63,7 +66,8 @@ test-training: $(READY)
 coverage: $(READY)
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal \
-	  -m "not slow and not gpu and not slurm and not kernels and not models"
+	  -m "not slow and not gpu and not slurm and not kernels and not models \
+	  and not extras"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -91,6 +95,15 @@ test-models: $(LIBRARIES:%=$(MODELS)/%/.ready)
 	PACKEDESM_TEST_MODELS=$(CURDIR)/$(MODELS) $(BIN)/python -m pytest tests/models
 
 $(MODELS)/%/.ready: tests/models/requirements-%.txt $(READY)
+	rm -rf $(@D)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+	  --require-hashes --target $(@D) -r $<
+	@touch $@
+
+test-extras: $(EXTRAS)/multiqc/.ready $(EXTRAS)/map/.ready $(EXTRAS)/neighbours/.ready
+	PACKEDESM_TEST_EXTRAS=$(CURDIR)/$(EXTRAS) $(BIN)/python -m pytest tests/extras
+
+$(EXTRAS)/%/.ready: tests/extras/requirements-%.txt $(READY)
 	rm -rf $(@D)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
 	  --require-hashes --target $(@D) -r $<
@@ -159,4 +172,4 @@ lock:
 	rm -rf $(VENV)-lock
 
 clean:
-	rm -rf $(VENV) $(TRITON) $(MODELS) .snakemake results
+	rm -rf $(VENV) $(TRITON) $(MODELS) $(EXTRAS) .snakemake results
