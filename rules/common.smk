@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -15,6 +16,7 @@ from packedesm.options import (
     EmbedOptions,
     JobOptions,
     ReferenceOptions,
+    ReportOptions,
     ShardOptions,
     VerifyOptions,
 )
@@ -22,6 +24,7 @@ from packedesm.outputs import needs
 from packedesm.reference.vectors import FIRST, PARTS
 from packedesm.results.exports.command import expect_possible
 from packedesm.results.exports.formats import FORMATS
+from packedesm.report.annotations import NONE, check_shown
 from packedesm.results.planning import Planning
 from packedesm.cluster import (
     embed_minutes,
@@ -32,6 +35,18 @@ from packedesm.cluster import (
 
 place = workflow.modifier.path_modifier.replace_prefix  # a module may have one
 first = workflow.is_main_process  # and not a job, which reads this file again
+
+
+def table_files(options):
+    """Return the table that colours the maps, checked if it is there: another rule may make it."""
+    shown = ReportOptions.of(options)
+    tables = [] if shown.annotations == NONE else [shown.annotations]
+    there = [place(table) for table in tables]
+    if first and all(Path(table).exists() for table in there):
+        found = there[0] if there else NONE
+        check_shown(replace(shown, annotations=found), library=not brought)
+    return tables
+
 
 try:
     with permissions_told():
@@ -45,6 +60,7 @@ try:
         WEIGHTS = files_as_named(OPTIONS["model"], place, HEADS)
         BASE = published_base(OPTIONS["model"], place, OPTIONS["checkpoints"], HEADS)
         PLANNING = Planning(OPTIONS, SAMPLES, WEIGHTS, BASE, place, Path(".snakemake"))
+        ANNOTATIONS = table_files(OPTIONS)
         GPUS = gpu_count(OPTIONS["device"])
         if first:
             PLANNING.refuse_foreign()

@@ -39,6 +39,7 @@ rule report:
         arrays=SAMPLE.arrays(ARRAYS),
         index=SAMPLE.index,
         merging=SAMPLE.merging,
+        annotations=ANNOTATIONS,
         seconds=[SAMPLE.sharding_seconds, SAMPLE.merging_seconds],
         packs=every_shard(SAMPLE.shard_packs),
         runs=every_shard(SAMPLE.shard_run),
@@ -60,6 +61,7 @@ rule report:
         runtime=60,
     params:
         root=sample_root,
+        options=ReportOptions.part(OPTIONS),
     message:
         "Write the report of {wildcards.sample}"
     script:

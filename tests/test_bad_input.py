@@ -166,7 +166,7 @@ def test_the_command_writes_what_the_workflow_writes(tmp_path, good, capsys):
         for path in [
             *paths.arrays(["mean"]),
             *(paths.index, paths.skipped, paths.manifest, paths.metrics, paths.packing),
-            *(paths.throughput, paths.verification, paths.report),
+            *(paths.throughput, paths.verification, paths.report, *paths.multiqc()),
         ]
     }
     assert "report.html" in capsys.readouterr().out

@@ -65,7 +65,7 @@ STEPS = {
         lambda paths: verify(paths, VERIFY, shards=1), lambda paths: [paths.verification]
     ),
     "metrics": Step(lambda paths: write_metrics(paths, 1), lambda paths: [paths.metrics]),
-    "report": Step(write_report, lambda paths: [paths.report, paths.reporting]),
+    "report": Step(write_report, lambda paths: [paths.report, *paths.multiqc(), paths.reporting]),
     "manifest": Step(lambda paths: write_manifest(paths, {}), lambda paths: [paths.manifest]),
     "open": Step(lambda paths: packedesm.open(paths.root), lambda _paths: []),
 }
@@ -99,6 +99,7 @@ READERS = {
     "packing": ["manifest"],
     "throughput": ["manifest"],
     "report": ["manifest"],
+    "multiqc": ["manifest"],
     "reporting": ["manifest"],
     "manifest": ["open"],
 }
@@ -119,6 +120,8 @@ def file_of(paths: Paths, name: str) -> Path:
         return paths.shard_array(0, part)
     if name in OUTPUTS:
         return paths.array(name)
+    if name == "multiqc":
+        return paths.multiqc()[0]
     path = getattr(paths, name)
     return path if isinstance(path, Path) else path(0)
 

@@ -61,6 +61,9 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
     for key in ("results", "checkpoints", "model"):
         if isinstance(resolved.get(key), str):
             resolved[key] = expanded(f"config key {key}", resolved[key])
+    shown = resolved.get("report")
+    if isinstance(shown, dict) and isinstance(table := shown.get("annotations"), str):
+        shown["annotations"] = expanded("config key report.annotations", table)
     validator = _validator(schema())
     error = next(validator.iter_errors(resolved), None)
     if error is not None:
@@ -226,7 +229,7 @@ def _check_texts(key: str, value: Any) -> None:
     """Check every text of a configuration, which may be a path, with `check_path`."""
     if isinstance(value, str):
         check_path(f"config key {key}", value)
-        if key in ("results", "model"):
+        if key in ("results", "model", "report"):
             _check_placeholders(key, value)
     elif isinstance(value, Mapping):
         for below, inner in value.items():

@@ -199,6 +199,21 @@ class VerifyOptions(_OfVerify):
 
 
 @dataclass(frozen=True)
+class ReportOptions(_Options):
+    """What the report shows of the vectors; nothing else depends on it."""
+
+    map: str  # "pca", or "tsne": with a second map, of who is near to whom
+    annotations: str  # path of a table of proteins, or "none"
+    column: str  # of that table, to colour by, or "none": the first beside the ids
+    seed: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """Return the options of a configuration, or of the `part` of one."""
+        return super().of({**config, **config.get("report", {})})
+
+
+@dataclass(frozen=True)
 class EmbedPlan:
     """What `EmbedOptions` came to on the device of a job: nothing is ``auto`` after this."""
 

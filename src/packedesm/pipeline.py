@@ -21,6 +21,7 @@ from packedesm.options import (
     EmbedOptions,
     JobOptions,
     ReferenceOptions,
+    ReportOptions,
     ShardOptions,
     VerifyOptions,
 )
@@ -28,6 +29,7 @@ from packedesm.outputs import Array, needs
 from packedesm.paths import Paths
 from packedesm.reference.step import write_reference
 from packedesm.reference.vectors import FIRST, REST
+from packedesm.report.annotations import check_shown
 from packedesm.report.metrics import write_metrics
 from packedesm.report.page import write_report
 from packedesm.report.verify import verify
@@ -71,6 +73,8 @@ def embed_fasta(
     """
     expect_possible(config["exports"], config["outputs"])
     expect_installed(config["exports"])
+    shown = ReportOptions.of(config)
+    check_shown(shown)
     places = find_places(config["device"], devices)
     fastas = input_files(config)
     checkpoint = prepare(config["model"], config["checkpoints"], needs(config["outputs"]))
@@ -93,7 +97,7 @@ def embed_fasta(
     write_reference(paths, checkpoint, reference, REST, shards=shards)
     verify(paths, VerifyOptions.of(config), shards=shards)
     write_metrics(paths, shards)
-    write_report(paths)
+    write_report(paths, shown)
     write_manifest(paths, config, request)
     add_missing(paths.root, config["exports"])
 

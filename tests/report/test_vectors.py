@@ -5,11 +5,10 @@ from packedesm.files import read_record
 from packedesm.report.flagged import SHOWN, first_flagged
 from packedesm.report.vectors import (
     COMPARED,
-    POINTS,
     Vectors,
     apart,
-    length_groups,
     principal_components,
+    ranges,
     read_vectors,
 )
 from packedesm.report.words import meaning_of_error, percent, rounded, share_of_peak
@@ -20,7 +19,7 @@ rng = np.random.default_rng(3)
 
 def vectors(values, sequences=None) -> Vectors:
     names = sequences or [str(row) for row in range(len(values))]
-    return Vectors("mean", np.asarray(values, float), np.ones(len(values), int), names, 0)
+    return Vectors("mean", np.asarray(values, float), np.ones(len(values), int), names, names, 0)
 
 
 def test_principal_components_are_the_directions_of_largest_variance():
@@ -50,6 +49,18 @@ def test_vectors_that_are_all_the_same_have_no_components(value):
     assert not coordinates.any() and not shares.any()
 
 
+def test_of_many_vectors_the_components_are_those_of_the_whole_decomposition():
+    """Also where the next directions hold nearly as much."""
+    along = rng.standard_normal((3000, 60)) * np.linspace(3, 1, 60)
+    values = (along @ np.linalg.qr(rng.standard_normal((60, 60)))[0] + 5).astype(np.float32)
+    coordinates, shares = principal_components(values, 4)
+    centred = values - values.mean(axis=0, dtype=np.float64)
+    _left, sizes, axes = np.linalg.svd(centred, full_matrices=False)
+    assert shares == pytest.approx(sizes[:4] ** 2 / (sizes**2).sum(), rel=1e-4)
+    expected = centred @ axes[0]
+    assert abs(np.corrcoef(coordinates[:, 0], expected)[0, 1]) > 0.999
+
+
 def test_two_vectors_have_one_component():
     coordinates, shares = principal_components(np.array([[0.0, 3, 0], [4.0, 0, 0]]))
     assert shares == pytest.approx([1, 0])
@@ -73,8 +84,10 @@ def test_of_many_proteins_a_part_is_compared():
     assert apart(vectors(rng.standard_normal((COMPARED + 50, 4)))).proteins == COMPARED
 
 
-def test_vectors_are_read_evenly_over_the_rows_and_without_what_is_no_number(tmp_path):
-    records = 2 * POINTS + 1
+def test_vectors_are_read_evenly_over_the_rows_and_without_what_is_no_number(tmp_path, monkeypatch):
+    points = 500
+    monkeypatch.setattr("packedesm.report.vectors.POINTS", points)
+    records = 2 * points + 1
     fasta = "".join(
         f">r{row}\n{'MKV' * (1 + row % 7)}{'A' * (row // 7)}\n" for row in range(records)
     )
@@ -86,10 +99,11 @@ def test_vectors_are_read_evenly_over_the_rows_and_without_what_is_no_number(tmp
 
     paths = write_run(tmp_path, fasta, 1, vectors=rows, deduplicate=False, max_length=5000)
     found = read_vectors(paths, "mean", read_record(paths.merging)["sha256"])
-    shown = np.linspace(0, records - 1, POINTS).astype(int)
+    shown = np.linspace(0, records - 1, points).astype(int)
     shown = shown[shown != 20]
     assert found.values[:, 0].tolist() == shown.tolist()
     assert found.not_finite == 1
+    assert found.ids == [f"r{row}" for row in shown.tolist()]
     assert found.lengths.tolist() == [3 * (1 + row % 7) + row // 7 for row in shown.tolist()]
 
 
@@ -101,11 +115,12 @@ def test_vectors_are_read_evenly_over_the_rows_and_without_what_is_no_number(tmp
         ([5, 9], ["5", "9"]),
         (range(1, 101), ["1 to 20", "21 to 40", "41 to 60", "61 to 80", "81 to 100"]),
         ([*[10] * 90, 2000], ["10", "2,000"]),
+        ([-0.25, 1 / 3, 1.0], ["-0.25", "0.333", "1"]),
     ],
 )
-def test_lengths_are_grouped_from_short_to_long_and_each_is_in_one_group(lengths, labels):
+def test_numbers_are_grouped_from_low_to_high_and_each_is_in_one_group(lengths, labels):
     lengths = np.array(lengths)
-    groups = length_groups(lengths)
+    groups = ranges(lengths)
     assert [label for label, _members in groups] == labels
     assert (sum(members.astype(int) for _label, members in groups) == 1).all()
 

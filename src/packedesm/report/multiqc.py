@@ -19,7 +19,7 @@ _COMMON = {
     "parent_name": "packedesm",
     "parent_description": "turned protein sequences into ESM-2 vectors, packed: without padding.",
 }
-_STATISTICS = {
+_STATISTICS: dict[str, dict[str, Any]] = {
     "proteins": {
         "title": "Proteins",
         "description": "Proteins that have vectors",
@@ -64,7 +64,7 @@ _STATISTICS = {
     },
     "relative_l2": {
         "title": "Largest error",
-        "description": "Largest relative L2 distance of a sampled vector from fair-esm's in float32",
+        "description": "Largest relative L2 distance of a sampled vector from that of fair-esm",
         "format": "{:.2e}",
         "min": 0,
         "scale": "Oranges",
@@ -108,6 +108,14 @@ _ACCURACY = {
     "dtype": {"title": "Computed in", "description": "Number format of the computation"},
 }
 
+_TIME = "What jobs spent their time on, over all jobs of a sample."
+_PHASES = {
+    "embedding": {"name": "embedding"},
+    "setup": {"name": "loading weights, first measurements"},
+    "writing": {"name": "writing"},
+    "verification": {"name": "verification and its reference"},
+}
+
 
 def write_multiqc(
     paths: Paths, metrics: dict[str, Any], verification: dict[str, Any]
@@ -133,64 +141,24 @@ def write_multiqc(
 def _sections(
     sample: str, metrics: dict[str, Any], verification: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    packing, speed = metrics["packing"]["all"], metrics["throughput"]["all"]
-    worst = verification["worst"]
-    statistics = {
-        "proteins": metrics["records"],
-        "residues_per_second": speed["residues_per_second"],
-        "fill": _percent(packing["fill"]),
-        "padding_avoided": _percent(packing["padding_avoided_arrival"]),
-        "verified": {True: "yes", False: "NO", None: "not verified"}[verification["passed"]],
-        "relative_l2": worst["relative_l2"],
-    }
-    padding = packing["padded_tokens_arrival"] - packing["tokens"]
-    seconds = [run["seconds"] for run in metrics["runs"]]
-    setup, embedding, total = (
-        sum(job[name] for job in seconds) for name in ("setup", "embedding", "total")
-    )
-    times = {
-        "setup": setup,
-        "embedding": embedding,
-        "writing": max(0.0, total - setup - embedding),
-        "verification": verification["seconds"] + verification.get("reference_seconds", 0.0),
-    }
-    records = verification["records"]
-    accuracy = {
-        "compared": verification["sequences"],
-        "missed": sum(not record["passed"] for record in records),
-        "relative_l2": worst["relative_l2"],
-        "max_relative_l2": verification["max_relative_l2"],
-        "cosine": worst["cosine"],
-        "min_cosine": verification["min_cosine"],
-        "dtype": ", ".join(dict.fromkeys(run["plan"]["dtype"] for run in metrics["runs"])),
-    }
+    packing = metrics["packing"]["all"]
+    padding = max(0, packing["padded_tokens_arrival"] - packing["tokens"])
     return [
         {
             "id": "packedesm_statistics",
             "plot_type": "generalstats",
             "namespace": "packedesm",
             "headers": _STATISTICS,
-            "data": {sample: _known(statistics)},
+            "data": {sample: _known(_statistics(metrics, verification))},
         },
         _section(
             "packing",
             "Tokens that packing computes, and that padded batches in file order would add.",
             {"tokens": {"name": "proteins"}, "padding": {"name": "padding that was avoided"}},
-            {sample: {"tokens": packing["tokens"], "padding": max(0, padding)}},
+            {sample: {"tokens": packing["tokens"], "padding": padding}},
             "tokens",
         ),
-        _section(
-            "time",
-            "What jobs spent their time on, over all jobs of a sample.",
-            {
-                "embedding": {"name": "embedding"},
-                "setup": {"name": "loading weights, first measurements"},
-                "writing": {"name": "writing"},
-                "verification": {"name": "verification and its reference"},
-            },
-            {sample: times},
-            "seconds",
-        ),
+        _section("time", _TIME, _PHASES, {sample: _times(metrics, verification)}, "seconds"),
         {
             **_COMMON,
             "id": "packedesm_accuracy",
@@ -204,9 +172,47 @@ def _sections(
                 "namespace": "packedesm",
             },
             "headers": _ACCURACY,
-            "data": {sample: _known(accuracy)},
+            "data": {sample: _known(_accuracy(metrics, verification))},
         },
     ]
+
+
+def _statistics(metrics: dict[str, Any], verification: dict[str, Any]) -> dict[str, Any]:
+    packing, speed = metrics["packing"]["all"], metrics["throughput"]["all"]
+    return {
+        "proteins": metrics["records"],
+        "residues_per_second": speed["residues_per_second"],
+        "fill": _percent(packing["fill"]),
+        "padding_avoided": _percent(packing["padding_avoided_arrival"]),
+        "verified": {True: "yes", False: "NO", None: "not verified"}[verification["passed"]],
+        "relative_l2": verification["worst"]["relative_l2"],
+    }
+
+
+def _times(metrics: dict[str, Any], verification: dict[str, Any]) -> dict[str, float]:
+    jobs = [run["seconds"] for run in metrics["runs"]]
+    setup, embedding, total = (
+        sum(job[name] for job in jobs) for name in ("setup", "embedding", "total")
+    )
+    return {
+        "embedding": embedding,
+        "setup": setup,
+        "writing": max(0.0, total - setup - embedding),
+        "verification": verification["seconds"] + verification.get("reference_seconds", 0.0),
+    }
+
+
+def _accuracy(metrics: dict[str, Any], verification: dict[str, Any]) -> dict[str, Any]:
+    worst = verification["worst"]
+    return {
+        "compared": verification["sequences"],
+        "missed": sum(not record["passed"] for record in verification["records"]),
+        "relative_l2": worst["relative_l2"],
+        "max_relative_l2": verification["max_relative_l2"],
+        "cosine": worst["cosine"],
+        "min_cosine": verification["min_cosine"],
+        "dtype": ", ".join(dict.fromkeys(run["plan"]["dtype"] for run in metrics["runs"])),
+    }
 
 
 def _section(

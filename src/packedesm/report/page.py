@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -22,26 +24,32 @@ from packedesm.files import (
     write_record,
     write_text,
 )
+from packedesm.options import ReportOptions
 from packedesm.outputs import OUTPUTS, RECORD, Array
 from packedesm.paths import Paths
 from packedesm.report import plots, words
+from packedesm.report.annotations import NONE, read_annotations
 from packedesm.report.flagged import first_flagged
+from packedesm.report.maps import draw_maps
 from packedesm.report.methods import methods
 from packedesm.report.multiqc import write_multiqc
-from packedesm.report.vectors import (
-    Vectors,
-    apart,
-    length_groups,
-    principal_components,
-    read_vectors,
-)
+from packedesm.report.vectors import Vectors, apart, read_vectors
 from packedesm.sequences.flags import FLAGS, Flag
 from packedesm.sequences.index import FLOAT32, length_counts
 
+logger = logging.getLogger(__name__)
+
+PLAIN = ReportOptions("pca", NONE, NONE, 1)
 _UNEXPLAINED = Flag("See the table of flags in the documentation.")
 
 
-def write_report(paths: Paths, *, workflow: bool = False) -> Path:
+def write_report(
+    paths: Paths,
+    options: ReportOptions = PLAIN,
+    *,
+    table: str | None = None,
+    workflow: bool = False,
+) -> Path:
     """Write report.html from metrics.json, verification.json, the packs and the merged results.
 
     And beside it what MultiQC shows of the sample.
@@ -51,6 +59,10 @@ def write_report(paths: Paths, *, workflow: bool = False) -> Path:
 
     Parameters
     ----------
+    options
+        What is shown of the vectors.
+    table
+        Where the annotations lie, if that is not the path that `options` name.
     workflow
         Whether Snakemake runs the steps: who describes them then cites it.
 
@@ -63,6 +75,8 @@ def write_report(paths: Paths, *, workflow: bool = False) -> Path:
     ------
     Damaged
         If a file is not as its step wrote it.
+    UserError
+        If the annotations cannot be read, or the library of a map is not installed.
     """
     metrics, verification = read_record(paths.metrics), read_record(paths.verification)
     merged = read_record(paths.merging)["sha256"]
@@ -73,7 +87,8 @@ def write_report(paths: Paths, *, workflow: bool = False) -> Path:
     flags = metrics["flags"] | {FLOAT32: metrics["recoveries"]["float32_records"]}
     with reading(paths.index, sha256=merged[paths.index.name]):
         counts, flagged = length_counts(paths.index), first_flagged(paths.index, flags)
-    picture, drawn = _picture(vectors) if vectors else ({"kind": "none", "lost": 0}, {})
+    shown = options if table is None else replace(options, annotations=table)
+    picture, drawn = _maps(vectors, shown)
     content = {
         "sample": paths.root.resolve().name,
         "metrics": metrics,
@@ -94,8 +109,25 @@ def write_report(paths: Paths, *, workflow: bool = False) -> Path:
     made_from = [record[RECORD_DIGEST] for record in (metrics, verification)]
     digests = {paths.report.name: file_digest(paths.report)}
     digests |= write_multiqc(paths, metrics, verification)
-    write_record(paths.reporting, {"sha256": digests, "made_from": made_from})
+    record = {"sha256": digests, "made_from": made_from, "options": options.as_config()}
+    write_record(paths.reporting, record)
     return paths.report
+
+
+def _maps(
+    vectors: Vectors | None, options: ReportOptions
+) -> tuple[dict[str, Any], dict[str, Markup]]:
+    """Return what the page says of the maps of the vectors, and the figures."""
+    annotations = read_annotations(options, vectors.ids if vectors else ())
+    if vectors is None:
+        return {"kind": "none", "lost": 0}, {}
+    said, figures = draw_maps(vectors, annotations, options)
+    if missing := said.get("without"):
+        logger.info(
+            "%s: no value of %s for %d of the %d proteins that the map shows",
+            *(options.annotations, said["column"], missing, said["shown"]),
+        )
+    return said, figures
 
 
 def _figures(
@@ -115,18 +147,6 @@ def _figures(
         if vectors := [record for record in records if OUTPUTS[record["output"]].layered]:
             figures["angles"] = plots.angles(vectors, verification["min_cosine"])
     return {name: Markup(svg) for name, svg in figures.items()}
-
-
-def _picture(vectors: Vectors) -> tuple[dict[str, Any], dict[str, Markup]]:
-    """Return what the page says of the picture of the vectors, and the figure, if there is one."""
-    said = {"output": vectors.output, "shown": len(vectors.values), "lost": vectors.not_finite}
-    if len(set(vectors.sequences)) < 3:
-        return said | {"kind": "few"}, {}
-    coordinates, shares = principal_components(vectors.values)
-    if not shares.any():
-        return said | {"kind": "same"}, {}
-    svg = plots.vectors(coordinates, shares, length_groups(vectors.lengths))
-    return said | {"kind": "drawn", "share": float(shares.sum())}, {"vectors": Markup(svg)}
 
 
 def _error(verification: dict, vectors: Vectors) -> dict[str, Any] | None:

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import PathPatch
-from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from packedesm.report.svg import INK, colour, drawn
@@ -25,7 +23,6 @@ OUTPUT_STYLES = {
     "pseudo_perplexity": (colour("purple"), "P"),
     "contacts": (colour("ochre"), "h"),
 }
-LENGTH_COLOURS = [colour(f"length-{step}") for step in range(1, 6)]  # short to long
 TIME_POINTS = 80  # more would not be seen and would weigh the page down
 # float64 cannot tell two cosines near 1 apart below this, and a logarithmic axis has no zero.
 SMALLEST = 1e-16
@@ -123,42 +120,6 @@ def throughput(axes: Axes, shards: Iterable[tuple[float, np.ndarray, np.ndarray]
     axes.grid(axis="x", visible=False)
 
 
-@drawn("The vectors along their first two principal components, coloured by length")
-def vectors(
-    axes: Axes, coordinates: np.ndarray, shares: np.ndarray, groups: list[tuple[str, np.ndarray]]
-) -> None:
-    """Draw each vector as a dot where its first two principal components are.
-
-    Parameters
-    ----------
-    coordinates : ndarray of float, shape (N, 2)
-    shares : ndarray of float, shape (2,)
-        Of the variance, that each component holds.
-    groups
-        Of lengths, short to long, at most five: what the legend calls each, and bool (N,), its
-        members.
-    """
-    paints = LENGTH_COLOURS[-len(groups) :]
-    for (label, members), paint in zip(groups, paints, strict=True):
-        axes.add_patch(PathPatch(_dots(coordinates[members]), edgecolor=paint, **_DOT))
-        axes.plot([], [], "o", color=paint, markersize=5, label=label)
-    low, high = coordinates.min(axis=0), coordinates.max(axis=0)
-    room = 0.06 * np.maximum(high - low, 0.2 * (high - low).max())
-    axes.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
-    axes.set(xlabel=f"first component ({shares[0]:.0%} of the variance)")
-    axes.set(ylabel=f"second ({shares[1]:.0%})")
-    axes.tick_params(labelbottom=False, labelleft=False, length=0)
-    axes.grid(visible=False)
-    axes.legend(
-        loc="center left",
-        bbox_to_anchor=(1, 0.5),
-        title="residues",
-        handlelength=0.6,
-        handletextpad=0.4,
-        borderpad=0.2,
-    )
-
-
 @drawn("Distance from the reference of all that was verified")
 def distances(axes: Axes, records: list[dict], max_relative_l2: float) -> None:
     """Draw how far what was verified is from the reference, with the limit that passes.
@@ -231,17 +192,6 @@ def _over_lengths(
     if limit > 0:
         axes.axhline(limit, color=RED, linewidth=1, linestyle=DASHED)
         axes.text(1, limit, "limit", transform=axes.get_yaxis_transform(), **_TAG)
-
-
-# A line that goes nowhere and has round ends is a dot, in a tenth of what a marker takes.
-_DOT: dict[str, Any] = {"fill": False, "linewidth": 4, "capstyle": "round", "alpha": 0.75}
-
-
-def _dots(coordinates: np.ndarray) -> Path:
-    codes = np.tile([Path.MOVETO, Path.LINETO], len(coordinates))
-    path = Path(np.repeat(coordinates, 2, axis=0), codes)
-    path.should_simplify = False  # which would leave out lines that go nowhere
-    return path
 
 
 def _legend_above(axes: Axes, columns: int) -> None:

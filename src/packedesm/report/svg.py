@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 COLOURS = (
     *("ink", "muted", "grid", "card", "blue", "amber", "red", "green", "purple", "ochre"),
     *("length-1", "length-2", "length-3", "length-4", "length-5"),
+    *("kind-1", "kind-2", "kind-3", "kind-4", "kind-5", "kind-6", "kind-7", "rest"),
 )
 """Names of all colours of figures. What they are, in light and in dark, says the page's style."""
 
@@ -48,6 +49,8 @@ STYLE: Any = {  # matplotlib's own type names every setting there is
 _SIZE = (4.6, 2.95)
 Given = ParamSpec("Given")
 _PAINT = re.compile(r"(fill|stroke): #([0-9a-f]{6})")
+_PATH = re.compile(r' d="([^"]*)"')
+_DOT = re.compile(r"M (\S+) (\S+) \s*L \1 \2\s*")  # a line that goes nowhere, with round ends
 
 
 def drawn(
@@ -72,6 +75,14 @@ def drawn(
     return drawn_by
 
 
+def _as_dots(found: re.Match) -> str:
+    """Return a path of dots in a quarter of its room, to a tenth of a point."""
+    if not found[1] or _DOT.sub("", found[1]):
+        return found[0]
+    dots = dict.fromkeys(f"M{float(x):.1f} {float(y):.1f}h0" for x, y in _DOT.findall(found[1]))
+    return f' d="{"".join(dots)}"'
+
+
 def _as_variable(found: re.Match) -> str:
     return f"{found[1]}: var(--{COLOURS[int(found[2], 16) - 1]})"
 
@@ -83,7 +94,7 @@ def _element(figure: Figure, name: str, description: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    svg = _PAINT.sub(_as_variable, svg)
+    svg = _PATH.sub(_as_dots, _PAINT.sub(_as_variable, svg))
     opening, rest = svg.split(">", 1)
     (view_box,) = re.findall(r'viewBox="[^"]*"', opening)
     label = f'role="img" aria-label="{escape(description)}"'

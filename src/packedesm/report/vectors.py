@@ -10,17 +10,20 @@ from packedesm.files import reading
 from packedesm.paths import Paths
 from packedesm.sequences.index import read_rows
 
-POINTS = 1000  # in the picture: more would cover one another
+POINTS = 20_000  # in a map: more would cover one another, and weigh the page down
 COMPARED = 300  # each with each
-GROUPS = 5  # of lengths
+GROUPS = 5  # of lengths, or of other numbers
+# More directions than are asked for are followed: the first ones then stand still sooner.
+_MORE, _ROUNDS = 10, 100
 
 
 class Vectors(NamedTuple):
     """Vectors of records that lie evenly over the rows of a run."""
 
     output: str
-    values: np.ndarray  # float64 (N, D), finite
+    values: np.ndarray  # float32 (N, D), finite
     lengths: np.ndarray  # int64 (N,), residues
+    ids: list[str]
     sequences: list[str]  # digests, by which repeats are known
     not_finite: int  # that were drawn too and have no place in a picture
 
@@ -55,57 +58,74 @@ def read_vectors(paths: Paths, output: str, merged: dict[str, str]) -> Vectors:
     ):
         array = np.load(array_path, mmap_mode="r")
         rows = np.unique(np.linspace(0, len(array) - 1, min(len(array), POINTS)).astype(np.int64))
-        values = array[rows].astype(np.float64)
-        records = list(read_rows(paths.index, rows))
+        values = array[rows].astype(np.float32)
+        records = list(read_rows(paths.index, rows, ["id", "length", "sha256"]))
     finite = np.isfinite(values).all(axis=1)
     kept = [record for record, is_kept in zip(records, finite, strict=True) if is_kept]
     return Vectors(
         output,
         values[finite],
         np.array([record["length"] for record in kept], dtype=np.int64),
+        [record["id"] for record in kept],
         [record["sha256"] for record in kept],
         int((~finite).sum()),
     )
 
 
-def principal_components(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return where vectors are along their first two principal components.
+def principal_components(values: np.ndarray, count: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Return where vectors are along their first principal components.
+
+    By subspace iteration (Halko, Martinsson, Tropp 2011, SIAM Review 53, algorithm 4.4): of all
+    components only the first ones are looked for.
 
     Parameters
     ----------
     values : ndarray of float, shape (N, D)
-        N and D at least 2.
+        N and D at least `count`.
+    count
+        How many components.
 
     Returns
     -------
-    coordinates : ndarray of float64, shape (N, 2)
-    shares : ndarray of float64, shape (2,)
+    coordinates : ndarray of float64, shape (N, count)
+    shares : ndarray of float64, shape (count,)
         Of the variance, that each component holds; zeros where all vectors are the same.
     """
-    centred = values - values.mean(axis=0)
-    _left, sizes, axes = np.linalg.svd(centred, full_matrices=False)
-    # An axis has no sign of its own; without one, libraries would draw mirror images.
-    largest = np.abs(axes[:2]).argmax(axis=1)
-    axes = axes[:2] * np.sign(axes[[0, 1], largest])[:, None]
-    total = float((sizes**2).sum())
-    scale = np.abs(values).max(initial=0.0)
+    centred = values - values.mean(axis=0, dtype=np.float64)
+    total = float(np.einsum("ij,ij->", centred, centred))
+    scale = float(np.abs(values).max(initial=0.0))
     if total <= (1e-6 * scale) ** 2:  # rounding
-        return np.zeros((len(values), 2)), np.zeros(2)
-    return centred @ axes.T, sizes[:2] ** 2 / total
+        return np.zeros((len(values), count)), np.zeros(count)
+    followed = min(count + _MORE, *centred.shape)
+    random = np.random.default_rng(0).standard_normal((centred.shape[1], followed))
+    axes, before = np.linalg.qr(random)[0], np.zeros(count)
+    for _round in range(_ROUNDS):
+        image = centred @ axes
+        sizes, inside = np.linalg.eigh(image.T @ image)
+        sizes, axes = sizes[::-1][:count], axes @ inside[:, ::-1]
+        if np.abs(sizes - before).max() <= 1e-12 * total:
+            break
+        before = sizes
+        axes = np.linalg.qr(centred.T @ (centred @ axes))[0]
+    axes = axes[:, :count]
+    # An axis has no sign of its own; without one, libraries would draw mirror images.
+    largest = np.abs(axes).argmax(axis=0)
+    axes = axes * np.sign(axes[largest, range(count)])
+    return centred @ axes, np.maximum(sizes, 0) / total
 
 
-def length_groups(lengths: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """Divide lengths into at most `GROUPS` ranges that hold about as many each, short to long.
+def ranges(values: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """Divide numbers into at most `GROUPS` ranges that hold about as many each, from low to high.
 
     Returns
     -------
     Of each the range as text, and bool (N,), its members.
     """
     shares = np.arange(1, GROUPS + 1) / GROUPS
-    longest = np.unique(np.quantile(lengths, shares, method="inverted_cdf"))
-    groups = np.searchsorted(longest, lengths)
-    members = [groups == group for group in range(len(longest))]
-    return [(_range(lengths[chosen]), chosen) for chosen in members]
+    highest = np.unique(np.quantile(values, shares, method="inverted_cdf"))
+    groups = np.searchsorted(highest, values)
+    members = [groups == group for group in range(len(highest))]
+    return [(_range(values[chosen]), chosen) for chosen in members]
 
 
 def apart(vectors: Vectors) -> Apart | None:
@@ -115,7 +135,7 @@ def apart(vectors: Vectors) -> Apart | None:
     chosen = first[np.linspace(0, len(first) - 1, min(len(first), COMPARED)).astype(int)]
     if len(chosen) < 2:
         return None
-    values = vectors.values[chosen]
+    values = vectors.values[chosen].astype(np.float64)
     norms = np.linalg.norm(values, axis=1)
     one, other = np.triu_indices(len(chosen), k=1)
     squares = norms[one] ** 2 + norms[other] ** 2 - 2 * (values @ values.T)[one, other]
@@ -124,6 +144,9 @@ def apart(vectors: Vectors) -> Apart | None:
     return Apart(len(chosen), float(np.median(distances)), float(np.quantile(distances, 0.01)))
 
 
-def _range(lengths: np.ndarray) -> str:
-    low, high = int(lengths.min()), int(lengths.max())
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+def _range(values: np.ndarray) -> str:
+    whole = (values == np.round(values)).all() and np.abs(values).max() < 1e15
+    low, high = (
+        f"{value:,.0f}" if whole else f"{value:.3g}" for value in (values.min(), values.max())
+    )
+    return low if low == high else f"{low} to {high}"

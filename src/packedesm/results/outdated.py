@@ -14,7 +14,13 @@ from typing import Any
 from packedesm.embedding.record import ShardRun
 from packedesm.errors import Fault
 from packedesm.files import combined, read_record
-from packedesm.options import EmbedOptions, ReferenceOptions, ShardOptions, VerifyOptions
+from packedesm.options import (
+    EmbedOptions,
+    ReferenceOptions,
+    ReportOptions,
+    ShardOptions,
+    VerifyOptions,
+)
 from packedesm.outputs import CONTACT_HEAD
 from packedesm.paths import Paths
 from packedesm.reference.vectors import PARTS
@@ -84,6 +90,10 @@ def outdated_steps(
     verification = _record(paths.verification)
     if verification and verification.get("options", verify) != verify:
         found.append(paths.verification)
+    report = ReportOptions.part(config)
+    reporting = _record(paths.reporting)
+    if reporting and reporting.get("options", report) != report:
+        found.append(paths.reporting)
     return found
 
 

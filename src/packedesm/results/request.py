@@ -21,7 +21,10 @@ NOT_DECIDING = (
     *("commit_packs", "cluster", "exports"),
 )
 # What decides how results are looked at, and no vector: compared only with what is finished.
-ONLY_VERIFIED = ("verify", "seed")
+ONLY_VERIFIED = ("verify", "seed", "report")
+
+# What reports showed before there was a choice.
+_BEFORE = {"map": "pca", "annotations": "none", "column": "none"}
 
 
 def input_files(config: Mapping[str, Any]) -> list[Path]:
@@ -102,8 +105,8 @@ class Request:
                 name: tuple(Input.from_json(entry) for entry in content[name])
                 for name in ("inputs", "weights")
             }
-            # `ids` had one meaning before it could be chosen.
-            options = {"ids": "first_word", **content["options"]}
+            # What could not be chosen before.
+            options = {"ids": "first_word", "report": _BEFORE, **content["options"]}
             versions = dict(content["versions"])
             return cls(**files, options=options, model=str(content["model"]), versions=versions)
         except (KeyError, TypeError, AttributeError) as error:

@@ -121,7 +121,7 @@ def length_counts(index: Path) -> np.ndarray:
     return counts
 
 
-def read_rows(index: Path, rows: np.ndarray) -> Iterator[dict]:
+def read_rows(index: Path, rows: np.ndarray, columns: list[str] | None = None) -> Iterator[dict]:
     """Yield some rows, ascending, with their columns; opens only the row groups that hold them."""
     file = pq.ParquetFile(index)
     sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
@@ -129,7 +129,7 @@ def read_rows(index: Path, rows: np.ndarray) -> Iterator[dict]:
     groups = np.searchsorted(starts, rows, side="right") - 1
     for group in np.unique(groups):
         inside = rows[groups == group] - starts[group]
-        yield from file.read_row_group(int(group)).take(numbers(inside)).to_pylist()
+        yield from file.read_row_group(int(group), columns).take(numbers(inside)).to_pylist()
 
 
 def with_float32_flag(index: pa.Table, float32_rows: list[int]) -> pa.Table:

@@ -1,6 +1,6 @@
 """Exports, as they are read by tools whose needs are too many for the environment of the tests.
 
-By make test-models, which installs the tools beside it, without those needs.
+By make test-extras, which installs the tools beside it, without those needs.
 """
 
 import os
@@ -16,10 +16,10 @@ import packedesm
 from packedesm.cli import main
 from packedesm.esm2.registry import TINY
 
-SWITCH = "PACKEDESM_TEST_MODELS"  # the folder that make test-models installs in
+SWITCH = "PACKEDESM_TEST_EXTRAS"  # the folder that make test-extras installs in
 pytestmark = [
-    pytest.mark.models,
-    pytest.mark.skipif(SWITCH not in os.environ, reason="by make test-models"),
+    pytest.mark.extras,
+    pytest.mark.skipif(SWITCH not in os.environ, reason="by make test-extras"),
 ]
 
 PROTSPACE = """
@@ -53,8 +53,8 @@ def results(tmp_path_factory, checkpoints) -> packedesm.Results:
 
 
 def read_by(code: str, *arguments: object) -> str:
-    readers = Path(os.environ[SWITCH]) / "readers"
-    path = os.pathsep.join([str(readers), os.environ.get("PYTHONPATH", "")])
+    there = Path(os.environ[SWITCH]) / "protspace"
+    path = os.pathsep.join([str(there), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": path},
@@ -82,7 +82,7 @@ def test_biotrainer_finds_proteins_by_its_hash(results, tmp_path):
     path = tmp_path / "x.h5"
     arguments = ["--format", "h5", "--keys", "biotrainer", "-o", str(path)]
     assert main(["export", str(results.path), *arguments]) == 0
-    module = Path(os.environ[SWITCH]) / "readers" / "biotrainer" / "utilities" / "hashing.py"
+    module = Path(os.environ[SWITCH]) / "protspace" / "biotrainer" / "utilities" / "hashing.py"
     hashes = read_by(BIOTRAINER, module, *RECORDS.values()).split()
     with h5py.File(path) as file:
         for record, key in zip(RECORDS, hashes, strict=True):
