@@ -2,8 +2,7 @@
 # make test   set up .venv and run every test that can run on this machine
 # make test-training  the tests of examples/training
 # make test-kernels  of them, those of the kernels in Triton: interpreted, and compiled for GPUs
-# make test-models  of them, those of models that other libraries write, which it installs in .models
-# make test-readers  of them, those of exports opened by packages that it installs in .readers
+# make test-models  of them, those of models that others write and exports that others read
 # make test-lesser-cpus  of them, those of the CPU's instructions, as on CPUs with fewer
 # make test-exhaustive  the tests that are too long for that: nightly and before a release
 # make test-benchmarks  run the benchmarks in small, to see that they work
@@ -30,12 +29,11 @@ TRITON := .triton
 WITH_TRITON = PACKEDESM_TEST_KERNELS=1 PYTHONPATH=$(CURDIR)/$(TRITON)$${PYTHONPATH:+:$$PYTHONPATH}
 # Versions of other libraries, each beside the environment in a folder of its own.
 MODELS := .models
-LIBRARIES := transformers-4.30 transformers-4.57 transformers-5.24 lightning
-READERS := .readers
+LIBRARIES := transformers-4.30 transformers-4.57 transformers-5.24 lightning readers anndata
 KERNELS := setup.py src/packedesm/esm2/kernels.cpp
 
 .PHONY: run test test-most test-slurm test-lesser-cpus test-exhaustive test-benchmarks test-training coverage
-.PHONY: test-models test-readers test-kernels test-kernels-interpreted test-kernels-compiled
+.PHONY: test-models test-kernels test-kernels-interpreted test-kernels-compiled
 .PHONY: bench bench-micro bench-wheels check architecture lock clean
 
 run: $(READY)
@@ -43,11 +41,11 @@ run: $(READY)
 	@cat docs/after-run.txt
 
 # With --jobs=2 side by side: the tests on Slurm mostly wait.
-test: test-most test-slurm test-lesser-cpus test-kernels test-models test-readers
+test: test-most test-slurm test-lesser-cpus test-kernels test-models
 
 test-most: $(READY)
 	$(PYTEST) -m "not slurm and not exhaustive and not benchmarks and not kernels \
-	  and not models and not readers"
+	  and not models"
 
 test-exhaustive: $(READY)
 	$(PYTEST) -m exhaustive
@@ -65,7 +63,7 @@ test-training: $(READY)
 coverage: $(READY)
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal \
-	  -m "not slow and not gpu and not slurm and not kernels and not models and not readers"
+	  -m "not slow and not gpu and not slurm and not kernels and not models"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -93,15 +91,6 @@ test-models: $(LIBRARIES:%=$(MODELS)/%/.ready)
 	PACKEDESM_TEST_MODELS=$(CURDIR)/$(MODELS) $(BIN)/python -m pytest tests/models
 
 $(MODELS)/%/.ready: tests/models/requirements-%.txt $(READY)
-	rm -rf $(@D)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
-	  --require-hashes --target $(@D) -r $<
-	@touch $@
-
-test-readers: $(READERS)/anndata/.ready
-	PACKEDESM_TEST_READERS=$(CURDIR)/$(READERS) $(BIN)/python -m pytest tests/readers
-
-$(READERS)/%/.ready: tests/readers/requirements-%.txt $(READY)
 	rm -rf $(@D)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
 	  --require-hashes --target $(@D) -r $<
@@ -170,4 +159,4 @@ lock:
 	rm -rf $(VENV)-lock
 
 clean:
-	rm -rf $(VENV) $(TRITON) $(MODELS) $(READERS) .snakemake results
+	rm -rf $(VENV) $(TRITON) $(MODELS) .snakemake results

@@ -20,6 +20,7 @@ COMMAND = "from packedesm.cli import main\ntry:\n    main({})\nexcept SystemExit
 STEPS = {
     "help": COMMAND.format(["--help"]),
     "help of embed": COMMAND.format(["embed", "--help"]),
+    "help of export": COMMAND.format(["export", "--help"]),
     "models": COMMAND.format(["models"]),
     "shard": """
 from packedesm.config import resolve
@@ -43,6 +44,11 @@ write_manifest(paths, {})""",
     "open": """
 import packedesm
 packedesm.open(paths.root).array("mean")""",
+    "export": """
+import packedesm
+from packedesm.results.exports.export import Asked, export
+for format in ("h5", "parquet"):
+    export(packedesm.open(paths.root), Asked(format))""",
     "verify": """
 from packedesm.config import resolve
 from packedesm.options import VerifyOptions

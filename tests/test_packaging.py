@@ -50,7 +50,7 @@ def test_every_rule_has_what_a_rule_must_have():
             script = re.search(r'"\.\./scripts/(\w+)\.py"', body).group(1)
             assert (ROOT / "scripts" / f"{script}.py").exists()
             assert (ROOT / "tests" / "rules" / f"test_{script}.py").exists()
-    assert rules == 9
+    assert rules == 10
 
 
 @pytest.fixture(scope="module")

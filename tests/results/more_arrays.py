@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from packedesm.files import file_digest, read_record, write_record
+from packedesm.files import create_npy, file_digest, read_record, write_record
 from packedesm.outputs import Array
 from packedesm.paths import Paths
 
@@ -35,3 +36,31 @@ def with_arrays(finished: Path, folder: Path, *names: str) -> Path:
             np.save(paths.root / "contacts_offsets.npy", pairs)
     write_record(paths.manifest, json.loads(json.dumps(manifest)))
     return paths.root
+
+
+def made_up(finished: Path, folder: Path, records: int, width: int) -> None:
+    """Write results to ``folder/out`` as a run on so many proteins would have left them."""
+    paths = Paths(folder / "out")
+    paths.root.mkdir()
+    index = pq.read_table(finished / "index.parquet")
+    rows = np.arange(records)
+    columns = {
+        name: pa.array([index[name][0].as_py()] * records, kind)
+        for name, kind in zip(index.schema.names, index.schema.types, strict=True)
+    }
+    columns |= {
+        "row": pa.array(rows),
+        "id": pa.array([f"sp|P{row:07}|X{row}_HUMAN" for row in rows]),
+    }
+    columns["record"] = pa.array(rows + 1)
+    pq.write_table(pa.table(columns, schema=index.schema), paths.index, row_group_size=1 << 18)
+    path = paths.root / "mean.npy"
+    vectors = create_npy(path, (records, width), "float16")
+    block = np.random.default_rng(3).standard_normal((1 << 14, width)).astype(np.float16)
+    for start in range(0, records, len(block)):
+        vectors[start : start + len(block)] = block[: records - start]
+    vectors.flush()
+    manifest = read_record(finished / "manifest.json")
+    manifest |= {"records": records, "sha256": {"mean.npy": file_digest(path)}}
+    manifest["arrays"] = {"mean.npy": {"shape": [records, width], "dtype": "float16"}}
+    write_record(paths.manifest, manifest)

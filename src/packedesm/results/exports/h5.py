@@ -97,6 +97,6 @@ def _adding_hashed(file: Any, source: Source, _array: Array) -> Callable[[int, n
         dataset = file.create_dataset(
             key, data=values, compression="gzip", chunks=True, track_times=False
         )
-        dataset.attrs["original_id"] = source.ids[row]
+        dataset.attrs["original_id"] = source.ids[row].replace("\0", "%00")  # texts end there
 
     return put

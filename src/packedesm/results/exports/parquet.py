@@ -20,7 +20,7 @@ from packedesm.progress import Progress
 from packedesm.results.exports.source import Source
 from packedesm.sequences.arrow import numbers
 
-_GROUP_BYTES = 1 << 26  # of vectors, in one group of rows: what readers hold at once
+_GROUP_BYTES = 1 << 25  # of vectors, in one group of rows: what readers hold at once
 
 
 def files(arrays: Sequence[Array]) -> dict[str, list[Array]]:

@@ -1,7 +1,6 @@
-"""Exports that are opened by the packages that users open them with.
+"""The export for AnnData, as anndata itself opens it.
 
-By make test-readers, which installs those beside the environment: anndata 0.12 wants an older
-pandas than that.
+By make test-models, which installs it beside the environment: anndata 0.12 wants an older pandas.
 """
 
 import json
@@ -18,10 +17,10 @@ from packedesm.files import read_record
 from tests.results.exported import RECORDS, add_array, copied, embedded, export
 from tests.workflow import ROOT
 
-SWITCH = "PACKEDESM_TEST_READERS"  # the folder that make test-readers installs in
+SWITCH = "PACKEDESM_TEST_MODELS"  # the folder that make test-models installs in
 pytestmark = [
-    pytest.mark.readers,
-    pytest.mark.skipif(SWITCH not in os.environ, reason="by make test-readers"),
+    pytest.mark.models,
+    pytest.mark.skipif(SWITCH not in os.environ, reason="by make test-models"),
 ]
 
 
@@ -42,7 +41,7 @@ def seen(results, tmp_path_factory):
     assert export(results, "--format", "h5ad") == 0
     out = tmp_path_factory.mktemp("seen") / "seen"
     packages = Path(os.environ[SWITCH]) / "anndata"
-    assert packages.is_dir(), f"{packages} is missing: make test-readers installs it"
+    assert packages.is_dir(), f"{packages} is missing: make test-models installs it"
     path = results / "exports" / "proteins.h5ad"
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("read_h5ad.py")), str(path), str(out)],
