@@ -102,7 +102,7 @@ def test_an_index_finds_most_neighbours_and_the_same_on_every_run(tmp_path):
     tables = []
     for name, how in (("a", "--approximate"), ("b", "--approximate"), ("exact", "--exact")):
         path = tmp_path / f"{name}.tsv"
-        said = run("neighbours", BIN / "packedesm", "neighbours", results, how, "-o", path)
+        said = run("map", BIN / "packedesm", "neighbours", results, how, "-o", path)
         tables.append(path.read_text())
         assert ("it can miss some" in said) == (how == "--approximate")
     assert tables[0] == tables[1]

@@ -1,7 +1,6 @@
-"""Exports that are opened by the packages that users open them with.
+"""The export for AnnData, as anndata itself opens it.
 
-By make test-extras, which installs those beside the environment: anndata 0.12 wants an older
-pandas than that.
+By make test-extras, which installs it beside the environment: anndata 0.12 wants an older pandas.
 """
 
 import json

@@ -10,6 +10,8 @@ import pytest
 from packedesm.errors import Fault
 from packedesm.files import file_digest
 from packedesm.results.exports.folders import tell_size
+from packedesm.results.exports.source import Source
+from tests.commands import the_line
 from tests.forks import Forked
 from tests.results.exported import embedded, export
 
@@ -104,9 +106,8 @@ def test_a_disk_that_fills_in_the_middle_is_one_line_and_leaves_nothing(
     _, error = process.communicate(timeout=60)
     # Not that of a signal: HDF5 that cannot close a file ends its process.
     assert process.returncode == 1, error
-    (line,) = [text for text in error.splitlines() if text.startswith("packedesm: ")]
+    line = the_line(error)
     assert f"{small_disk}: no space is left on the disk" in line
-    assert "Traceback" not in error
     assert [path.name for path in small_disk.iterdir()] == ["others"]
     assert digests(results) == before
 
@@ -117,8 +118,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
 ):
     (small_disk / "others").write_bytes(bytes(63 << 10))
     assert export(results, "--format", format, "-o", str(small_disk)) == 1
-    error = capsys.readouterr().err
-    (line,) = [text for text in error.splitlines() if text.startswith("packedesm: ")]
+    line = the_line(capsys.readouterr().err)
     assert line.startswith(f"packedesm: {small_disk}: ")
     assert "are to be written, and there is room for" in line
     assert [path.name for path in small_disk.iterdir()] == ["others"]
@@ -133,3 +133,20 @@ def test_more_files_than_there_are_inodes_are_told_before(tmp_path):
     with pytest.raises(Fault, match="the file system takes"):
         tell_size(folder, disk.f_favail + 1, -(disk.f_favail + 1) * disk.f_frsize)
     tell_size(folder, 1, 1)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_does_not_read_back_is_not_kept(results, tmp_path, format, capsys, monkeypatch):
+    at = Source.at
+    monkeypatch.setattr(Source, "at", lambda *arguments: at(*arguments) + 1)
+    assert export(results, "--format", format, "-o", str(tmp_path / "there")) == 1
+    line = the_line(capsys.readouterr().err)
+    assert "does not read back as it should (row 0 has other numbers)" in line
+    assert not (tmp_path / "there").exists()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_same_results_give_the_same_bytes(results, tmp_path, format):
+    for name in ("one", "two"):
+        assert export(results, "--format", format, "-o", str(tmp_path / name)) == 0
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")

@@ -1,4 +1,4 @@
-"""The file of AnnData, by the documentation of its format; anndata itself is in tests/readers.
+"""The file of AnnData, by the documentation of its format; anndata itself opens it in tests/models.
 
 "On-disk format" in anndata.readthedocs.io, of anndata 0.12: each test has the words it follows.
 """
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import packedesm
+from packedesm.results.exports import anndata, source
 from tests.results.exported import RECORDS, add_array, copied, embedded, export
 
 
@@ -69,7 +70,11 @@ def test_x_is_the_mean_and_others_are_beside_it(results, file):
     np.testing.assert_array_equal(file["obsm/cls"][:], packedesm.open(results).array("cls"))
 
 
-def test_a_float16_array_and_names_are_those_of_its_rows(results, tmp_path):
+def test_a_float16_array_and_names_are_those_of_its_rows_in_many_blocks(
+    results, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(anndata, "_ROWS", 5)
+    monkeypatch.setattr(source, "BLOCK_BYTES", 600)
     changed = copied(results, tmp_path)
     values = np.arange(len(RECORDS) * 64, dtype=np.float16).reshape(-1, 64)
     add_array(changed, "max.layer1", values)

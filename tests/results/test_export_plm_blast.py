@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import packedesm
+from tests.commands import the_line
 from tests.results.exported import (
     LIMIT,
     RECORDS,
@@ -134,7 +135,6 @@ def test_without_the_sequences_there_is_one_line_and_no_folder(results, tmp_path
     place = tmp_path / "plm"
     arguments = ["--format", "plm-blast", "-o", str(place), "--fasta", str(other)]
     assert export(changed, *arguments) == 2
-    (line,) = [text for text in capsys.readouterr().err.splitlines() if "packedesm: " in text]
-    assert "not what was embedded" in line
+    assert "not what was embedded" in the_line(capsys.readouterr().err)
     assert not place.exists()
     assert not list(tmp_path.glob(".packedesm-*"))

@@ -16,7 +16,7 @@ from packedesm.results.nearest import Pairs, Vectors, blocks
 
 logger = logging.getLogger(__name__)
 
-EXTRA = "neighbours"  # of the package, that brings FAISS
+EXTRA = "faiss"  # of the package, that brings FAISS
 # Of the lists that vectors lie in, one for each that a query looks into.
 PROBED = 16
 # Vectors for each list, from which the lists are found: at most, and what FAISS wants at least.
