@@ -24,7 +24,7 @@ MODULES_AT_ROOT = 14
 FLOORS = 9
 FILE_LINES = 350
 BODY_LINES = 50
-PARAMETERS = 6
+PARAMETERS = 7
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from packedesm.device.memory import keep_freed_memory
 from packedesm.esm2 import contacts as module
 from packedesm.esm2.attention import select_backend
 from packedesm.esm2.checkpoints import read
-from packedesm.esm2.contacts import BYTES_PER_PAIR, ContactHead, Contacts
+from packedesm.esm2.contacts import BYTES_PER_PAIR, ContactHead, Contacts, Taps
 from packedesm.esm2.fair_esm import write_random_checkpoint, write_random_regression
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.model import PackedESM2
@@ -103,7 +103,7 @@ def forward(model, sequences, attention="auto", *, ask=True):
         max(lengths),
         attention=backend.name,
         lengths=lengths,
-        contacts=contacts,
+        taps=Taps(contacts=contacts),
     )
     if contacts is None:
         return hidden, []

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from packedesm.embedding.pooling import pool
 from packedesm.esm2.attention import PREFERENCE, unavailable_reason
-from packedesm.esm2.contacts import ContactHead, Contacts
+from packedesm.esm2.contacts import ContactHead, Contacts, Taps
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.model import KERNELS, PackedESM2
 from packedesm.esm2.registry import DEMO, MODELS, TINY
@@ -101,7 +101,7 @@ def test_contacts_wait_for_nothing(hopper, dtype, kernels):
         attention = fitting(geometry, dtype, hopper)[0]
         with Watched(hopper):
             contacts = Contacts(model.contact_head, batch.lengths)
-            model.forward_packed(**batch.inputs, attention=attention, contacts=contacts)
+            model.forward_packed(**batch.inputs, attention=attention, taps=Taps(contacts=contacts))
             found = contacts.probabilities()
     assert found.shape == (61 * 62 // 2 + 40 * 41 // 2 + 1,)
     assert (found.dtype, found.device) == (torch.float32, hopper)

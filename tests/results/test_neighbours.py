@@ -168,7 +168,7 @@ def without_faiss(monkeypatch):
 def test_an_approximate_search_says_what_it_lacks(results, capsys, monkeypatch):
     without_faiss(monkeypatch)
     line = refused(capsys, results, "--approximate")
-    assert "pip install 'packedesm[neighbours]'" in line
+    assert "pip install 'packedesm[faiss]'" in line
 
 
 def test_many_proteins_are_searched_approximately_unless_it_is_said_otherwise(

@@ -11,7 +11,7 @@ from packedesm.alphabet import STANDARD, TOKENS
 from packedesm.embedding.masked import MARGINALS, PERPLEXITY
 from packedesm.embedding.pooling import over_residues, pool
 from packedesm.errors import UserError
-from packedesm.esm2.contacts import Contacts
+from packedesm.esm2.contacts import Contacts, Taps
 from packedesm.options import EmbedPlan
 from packedesm.outputs import CONTACT_HEAD, LANGUAGE_HEAD, Array
 from packedesm.packing.batch import PackedBatch
@@ -72,8 +72,7 @@ class Readout:
         hidden = self._model.forward_packed(
             **batch.inputs,
             attention=self._plan.attention,
-            visit=visit if earlier else None,
-            contacts=maps,
+            taps=Taps(visit if earlier else None, maps),
         )
         found |= self._pooled(hidden, batch, None)
         found |= self._said(hidden, batch)

@@ -8,8 +8,9 @@ regression. As in fair-esm, ``<cls>`` and ``<eos>`` are left out after the softm
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +116,23 @@ class Contacts:
             found.append(total[rows, columns] + total[columns, rows])
             self._sums[n] = total.new_empty(0, 0)
         return torch.cat(found).add_(self._head.bias).sigmoid_()
+
+
+class Taps(NamedTuple):
+    """What looks on as a forward pass goes by.
+
+    Attributes
+    ----------
+    layer
+        Called with the number and the representation (total_tokens, width) of every layer before
+        the last, 0 being the embeddings: as fair-esm counts its ``repr_layers``. What it is given
+        is overwritten afterwards.
+    contacts
+        What the attention of every layer is added to, see `Contacts`.
+    """
+
+    layer: Callable[[int, Tensor], None] | None = None
+    contacts: Contacts | None = None
 
 
 def _add_maps(total: Tensor, queries: Tensor, keys: Tensor, weights: Tensor) -> None:

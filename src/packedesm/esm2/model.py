@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from packedesm.esm2.attention import WITH_ROTARY, Sequences, attend
-from packedesm.esm2.contacts import ContactHead, Contacts
+from packedesm.esm2.contacts import ContactHead, Taps
 from packedesm.esm2.geometry import VOCABULARY, Geometry
 from packedesm.esm2.heads import LanguageModelHead
 from packedesm.esm2.linear import linear, linear_add, linear_gelu
@@ -143,8 +143,7 @@ class PackedESM2(nn.Module):
         *,
         attention: str = "sdpa",
         lengths: Sequence[int] | None = None,
-        visit: Callable[[int, torch.Tensor], None] | None = None,
-        contacts: Contacts | None = None,
+        taps: Taps | None = None,
     ) -> torch.Tensor:
         """Return the last representation of every token, as fair-esm's after its last LayerNorm.
 
@@ -164,12 +163,8 @@ class PackedESM2(nn.Module):
             A backend of `packedesm.esm2.attention`.
         lengths
             The sequences' lengths in tokens on the host.
-        visit
-            Called with the number and the representation (total_tokens, width) of every layer
-            before the last, 0 being the embeddings, as the pass goes by: as fair-esm counts its
-            ``repr_layers``. What it is given is overwritten afterwards.
-        contacts
-            What the attention of every layer is added to, see `packedesm.esm2.contacts`.
+        taps
+            What looks on as the pass goes by.
 
         Returns
         -------
@@ -183,12 +178,12 @@ class PackedESM2(nn.Module):
         following = [*(layer.attention_norm for layer in layers[1:]), self.final_norm]
         normed = layers[0].attention_norm(x)
         for number, (layer, norm) in enumerate(zip(layers, following, strict=True)):
-            if visit is not None:
-                visit(number, x)
+            if taps is not None and taps.layer is not None:
+                taps.layer(number, x)
             # What a step made gets no name that outlives it: it would take memory from the next.
             q, k, v = split(linear(normed, layer.qkv).unflatten(1, (3, layer.heads, -1)))
-            if contacts is not None:
-                contacts.add(number, q, k, rotary)
+            if taps is not None and taps.contacts is not None:
+                taps.contacts.add(number, q, k, rotary)
             attended = attend(attention, q, k, v, sequences, rotary).flatten(1)
             del q, k, v
             x, normed = self._add_norm(x, attended, layer.attention_out, layer.mlp_norm)

@@ -17,6 +17,7 @@ from packedesm.device.auto import load_model as load_weights
 from packedesm.device.token_budget import Workload
 from packedesm.errors import UserError
 from packedesm.esm2.checkpoints import prepare
+from packedesm.esm2.contacts import Taps
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import DEMO, Checkpoint
@@ -146,7 +147,7 @@ class EmbeddingModel(nn.Module):
         attention = "sdpa" if trained else self._way().attention.name
         if batch.numbers.device != self.device:
             batch = batch.to(self.device)
-        return self.esm2.forward_packed(**batch.inputs, attention=attention, visit=visit)
+        return self.esm2.forward_packed(**batch.inputs, attention=attention, taps=Taps(visit))
 
     forward = forward_packed
 
