@@ -9,12 +9,12 @@ import pytest
 
 import packedesm
 from packedesm.results.exports import anndata, source
-from tests.results.exported import RECORDS, add_array, copied, embedded, export
+from tests.results.exported import RECORDS, add_array, copied, export
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory, checkpoints):
-    return embedded(tmp_path_factory.mktemp("h5ad"), checkpoints, "cls,mean")
+def results(tmp_path_factory, short_results):
+    return copied(short_results, tmp_path_factory.mktemp("h5ad"))
 
 
 @pytest.fixture(scope="module")
