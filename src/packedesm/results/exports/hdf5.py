@@ -67,7 +67,9 @@ def new_hdf5(path: Path) -> Iterator[tuple[Any, Disk]]:
 
     with Disk(path) as disk:
         try:
-            with h5py.File(disk, "w") as file:
+            # The format of 1.8, of 2008. Before it the names of a group lay in one piece; once that
+            # is larger than HDF5's cache, at 700,000 names, each new one writes all of it again.
+            with h5py.File(disk, "w", libver=("v108", "v108")) as file:
                 yield file, disk
         finally:
             disk.expect_room()  # whatever HDF5 made of it
