@@ -8,6 +8,7 @@ import pytest
 import packedesm
 from packedesm.cli import main
 from packedesm.esm2.registry import TINY
+from tests.results import exported
 from tests.results.more_arrays import with_arrays
 
 S = "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRV"
@@ -61,3 +62,9 @@ def with_more(exporting, made_once) -> packedesm.Results:
         with_arrays(exporting / "out", folder / "out", *MORE)
 
     return packedesm.open(made_once("with_more", fill) / "out")
+
+
+@pytest.fixture(scope="session")
+def short_results(made_once, checkpoints) -> Path:
+    """Results of `tests.results.exported.RECORDS`, to be copied, not changed."""
+    return made_once("short", lambda folder: exported.embedded(folder, checkpoints)) / "out"

@@ -31,16 +31,15 @@ RECORDS = (
 LIMIT = 50
 
 
-def embedded(folder: Path, checkpoints: Path, outputs: str = "mean,cls,residue") -> Path:
-    """Embed the records and return the folder of the results."""
+def embedded(folder: Path, checkpoints: Path) -> None:
+    """Embed the records into the folder ``out`` of `folder`."""
     fasta = folder / "in.fasta"
     texts = (f">{name} {description}\n{sequence}\n" for name, description, sequence in RECORDS)
     fasta.write_text("".join(texts))
-    out = folder / "out"
-    options = ["--model", TINY, "--checkpoints", str(checkpoints), "--outputs", outputs]
+    options = ["--model", TINY, "--checkpoints", str(checkpoints)]
+    options += ["--outputs", "cls,mean,residue"]
     options += ["--max-length", str(LIMIT), "--verify-sequences", "2"]
-    assert main(["embed", str(fasta), "-o", str(out), *options]) == 0
-    return out
+    assert main(["embed", str(fasta), "-o", str(folder / "out"), *options]) == 0
 
 
 def copied(results: Path, folder: Path) -> Path:

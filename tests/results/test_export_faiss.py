@@ -10,14 +10,14 @@ import pytest
 import packedesm
 from packedesm.errors import Fault
 from packedesm.results.exports import faiss as exporting
-from tests.results.exported import RECORDS, add_array, copied, embedded, export
+from tests.results.exported import RECORDS, add_array, copied, export
 
 faiss = pytest.importorskip("faiss", reason="faiss-cpu, an optional package, is not installed")
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory, checkpoints):
-    return embedded(tmp_path_factory.mktemp("faiss"), checkpoints, "cls,mean")
+def results(tmp_path_factory, short_results):
+    return copied(short_results, tmp_path_factory.mktemp("faiss"))
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,14 @@ from packedesm.results.exports.folders import tell_size
 from packedesm.results.exports.source import Source
 from tests.commands import the_line
 from tests.forks import Forked
-from tests.results.exported import embedded, export
+from tests.results.exported import copied, export
 
 FORMATS = ("pt", "plm-blast", "h5ad", "faiss")
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory, checkpoints):
-    return embedded(tmp_path_factory.mktemp("faults"), checkpoints, "mean,residue")
+def results(tmp_path_factory, short_results):
+    return copied(short_results, tmp_path_factory.mktemp("faults"))
 
 
 def digests(folder):

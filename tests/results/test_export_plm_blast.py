@@ -18,15 +18,14 @@ from tests.results.exported import (
     RECORDS,
     add_array,
     copied,
-    embedded,
     export,
     id_table,
 )
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory, checkpoints):
-    return embedded(tmp_path_factory.mktemp("plm"), checkpoints, "residue")
+def results(tmp_path_factory, short_results):
+    return copied(short_results, tmp_path_factory.mktemp("plm"))
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,14 @@ from tests.results.exported import (
     add_array,
     add_contacts,
     copied,
-    embedded,
     export,
     id_table,
 )
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory, checkpoints):
-    return embedded(tmp_path_factory.mktemp("pt"), checkpoints)
+def results(tmp_path_factory, short_results):
+    return copied(short_results, tmp_path_factory.mktemp("pt"))
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from packedesm.errors import UserError
-from packedesm.outputs import RECORD, Array
+from packedesm.outputs import Array
 from packedesm.progress import Progress
 from packedesm.results.exports.hdf5 import Disk, new_hdf5
 from packedesm.results.exports.source import Source
@@ -44,12 +43,7 @@ def write(path: Path, source: Source) -> None:
     float32, in which scanpy computes; those of others are in ``obsm`` under their names. ``obs``
     is the index, with the keys as names of the rows, the ids in the column ``id``, and a column
     for each array of one number a record. ``uns["packedesm"]`` is the manifest, and
-    ``uns["packedesm_manifest"]`` all of it in JSON.
-
-    Raises
-    ------
-    UserError
-        If no array with one vector for each record is to be exported.
+    ``uns["packedesm_manifest"]`` all of it in JSON. Without vectors there is no ``X``.
     """
     main, others, scalars = _places(source)
     with new_hdf5(path) as (file, disk):
@@ -57,9 +51,10 @@ def write(path: Path, source: Source) -> None:
         names = ("layers", "obsm", "obsp", "uns", "varm", "varp")
         groups = {name: _mapping(file, name) for name in names}
         _write_obs(file, source, scalars, disk)
-        columns = [str(number) for number in range(*source.line(main))]
+        columns = [str(number) for number in range(*source.line(main))] if main else []
         _texts(_dataframe(file, "var", []), _NAMES, len(columns))[:] = columns
-        _write_array(file, "X", source.of([main]), disk)
+        if main is not None:
+            _write_array(file, "X", source.of([main]), disk)
         for array in others:
             _write_array(groups["obsm"], array.name, source.of([array]), disk)
         _write_value(groups["uns"], _MANIFEST, source.results.manifest)
@@ -76,21 +71,17 @@ def check(path: Path, source: Source, rows: Sequence[int]) -> None:
         for row in rows:
             if file["obs"][_NAMES][row].decode() != source.keys[row]:
                 raise ValueError(f"row {row} has another name")
-            if not np.array_equal(file["X"][row], source.at(main, row).astype(np.float32)):
+            if main and not np.array_equal(file["X"][row], source.at(main, row).astype(np.float32)):
                 raise ValueError(f"row {row} has other numbers")
 
 
-def _places(source: Source) -> tuple[Array, list[Array], list[Array]]:
+def _places(source: Source) -> tuple[Array | None, list[Array], list[Array]]:
     """Return the array of X, those of obsm, and those of one number for each record."""
-    records = [array for array in source.arrays if array.per == RECORD]
-    vectors = [array for array in records if array.output.columns is None]
-    if not vectors:
-        raise UserError(
-            "h5ad: X holds one vector for each protein, such as mean, and none is to be exported"
-        )
-    main = next((array for array in vectors if array.name == "mean"), vectors[0])
+    vectors = [array for array in source.arrays if array.output.columns is None]
+    first = vectors[0] if vectors else None
+    main = next((array for array in vectors if array.name == "mean"), first)
     others = [array for array in vectors if array != main]
-    return main, others, [array for array in records if array not in vectors]
+    return main, others, [array for array in source.arrays if array not in vectors]
 
 
 def _write_array(group: h5py.Group, name: str, source: Source, disk: Disk) -> None:

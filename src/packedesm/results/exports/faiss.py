@@ -130,4 +130,4 @@ def _mapped(path: Path) -> Any:
     """Return an index that lies in its file: read, it takes as much memory as that is large."""
     import faiss
 
-    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    return faiss.read_index(str(path), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))  # since 1.11
