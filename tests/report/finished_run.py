@@ -14,7 +14,7 @@ from packedesm.packing.dataset import SequenceDataset
 from packedesm.packing.packer import plan_packs
 from packedesm.paths import Paths
 from packedesm.report.metrics import write_metrics
-from packedesm.report.page import write_report
+from packedesm.report.page import PLAIN, write_report
 from packedesm.results.merge import merge_shards
 from packedesm.sequences.shards import write_shards
 from packedesm.sequences.summary import read_summary, written_digest
@@ -103,10 +103,15 @@ def _summary(one: dict) -> dict:
     return {key: one[key] for key in keys} | {"compared": 1}
 
 
-def report(root, **run) -> str:
-    """Write the report of a `measured` run, and return it."""
+def report(root, annotations: str | None = None, **run) -> str:
+    """Write the report of a `measured` run, coloured by a table's text, and return it."""
     paths = measured(root, **run)
-    assert write_report(paths) == paths.report
+    options = PLAIN
+    if annotations is not None:
+        table = root / "table.tsv"
+        table.write_text(annotations, encoding="utf-8")
+        options = replace(PLAIN, annotations=str(table))
+    assert write_report(paths, options) == paths.report
     return paths.report.read_text(encoding="utf-8")
 
 

@@ -26,6 +26,10 @@ SAMPLE |= {"seconds": 0.0, "sm_clock_mhz": 1755}
 # All that a page can hold, and whatever is long.
 FULL = {
     "fasta": FASTA,
+    "annotations": "id\t"
+    + "a_long_name_of_a_column" * 4
+    + "\n"
+    + "".join(f"sp|P{k:05}|PROT{k}_HUMAN\t{'family ' * (k % 9)}{k % 9}\n" for k in range(25)),
     "shards": 4,
     "passed": False,
     "records": [

@@ -419,3 +419,21 @@ def test_every_colour_of_the_page_is_known_in_light_and_in_dark(html):
 )
 def test_lengths_are_told_as_one_would_say_it(tmp_path, fasta, told):
     assert told in Page(report(tmp_path, fasta=fasta)).text
+
+
+def test_a_table_of_the_user_makes_a_second_map_and_what_it_lacks_is_told(tmp_path):
+    annotations = "id\tfamily <b>\na\t<i>x\nb\ty\nnobody\tz\n"
+    html = report(tmp_path, annotations=annotations)
+    page = Page(html)
+    assert page.tags.count("svg") == 5
+    assert "The vectors by family <b>" in page.text
+    assert "Of 2 proteins shown it has no value." in page.text
+    assert "<i>" not in html
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_a_sample_of_many_proteins_is_said_to_be_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("packedesm.report.vectors.POINTS", 3)
+    text = Page(report(tmp_path)).text
+    assert "The map is of a sample: 3 of 4 proteins, evenly over the input." in text
+    assert "sample" not in Page(report(tmp_path / "b", fasta=">a\nMK\n>b\nMV\n>c\nMA\n")).text[400:]

@@ -224,7 +224,7 @@ def _number(text: str) -> float | None:
 def _shortened(text: str) -> str:
     """Return a label that stands beside a figure, as it is: matplotlib reads formulas in some."""
     text = printable(text)
-    text = text if len(text) <= _LETTERS else f"{text[: _LETTERS - 1]}…"
+    text = text if len(text) <= _LETTERS else f"{text[: _LETTERS - 1].rstrip()}…"
     shown = text.replace("\\", "\N{REVERSE SOLIDUS OPERATOR}").replace("$", r"\$")
     # And leaves out those that begin with an underscore.
     return f"\N{NARROW NO-BREAK SPACE}{shown}" if shown.startswith("_") else shown

@@ -17,8 +17,9 @@ from packedesm.results.nearest import Pairs, Vectors, blocks
 logger = logging.getLogger(__name__)
 
 EXTRA = "faiss"  # of the package, that brings FAISS
-# Of the lists that vectors lie in, one for each that a query looks into.
-PROBED = 16
+# Lists that a query looks into. Of 100,000 vectors of 5,000 made-up families, in 632 lists, 4 held
+# 99.96% of the ten nearest; families of real proteins are not that far apart.
+PROBED = 32
 # Vectors for each list, from which the lists are found: at most, and what FAISS wants at least.
 _TRAINED, _LEAST = 64, 39
 
@@ -45,8 +46,8 @@ def faiss() -> Any:
 class Approximate:
     """An inverted file of FAISS: each vector in the list of the nearest of some centres.
 
-    It holds what is left of each unit vector without their mean, in float16, and looks into one
-    list in `PROBED`. Whom it finds is approximate; their cosines and order are exact.
+    It holds what is left of each unit vector without their mean, in float16, and looks into
+    `PROBED` of about 2 sqrt(N) lists. Whom it finds is approximate; cosines and order are exact.
 
     Parameters
     ----------
@@ -64,7 +65,7 @@ class Approximate:
         index = module.IndexIVFScalarQuantizer(
             quantizer, width, lists, kind, module.METRIC_L2, False
         )
-        index.nprobe = max(1, -(-lists // PROBED))
+        index.nprobe = min(lists, PROBED)
         chosen = np.linspace(0, count - 1, min(count, _TRAINED * lists)).astype(np.int64)
         size = count * width * 2 / 2**30
         logger.info("an index of %d vectors in %d lists, %.1f GiB", count, lists, size)

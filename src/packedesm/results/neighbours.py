@@ -19,7 +19,7 @@ from packedesm.files import atomic_path
 from packedesm.outputs import LAST, OUTPUTS, RECORD
 from packedesm.paths import Paths
 from packedesm.progress import Progress
-from packedesm.results.approximate import PROBED, Approximate, faiss
+from packedesm.results.approximate import Approximate, faiss
 from packedesm.results.nearest import Exact, Finder, Found, Vectors, nearest
 from packedesm.results.reader import Results
 
@@ -175,9 +175,8 @@ def _finder(targets: Vectors, search: Search) -> Finder:
     if not approximate:
         return Exact(targets)
     logger.info(
-        "%s: an approximate search among %d proteins, in one of %d parts; it can miss some, "
-        "--exact does not",
-        *(search.results, count, PROBED),
+        "%s: an approximate search among %d proteins; it can miss some, --exact does not",
+        *(search.results, count),
     )
     return Approximate(targets)
 
