@@ -13,6 +13,7 @@ from packedesm.cli import main
 from packedesm.esm2.fair_esm import write_random_checkpoint, write_random_regression
 from packedesm.esm2.model_files import regression_file
 from packedesm.outputs import OUTPUTS, Array
+from packedesm.progress import telling
 from packedesm.sequences.fasta import read_records
 from tests.sharp import GEOMETRY
 
@@ -32,12 +33,20 @@ def both(fasta: Path, folder: Path, asked: dict) -> tuple[packedesm.Results, pac
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
         flags += [f"--{key.replace('_', '-')}", text]
     threads = torch.get_num_threads()
+    of_command: list[int] = []
+    told: list[int] = []
     try:
-        assert main(["embed", str(fasta), "-o", str(folder / "out"), *flags]) == 0
+        with telling(of_command.append):
+            assert main(["embed", str(fasta), "-o", str(folder / "out"), *flags]) == 0
         # Sums over residues are made by as many threads: those that the command has set.
-        found = packedesm.embed(fasta, device="cpu", check=False, **asked)
+        keys = {"device": "cpu", "check": False, "progress": told.append}
+        found = packedesm.embed(fasta, **keys, **asked)
     finally:
         torch.set_num_threads(threads)
+    # Packs are the same too, which not every machine shows in its bits. The last thing that the
+    # command tells of is embedding, which begins with 0.
+    begin = len(of_command) - of_command[::-1].index(0) - 1
+    assert told == of_command[begin:]
     return packedesm.open(folder / "out"), found
 
 

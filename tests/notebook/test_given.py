@@ -8,8 +8,6 @@ import pytest
 
 import packedesm
 from packedesm.packing.batch import PackedBatch
-from packedesm.sequences.records import records_of
-from tests.typed import shard_options
 
 REFUSED = [
     (["MKT", "M1"], r"item 1: character '1' at residue 2 is no amino acid; numbers"),
@@ -100,19 +98,6 @@ def test_a_file_without_records_is_no_empty_list(tmp_path, demo):
     path.write_text(">a\n\n")
     with pytest.raises(packedesm.UserError, match="no record has residues"):
         demo.embed(path, empty_sequences="skip")
-
-
-def test_many_items_come_in_blocks_and_keep_their_places(monkeypatch):
-    from packedesm.sequences import given
-
-    monkeypatch.setattr(given, "_AT_ONCE", 3)
-    texts = ["MK" + "A" * n for n in range(8)]
-    records = records_of(texts, shard_options())
-    assert [s.decode() for s in records.sequences] == texts
-    assert records.table["id"].to_pylist() == [str(n) for n in range(8)]
-    assert records.table["row"].to_pylist() == list(range(8))
-    with pytest.raises(packedesm.UserError, match="item 7: "):
-        records_of([*texts[:7], "M-"], shard_options())
 
 
 def test_a_pack_holds_sequences_in_their_order_repeats_included():

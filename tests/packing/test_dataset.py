@@ -5,7 +5,7 @@ import pytest
 from pyfaidx import Fasta
 
 from packedesm.options import LengthPolicy
-from packedesm.packing.dataset import SequenceDataset
+from packedesm.packing.dataset import MemoryDataset, SequenceDataset
 from packedesm.paths import Paths
 from packedesm.sequences.shards import write_shards
 from tests.typed import policy, shard_options
@@ -60,3 +60,16 @@ def test_an_empty_shard_has_no_records(tmp_path, shard):
     dataset = SequenceDataset(paths.shard_fasta(0), POLICY)
     assert len(dataset) == 0
     assert dataset.tokens.dtype == np.int64
+
+
+@pytest.mark.parametrize("kind", ["truncate", "window", "full"])
+def test_records_in_memory_are_those_of_a_shard(shard, kind):
+    texts = ("M" * 10, "ACDEFGHIKLMN", "C" * 4)
+    of_shard = SequenceDataset(shard(*texts).shard_fasta(0), policy := LengthPolicy(10, kind, 2))
+    dataset = MemoryDataset(of_shard.rows, [text.encode() for text in texts], policy)
+    assert len(dataset) == 3
+    for name in ("rows", "lengths", "embedded_lengths", "tokens"):
+        assert getattr(dataset, name).tolist() == getattr(of_shard, name).tolist()
+    assert dataset.__getitems__([2, 0, 1]) == of_shard.__getitems__([2, 0, 1])
+    assert pickle.loads(pickle.dumps(dataset))[1] == of_shard[1]
+    assert dataset.shortened == of_shard.shortened

@@ -143,8 +143,7 @@ class EmbeddingModel(nn.Module):
         visit
             As `packedesm.PackedESM2.forward_packed` takes it.
         """
-        trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
-        attention = "sdpa" if trained else self._way().attention.name
+        attention = self._way().attention.name
         if batch.numbers.device != self.device:
             batch = batch.to(self.device)
         return self.esm2.forward_packed(**batch.inputs, attention=attention, taps=Taps(visit))

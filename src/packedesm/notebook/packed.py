@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any, Unpack
 
 import numpy as np
@@ -50,7 +49,7 @@ def pack(sequences: Iterable[str] | Mapping[Any, str], **keys: Unpack[LengthKeys
     ((5, 7), [1, 2, 3, 6, 7, 8, 9, 10])
     """
     shard, options = call_options(resolved("pack", keys, LengthKeys), depth=1)
-    records = records_of(sequences, replace(shard, deduplicate=False))
+    records = records_of(sequences, shard)
     if not len(records):
         raise UserError("sequences: there is none; a pack holds at least one")
     rows = np.arange(len(records))
