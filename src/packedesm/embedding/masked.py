@@ -8,8 +8,7 @@ import numpy as np
 
 from packedesm.embedding.pack import FinishedPack
 from packedesm.errors import plural
-
-MARGINALS, PERPLEXITY = "masked_marginals", "pseudo_perplexity"
+from packedesm.outputs import MARGINALS, PERPLEXITY
 
 
 def pseudo_perplexity(log_probabilities: np.ndarray, residues: np.ndarray) -> np.ndarray:

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import torch
 
 from packedesm.alphabet import STANDARD, TOKENS
-from packedesm.embedding.masked import MARGINALS, PERPLEXITY
 from packedesm.embedding.pooling import over_residues, pool
 from packedesm.errors import UserError
 from packedesm.esm2.model import PackedESM2
 from packedesm.options import EmbedPlan
-from packedesm.outputs import LANGUAGE_HEAD, Array
+from packedesm.outputs import LANGUAGE_HEAD, MARGINALS, PERPLEXITY, Array
 from packedesm.packing.batch import PackedBatch
 
 _STANDARD = slice(TOKENS.index(STANDARD[0]), TOKENS.index(STANDARD[-1]) + 1)
