@@ -116,6 +116,14 @@ def test_of_two_windows_in_whose_middle_it_stands_a_residue_is_masked_in_the_ear
     np.testing.assert_allclose(found["masked_marginals"][0], first, rtol=1e-6)
 
 
+def test_contacts_of_a_long_protein_are_those_of_fair_esm_too(reference, fair_esm, monkeypatch):
+    monkeypatch.setattr("packedesm.reference.blocked_attention.WHOLE_BYTES", 0)  # all are long
+    found = reference_vectors(reference, SEQUENCE, WHOLE, named("mean", "contacts"))
+    expected = fair_esm.arrays(SEQUENCE, ())
+    for name, array in found.items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-5, err_msg=name)
+
+
 def test_contacts_that_do_not_fit_are_not_begun_where_the_rest_is(reference, monkeypatch):
     monkeypatch.setattr("packedesm.reference.model.available_bytes", lambda: 2e5)
     reference_vectors(reference, SEQUENCE, WHOLE, named("mean", "logits"))

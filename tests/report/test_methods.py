@@ -32,6 +32,41 @@ def test_the_paragraph_says_what_was_done_and_cites_it(tmp_path):
     ]
 
 
+def test_layers_and_heads_are_named_and_cited(tmp_path):
+    arrays = ("mean.layer0", "mean.layer3", "mean", "residue.layer0", "residue.layer3", "residue")
+    arrays += ("logits", "log_likelihood", "masked_marginals", "pseudo_perplexity", "contacts")
+    text = paragraph(tmp_path, records=[record()], run={"arrays": arrays})
+    assert (
+        "Vectors of 320 numbers are from its layers 0 (the embeddings), 3 and the last: the mean "
+        "over the residues of each protein; one vector per residue, the proteins back to back. Its "
+        "language head gave: the logits"
+    ) in text
+    for cited in (
+        "(Meier et al. 2021)",
+        "(Salazar et al. 2020)",
+        "(natural logarithms of probabilities among all 33 tokens)",
+        "the average product correction (Dunn et al. 2008), by its logistic regression (Rao et al.",
+    ):
+        assert text.count(cited) == 1
+    references = text.split("\n\n")[1:]
+    for doi in (
+        "10.1101/2021.07.09.450648",
+        "10.18653/v1/2020.acl-main.240",
+        "10.1101/2020.12.15.422761",
+        "10.1093/bioinformatics/btm604",
+    ):
+        assert sum(doi in reference for reference in references) == 1
+
+
+def test_one_layer_and_no_vectors_are_named_as_they_are(tmp_path):
+    text = paragraph(tmp_path / "one", run={"arrays": ("mean.layer3",)})
+    assert "Vectors of 320 numbers are from its layer 3: the mean" in text
+    text = paragraph(tmp_path / "none", run={"arrays": ("logits",)})
+    assert "Vectors of" not in text
+    assert "natural logarithms" not in text
+    assert "Meier" not in text
+
+
 def test_snakemake_is_cited_where_it_ran_the_steps(tmp_path):
     text = paragraph(tmp_path, workflow=True)
     assert "run by Snakemake 9.27.1 (Mölder et al. 2021), passed them" in text

@@ -12,7 +12,7 @@ from packedesm.report.page import write_report
 from packedesm.report.svg import COLOURS
 from packedesm.results.manifest import write_manifest
 from packedesm.sequences.flags import FLAGS
-from tests.report.finished_run import FASTA, record, report
+from tests.report.finished_run import FASTA, measured, record, report
 from tests.typed import checkpoint, embed_plan
 
 TWO = "2 \N{MULTIPLICATION SIGN} 10⁻"  # and a power
@@ -116,6 +116,42 @@ def test_a_vector_of_nan_is_reported_not_a_crash(tmp_path):
     text = Page(report(tmp_path, records=broken, passed=False)).text
     assert "not a number" in text
     assert "a red cross" in text
+
+
+def test_every_array_that_was_verified_has_a_line(tmp_path):
+    arrays = ("mean", "mean.layer3", "logits", "contacts", "pseudo_perplexity")
+    records = [record(output=name, cosine=1.0 if "mean" in name else None) for name in arrays]
+    records[-1]["against"] = "masked_marginals"
+    records[3] |= {"relative_l2": 4e-7, "absolute": 3e-5}
+    html = report(tmp_path, records=records, run={"arrays": arrays})
+    text = Page(html.split('id="verified-arrays"')[1].split("<h2>")[0]).text
+    assert f"mean.layer3 the mean over the residues of each protein, from layer 3 1 {TWO}⁷" in text
+    assert "logits the logits of all 33 tokens at each residue 1 2" in text
+    assert "upper triangles, row by row 1 4 \N{MULTIPLICATION SIGN} 10⁻⁷ 1" in text
+    assert "3 \N{MULTIPLICATION SIGN} 10⁻⁵ yes" in text  # contacts have no cosine
+    assert "pseudo_perplexity (against masked_marginals )" in text
+    assert "not a number" not in text
+    assert Page(html).tags.count("svg") == 6
+
+
+def test_where_no_array_has_vectors_there_are_no_angles(tmp_path):
+    html = report(
+        tmp_path, records=[record(output="contacts", cosine=None)], run={"arrays": ["contacts"]}
+    )
+    assert "Whether they point the same way" not in html
+    assert "How exact the results are" in html
+
+
+def test_what_was_not_compared_is_told(tmp_path):
+    paths = measured(tmp_path, records=[record()])
+    verification = read_record(paths.verification)
+    gone = dict.fromkeys(verification["arrays"][0]) | {"array": "contacts", "compared": 0}
+    verification["arrays"].append(gone)
+    write_record(paths.verification, verification | {"not_compared": ["contacts were too large"]})
+    text = Page(write_report(paths).read_text(encoding="utf-8")).text
+    assert "contacts contact probabilities" in text
+    assert "0 not compared" in text
+    assert "contacts were too large." in text
 
 
 def test_input_changes_and_repeats_are_told(tmp_path):

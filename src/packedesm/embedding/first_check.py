@@ -19,7 +19,7 @@ from packedesm.options import LengthPolicy
 from packedesm.outputs import RECORD, Array
 from packedesm.packing.collator import VarlenCollator
 from packedesm.packing.dataset import Protein as Packed
-from packedesm.reference.comparison import ABSOLUTE, Distance, Limits, compare
+from packedesm.reference.comparison import Distance, Limits, compare
 from packedesm.reference.vectors import Protein
 
 logger = logging.getLogger(__name__)
@@ -53,12 +53,11 @@ class FirstCheck:
     def in_words(self) -> str:
         """Return how far off the worst is, and what passes."""
         worst = self.worst
-        if worst.error is None:
+        if worst.relative_l2 is None:
             return f"{self.worst_is} is not finite"
         if not self.compared:
             return f"none of {self.not_finite} proteins is finite"
-        what = "a largest difference of" if worst.measure == ABSOLUTE else "relative L2"
-        said = f"{self.worst_is} has {what} {worst.error:.2g}"
+        said = f"{self.worst_is} has relative L2 {worst.relative_l2:.2g}"
         limit = f"{self.limits.max_relative_l2:.2g}"
         if worst.cosine is None:
             return f"{said}, where {limit} passes"
@@ -76,7 +75,6 @@ class FirstCheck:
             "passed": self.passed,
             "cosine": self.worst.cosine,
             "relative_l2": self.worst.relative_l2,
-            "error": self.worst.error,
             "min_cosine": self.limits.min_cosine,
             "max_relative_l2": self.limits.max_relative_l2,
         }
@@ -133,7 +131,7 @@ def _of_the_reference(
 
 
 def _badness(distance: Distance) -> tuple[bool, float]:
-    return not distance.passed, np.inf if distance.error is None else distance.error
+    return not distance.passed, np.inf if distance.relative_l2 is None else distance.relative_l2
 
 
 def _embedded(

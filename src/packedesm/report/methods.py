@@ -7,7 +7,6 @@ from typing import Any
 
 from packedesm.errors import plural
 from packedesm.outputs import CONTACT_HEAD, LANGUAGE_HEAD, Array
-from packedesm.reference.comparison import ABSOLUTE, RELATIVE
 from packedesm.report.words import OUTPUTS, scientific
 
 _ESM2 = (
@@ -178,17 +177,10 @@ def _verified(verification: dict[str, Any]) -> str:
     if not verification["records"]:
         return "The vectors were not verified."
     worst = verification["worst"]
-    measures = {record["measure"] for record in verification["records"]}
-    figures = [
-        f"{words} {scientific(worst[measure])}"
-        for measure, words in (
-            (RELATIVE, "largest relative L2 distance"),
-            (ABSOLUTE, "largest difference of a contact's probability"),
-        )
-        if measure in measures
-    ]
-    figures += [] if worst["cosine"] is None else [f"smallest cosine {worst['cosine']:.6f}"]
-    found = ", ".join(figures)
+    found = ", ".join(
+        [f"largest relative L2 distance {scientific(worst['relative_l2'])}"]
+        + ([] if worst["cosine"] is None else [f"smallest cosine {worst['cosine']:.6f}"])
+    )
     failed = "" if verification["passed"] else " The verification failed."
     return (
         f"Of these, {plural(verification['sequences'], 'protein')} "

@@ -241,7 +241,7 @@ def _first_check(metrics: dict) -> dict[str, Any] | None:
     """Return the check that was furthest off among those of all jobs; None without any."""
     checks = [run["first_check"] for run in metrics["runs"]]
     compared = [check for check in checks if check and check["compared"]]
-    return max(compared, key=lambda check: check["error"], default=None)
+    return max(compared, key=lambda check: check["relative_l2"], default=None)
 
 
 def _device(run: dict) -> str:

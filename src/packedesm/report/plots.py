@@ -166,12 +166,12 @@ def distances(axes: Axes, records: list[dict], max_relative_l2: float) -> None:
     Parameters
     ----------
     records
-        Dicts with ``length``, ``output`` and ``error``; that is None where a number was none,
+        Dicts with ``length``, ``output`` and ``relative_l2``; that is None where a number was none,
         drawn as a cross at the top. All layers of an output look alike.
     """
-    found = [record["error"] for record in records]
+    found = [record["relative_l2"] for record in records]
     _over_lengths(axes, records, found, max_relative_l2)
-    axes.set_ylabel("distance")
+    axes.set_ylabel("relative L2 distance")
 
 
 @drawn("How far each verified vector is from pointing the same way as the reference")

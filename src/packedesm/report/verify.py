@@ -16,7 +16,7 @@ from packedesm.files import RECORD_DIGEST, expect, file_digest, read_record, wri
 from packedesm.options import ReferenceOptions, VerifyOptions
 from packedesm.outputs import OUTPUTS, Array
 from packedesm.paths import Paths
-from packedesm.reference.comparison import ABSOLUTE, RELATIVE, Distance, Limits, compare
+from packedesm.reference.comparison import Distance, Limits, compare
 from packedesm.reference.vectors import PARTS, Protein, ReferenceVectors
 from packedesm.report.stored import Stored
 
@@ -34,8 +34,8 @@ def verify(paths: Paths, options: VerifyOptions, *, shards: int) -> dict[str, An
         A sample whose vectors have been merged, and both parts of its reference computed.
     options
         What is compared, and what passes: the cosine of each residue for ``residue``, the distance
-        over all numbers of a record, of contacts the largest difference; ``auto`` takes the largest
-        distance from `packedesm.reference.comparison.AUTO_LIMITS`.
+        over all numbers of a record; ``auto`` takes the largest distance from
+        `packedesm.reference.comparison.AUTO_LIMITS`.
     shards
         The number of shards.
 
@@ -46,9 +46,10 @@ def verify(paths: Paths, options: VerifyOptions, *, shards: int) -> dict[str, An
         distance are None where they are not numbers, which counts as missed (a cosine also where
         lines are no vectors). ``records`` holds each comparison: of what with what (``against``:
         the reference, or of a pseudo-perplexity the run's own masked marginals, of which the
-        reference has a few places), and by which ``measure`` it passed. ``arrays`` sums up those
-        of each array. ``worst`` holds the smallest cosine, the largest distance by either measure
-        (None before any number), and the row and array of the comparison that is furthest off.
+        reference has a few places), and ``absolute``, the largest difference of one number, which
+        decides nothing. ``arrays`` sums up those of each array: the worst, and its row. ``worst``
+        holds the smallest cosine and the largest distance (None before any number), and the row
+        and array of the comparison that is furthest off.
         ``not_compared`` says what of the sample was left out, and why. ``replaced`` names the
         records whose reference does not fit into memory, and the row that was taken instead, None
         if none was left.
@@ -114,21 +115,18 @@ def _comparisons(
 
 def _record(protein: Protein, array: Array, distance: Distance, against: str) -> dict[str, Any]:
     of = {"array": array.name, "output": array.output.name, "layer": array.layer}
-    figures = {"error": distance.error, **asdict(distance)}
-    return {**protein.facts, **of, "against": against, **figures}
+    return {**protein.facts, **of, "against": against, **asdict(distance)}
 
 
 def _summary(array: Array, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Return what the comparisons of an array come to; ``compared`` may be 0."""
     mine = [record for record in records if record["array"] == array.name]
-    furthest = max(mine, key=_error, default=None)
+    furthest: dict[str, Any] = max(mine, key=_error, default={})
     cosines = [record["cosine"] for record in mine if record["cosine"] is not None]
     return {
         **{"array": array.name, "output": array.output.name, "layer": array.layer},
         "compared": len(mine),
-        "measure": furthest["measure"] if furthest else None,
-        "error": furthest["error"] if furthest else None,
-        "row": furthest["row"] if furthest else None,
+        **{key: furthest.get(key) for key in ("relative_l2", "absolute", "row")},
         "cosine": min(cosines, default=None),
         "passed": all(record["passed"] for record in mine) if mine else None,
     }
@@ -159,19 +157,13 @@ def _check_arrays(paths: Paths) -> None:
 
 
 def _error(record: dict[str, Any]) -> float:
-    return np.inf if record["error"] is None else record["error"]
+    return np.inf if record["relative_l2"] is None else record["relative_l2"]
 
 
 def _worst(records: list[dict[str, Any]]) -> dict[str, Any]:
-    def largest(measure: str) -> float | None:
-        mine = [record for record in records if record["measure"] == measure]
-        return max(mine, key=_error)["error"] if mine else None
-
     furthest = max(records, key=_error, default={})
     cosines = [record["cosine"] for record in records if record["cosine"] is not None]
     return {
         "cosine": min(cosines, default=None),
-        "relative_l2": largest(RELATIVE),
-        "absolute": largest(ABSOLUTE),
-        **{key: furthest.get(key) for key in ("error", "measure", "row", "array", "output")},
+        **{key: furthest.get(key) for key in ("relative_l2", "row", "array", "output")},
     }

@@ -8,7 +8,6 @@ from typing import Any
 
 from packedesm.errors import printable
 from packedesm.outputs import Array
-from packedesm.reference.comparison import ABSOLUTE, RELATIVE
 from packedesm.report.vectors import Apart
 
 OUTPUTS = {
@@ -125,11 +124,6 @@ def _cosine(value: float | None) -> str:
     return "not a number" if value is None else f"{value:.8f}"
 
 
-def _measure(measure: str) -> str:
-    """Say what a distance is."""
-    return {RELATIVE: "relative L2", ABSOLUTE: "largest difference"}[measure]
-
-
 def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
@@ -147,6 +141,5 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "cosine": _cosine,
     "quoted": _quoted,
     "array_in_words": array,
-    "measure": _measure,
 }
 """What the page's template formats with."""

@@ -132,14 +132,13 @@ def _explain_failure(paths: Paths, verification: Mapping[str, Any]) -> str:
     worst = verification["worst"]
     # A vector with NaN, or of another size, has no distance; what is no vector has no cosine.
     cosine, distance = (
-        "none" if worst[key] is None else f"{worst[key]:.6g}" for key in ("cosine", "error")
+        "none" if worst[key] is None else f"{worst[key]:.6g}" for key in ("cosine", "relative_l2")
     )
-    measure = "largest difference" if worst["measure"] == "absolute" else "relative L2"
     failed = sum(not record["passed"] for record in verification["records"])
     return (
         f"verification failed: {failed} of {len(verification['records'])} comparisons with "
         f"fair-esm in float32 miss min_cosine {verification['min_cosine']} or max_relative_l2 "
         f"{verification['max_relative_l2']} (worst: row {worst['row']}, {worst['array']}, cosine "
-        f"{cosine}, {measure} {distance}); no manifest is written; "
+        f"{cosine}, relative L2 {distance}); no manifest is written; "
         f"see {paths.verification}"
     )
