@@ -15,6 +15,9 @@ from packedesm.errors import UserError
 RECORD, RESIDUE, PAIR = "record", "residue", "pair"
 LAST = "last"
 
+# What comes from passes in which single residues are masked.
+MARGINALS, PERPLEXITY = "masked_marginals", "pseudo_perplexity"
+
 # What outputs come from, besides the encoder.
 LANGUAGE_HEAD, CONTACT_HEAD = "language head", "contact head"
 
@@ -65,8 +68,8 @@ OUTPUTS = {
         _vector("residue", RESIDUE),
         Output("logits", RESIDUE, columns=TOKENS, needs=LANGUAGE_HEAD),
         Output("log_likelihood", RESIDUE, needs=LANGUAGE_HEAD, always_float32=True),
-        Output("masked_marginals", RESIDUE, columns=STANDARD, needs=LANGUAGE_HEAD, masked=True),
-        Output("pseudo_perplexity", RECORD, needs=LANGUAGE_HEAD, masked=True, always_float32=True),
+        Output(MARGINALS, RESIDUE, columns=STANDARD, needs=LANGUAGE_HEAD, masked=True),
+        Output(PERPLEXITY, RECORD, needs=LANGUAGE_HEAD, masked=True, always_float32=True),
         Output("contacts", PAIR, needs=CONTACT_HEAD),
     )
 }

@@ -41,9 +41,9 @@ def test_the_model_in_half_precision_is_gone_before_that_in_float32_is_loaded(sa
         hidden = forward(self, input_ids, *arguments, **options)
         return hidden * torch.nan if hidden.dtype == torch.bfloat16 else hidden
 
-    def watch(*arguments):
+    def watch(*arguments, **options):
         there.append(models())
-        return load(*arguments)
+        return load(*arguments, **options)
 
     monkeypatch.setattr(PackedESM2, "forward_packed", faulty)
     monkeypatch.setattr(job, "load_model", watch)

@@ -72,9 +72,14 @@ def test_a_residue_is_masked_in_the_window_in_which_it_stands_furthest_from_the_
         protein = made[2 + 2 + residue]
         assert protein.sequence.decode() == SEQUENCES[3][slice(*copy.window)]
         assert protein.sequence[protein.masked] == ord(SEQUENCES[3][residue])
-    # A tie: residue 6 is one from the end of the first window and two from that of the second.
     assert [made.copies[2 + n].window[0] for n in range(8)] == [0, 0, 0, 0, 0, 0, 4, 4]
     assert set(made.tokens[-20:].tolist()) == {10}
+
+
+def test_of_two_windows_in_which_it_stands_as_deep_a_residue_is_masked_in_the_earlier(items):
+    made = items(SEQUENCES[3][:13], **WINDOWS)
+    assert policy(**WINDOWS).windows(13) == [(0, 8), (5, 13)]  # the seventh is one from both ends
+    assert [made.copies[n].window[0] for n in range(13)] == [0] * 7 + [5] * 6
 
 
 def test_packs_hold_records_or_copies_and_every_item_once(items):

@@ -105,9 +105,8 @@ def embed_shard(
             peak = measure_matmul_peak(runner.model, plan.token_budget)
             _say(items, planned, plan, place, precision)
             feed = Feed(items, packs, job, check_stop)
-            heads = heads_of(plan.arrays)
+            name, heads = partial(item_name, paths, items), heads_of(plan.arrays)
             load_float32 = partial(load_model, checkpoint, torch.float32, needs=heads)
-            name = partial(item_name, paths, items)
             embed_packs(runner, feed, state, load_float32=load_float32, name=name, peak=peak.flops)
         statistics = state.statistics().values()
         facts = JobFacts(

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from packedesm.errors import plural
+from packedesm.outputs import MARGINALS, PERPLEXITY
 
 if TYPE_CHECKING:
     from packedesm.embedding.pack import FinishedPack
-
-MARGINALS, PERPLEXITY = "masked_marginals", "pseudo_perplexity"
 
 
 def pseudo_perplexity(log_probabilities: np.ndarray, residues: np.ndarray) -> np.ndarray:

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from packedesm.alphabet import STANDARD, TOKENS
-from packedesm.embedding.masked import MARGINALS, PERPLEXITY
 from packedesm.embedding.pooling import over_residues, pool
 from packedesm.errors import UserError
 from packedesm.esm2.contacts import Contacts, Taps
 from packedesm.options import EmbedPlan
-from packedesm.outputs import CONTACT_HEAD, LANGUAGE_HEAD, Array
+from packedesm.outputs import CONTACT_HEAD, LANGUAGE_HEAD, MARGINALS, PERPLEXITY, Array
 from packedesm.packing.batch import PackedBatch
 
 if TYPE_CHECKING:
