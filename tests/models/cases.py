@@ -49,3 +49,20 @@ def save_vectors(folder: Path, name: str, vectors: Callable) -> None:
             tokens = torch.tensor([[0, *ALPHABET.encode(sequence), 2]])
             found[sequence] = vectors(tokens)[0, 1:-1].float().numpy()
     np.savez(target, **found)
+
+
+def save_heads(folder: Path, name: str, heads: Callable) -> None:
+    """Write what both heads say of every sequence.
+
+    `heads` takes tokens (1, length + 2) and returns logits (1, length + 2, 33) and contacts
+    (1, length, length).
+    """
+    target = folder / "heads" / f"{name}.npz"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    found = {}
+    with torch.inference_mode():
+        for sequence in sequences():
+            logits, contacts = heads(torch.tensor([[0, *ALPHABET.encode(sequence), 2]]))
+            found[f"logits {sequence}"] = logits[0, 1:-1].numpy()
+            found[f"contacts {sequence}"] = contacts[0].numpy()
+    np.savez(target, **found)

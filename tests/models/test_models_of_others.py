@@ -14,10 +14,13 @@ import pytest
 import torch
 
 from packedesm.cli import main
+from packedesm.device.auto import load_model
 from packedesm.errors import UserError
 from packedesm.esm2.checkpoints import prepare, read
 from packedesm.esm2.model import PackedESM2
+from packedesm.outputs import needs
 from packedesm.reference.model import Reference
+from tests.esm2.test_contacts import FLOAT32, forward, furthest
 from tests.esm2.test_equivalence import assert_residues_equal, embed
 from tests.workflow import ROOT
 
@@ -106,6 +109,29 @@ def test_packed_vectors_and_the_reference_are_those_of_the_library(written, libr
     expected = expected.split("{}")
     assert all(part in weights.layout for part in expected), weights.layout
     assert len(expected) == 1 or f"transformers {version}." in weights.layout
+
+
+HEADS = [
+    (library, name)
+    for library, name in CASES
+    if library != "lightning" and name in ("masked_lm", "pickled", "pickled_shards")
+]
+
+
+@pytest.mark.parametrize(("library", "name"), HEADS)
+def test_what_both_heads_say_is_what_the_library_says(written, library, name):
+    path = written(library) / name
+    with np.load(path.parent / "heads" / f"{name}.npz") as stored:
+        theirs = dict(stored)
+    needed = needs(["logits", "contacts"])
+    record = prepare(str(path), "auto", needed)
+    model = load_model(record, torch.float32, torch.device("cpu"), needed)
+    of_logits = {key.partition(" ")[2]: x for key, x in theirs.items() if key[0] == "l"}
+    hidden, contacts = forward(model, [*of_logits])
+    lengths = [len(sequence) + 2 for sequence in of_logits]
+    said = model.language_head(hidden, model.embed_tokens.weight).split(lengths)
+    assert_residues_equal([x[1:-1].numpy() for x in said], [*of_logits.values()])
+    assert furthest(contacts, [theirs[f"contacts {s}"] for s in of_logits]) <= FLOAT32
 
 
 @pytest.mark.parametrize("changed", ["adapter", "settings", "base"])

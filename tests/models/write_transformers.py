@@ -19,11 +19,12 @@ from transformers import (
     EsmModel,
 )
 
-from tests.models.cases import randomise, save_vectors
+from tests.models.cases import randomise, save_heads, save_vectors
 
 NEWEST = transformers.__version__ >= "5"
 # How to ask for a file that pickle once wrote; transformers 5 has no other than safetensors.
 PLAIN = {} if NEWEST else {"safe_serialization": False}
+EAGER = {"attn_implementation": "eager"} if transformers.__version__ >= "4.40" else {}
 SAFE = {} if NEWEST else {"safe_serialization": True}
 
 
@@ -54,11 +55,21 @@ def vectors(model, tokens):
     return encoder(input_ids=tokens, attention_mask=torch.ones_like(tokens))[0]
 
 
+def heads(model, tokens):
+    """Return what a model for language modelling says of one sequence: logits and contacts."""
+    mask = torch.ones_like(tokens)
+    return model(input_ids=tokens, attention_mask=mask).logits, model.predict_contacts(tokens, mask)
+
+
 def write(folder: Path, name: str, kind: type, *, stored=torch.float32, base=1e4, **how) -> None:
     model = make(kind, seed=len(name), rope_theta=base).to(stored)
     model.save_pretrained(folder / name, **how)
     read = kind.from_pretrained(folder / name, torch_dtype=torch.float32).eval()
     save_vectors(folder, name, lambda tokens: vectors(read, tokens))
+    if kind is EsmForMaskedLM:
+        # How maps are made is what they are asked for by: the fast ways of attention give none.
+        plain = kind.from_pretrained(folder / name, torch_dtype=torch.float32, **EAGER).eval()
+        save_heads(folder, name, lambda tokens: heads(plain, tokens))
 
 
 def write_adapters(folder: Path) -> None:
