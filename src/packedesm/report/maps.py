@@ -226,5 +226,5 @@ def _shortened(text: str) -> str:
     text = printable(text)
     text = text if len(text) <= _LETTERS else f"{text[: _LETTERS - 1].rstrip()}…"
     shown = text.replace("\\", "\N{REVERSE SOLIDUS OPERATOR}").replace("$", r"\$")
-    # And leaves out those that begin with an underscore.
+    # And before 3.10 leaves out those that begin with an underscore.
     return f"\N{NARROW NO-BREAK SPACE}{shown}" if shown.startswith("_") else shown
