@@ -1,9 +1,14 @@
 import pytest
 
+from packedesm.cli import main
+from packedesm.config import resolve
 from packedesm.errors import UserError
+from packedesm.esm2.registry import TINY
 from packedesm.options import ReportOptions
 from packedesm.report import annotations
 from packedesm.report.annotations import check_shown, read_annotations
+from packedesm.results.request import Request
+from tests.commands import state_of, the_line
 
 TABLE = "family\tid\tmass\nkinase\ta\t1.5\n\t b\t2\nkinase\tc\t\n"
 
@@ -78,3 +83,38 @@ def test_a_map_whose_library_is_not_there_is_said_before_anything_is_computed(mo
         check_shown(shown(map_="tsne"))
     check_shown(shown(map_="tsne"), library=False)  # another Python writes the report
     check_shown(shown())
+
+
+def test_a_bad_table_is_said_before_embedding_begins(tmp_path, checkpoints, capsys):
+    fasta, table = tmp_path / "in.fasta", tmp_path / "table.tsv"
+    fasta.write_text(">a\nMKV\n")
+    table.write_text("id\tx\na\n")
+    more = ["--checkpoints", str(checkpoints), "--report-annotations", str(table)]
+    assert main(["embed", str(fasta), "-o", str(tmp_path / "out"), *more]) == 2
+    assert "line 2 has 1 cells" in the_line(capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_is_coloured_and_other_colours_are_another_request(tmp_path, checkpoints, capsys):
+    fasta, table = tmp_path / "in.fasta", tmp_path / "table.tsv"
+    fasta.write_text(">a\nMKV\n>b\nMKA\n>c\nMKC\n")
+    table.write_text("id\tx\ty\na\tsome\tmore\n")
+    command = ["embed", str(fasta), "-o", str(tmp_path / "out"), "--model", TINY]
+    command += ["--checkpoints", str(checkpoints), "--report-annotations", str(table)]
+    assert main(command) == 0
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "The vectors by x" in page
+    before = state_of(tmp_path / "out")
+    assert main(command) == 0
+    assert "nothing to be done" in capsys.readouterr().out
+    assert main([*command, "--report-column", "y"]) == 2
+    assert "report was" in the_line(capsys.readouterr().err)
+    assert state_of(tmp_path / "out") == before
+
+
+def test_requests_of_before_there_was_a_choice_asked_for_the_same():
+    config = resolve({"fasta": "x"})
+    request = Request((), (), {"report": config["report"], "ids": "first_word"}, "m", {})
+    content = request.as_json()
+    del content["options"]["report"]
+    assert Request.from_json(content).differences(request, finished=True) == []

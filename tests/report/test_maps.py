@@ -40,7 +40,7 @@ def test_twenty_thousand_dots_are_no_weight():
 @pytest.mark.parametrize(
     ("values", "labels", "paints"),
     [
-        (["a", "b", "a", None], ["no value", "a", "b"], ["rest", "kind-1", "kind-2"]),
+        (["a", "b", "a", None], ["no value", "a", "b"], ["none", "kind-1", "kind-2"]),
         (["1", "2", "1", "2"], ["1", "2"], ["kind-1", "kind-2"]),
         (
             [*map(str, range(10))],
@@ -51,9 +51,9 @@ def test_twenty_thousand_dots_are_no_weight():
         (
             [*"abcdefgh", "h"],
             ["others", *"habcdef"],
-            ["rest", *(f"kind-{k}" for k in range(1, 8))],
+            ["others", *(f"kind-{k}" for k in range(1, 8))],
         ),
-        ([None, None], ["no value"], ["rest"]),
+        ([None, None], ["no value"], ["none"]),
     ],
 )
 def test_proteins_are_grouped_by_names_or_numbers_each_once(values, labels, paints):
@@ -102,4 +102,4 @@ def test_lengths_take_the_colours_of_long_proteins_last():
         paint("length-4"),
         paint("length-5"),
     ]
-    assert set(COLOURS) >= {"kind-7", "rest"}
+    assert set(COLOURS) >= {"kind-7", "none"}

@@ -6,7 +6,7 @@ import pytest
 
 from packedesm.config import resolve, with_arrays
 from packedesm.files import combined, write_record
-from packedesm.options import EmbedOptions, ShardOptions, VerifyOptions
+from packedesm.options import EmbedOptions, ReportOptions, ShardOptions, VerifyOptions
 from packedesm.outputs import CONTACT_HEAD, LANGUAGE_HEAD
 from packedesm.paths import Paths
 from packedesm.results.inputs import MISSING
@@ -35,6 +35,7 @@ def run(tmp_path) -> Paths:
         job = shard_run(shard=shard, checkpoint=weights)
         replace(job, options=EmbedOptions.of(CONFIG)).write(paths.shard_run(shard))
     write_record(paths.verification, {"options": VerifyOptions.part(CONFIG)})
+    write_record(paths.reporting, {"options": ReportOptions.part(CONFIG)})
     return run
 
 
@@ -59,6 +60,7 @@ def test_what_is_asked_for_again_is_not_outdated(run):
         ({"dtype": "bfloat16"}, {"embeddings/0/run.json", "embeddings/1/run.json"}),
         ({"deduplicate": False}, {"sharding.json"}),
         ({"ids": "header"}, {"sharding.json"}),
+        ({"report": {"column": "family"}}, {"reporting.json"}),
         ({"workers": 1}, set()),
     ],
 )

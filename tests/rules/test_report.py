@@ -1,4 +1,5 @@
 from packedesm.files import read_json
+from tests.workflow import snakemake
 
 
 def test_the_report_is_one_page_that_says_what_was_done(run_rule):
@@ -8,3 +9,22 @@ def test_the_report_is_one_page_that_says_what_was_done(run_rule):
     assert "esm2_tiny_random" in page
     assert "random" in page.lower()
     assert str(read_json(paths.verification)["sequences"]) in page
+
+
+def test_a_table_colours_the_maps_and_one_that_is_none_stops_the_run_at_once(with_inputs, sixty):
+    page = f"results/{sixty.stem}/report.html"
+    folder = with_inputs(page)
+    config = folder / "config.yaml"
+    config.write_text(config.read_text() + "\nreport: {annotations: table.tsv}\n")
+    table = folder / "table.tsv"
+    only = ["--allowed-rules", "report", "--rerun-triggers", "mtime", "--force"]
+    table.write_text("id\tkind\nx\n")
+    failed = snakemake(folder, page, *only)
+    assert failed.returncode == 1
+    assert "table.tsv: line 2 has 1 cells, the first line 2" in failed.stdout
+    assert not (folder / page).exists()
+    table.write_text("id\tkind\nx\ty\n")
+    done = snakemake(folder, page, *only)
+    assert done.returncode == 0, done.stdout
+    assert "The vectors by kind" in (folder / page).read_text()
+    assert (folder / page).with_name("packedesm_mqc.json").exists()

@@ -21,7 +21,7 @@ from packedesm.report.vectors import Vectors, principal_components, ranges
 
 _LENGTHS = [colour(f"length-{step}") for step in range(1, 6)]  # low to high
 _KINDS = [colour(f"kind-{step}") for step in range(1, 8)]
-_REST = colour("rest")
+_OTHERS, _NONE = colour("others"), colour("none")
 _DIRECTIONS = 50  # that t-SNE sees: the others hold little but noise
 _LEAST = 5  # different proteins, that have neighbours and others
 _LETTERS = 18  # of a label
@@ -121,8 +121,8 @@ def value_groups(values: list[str | None]) -> list[Group]:
         members = [(_shortened(name), (held == name) & ~missing) for name in named]
         groups = [Group(*both, paint) for both, paint in zip(members, _KINDS, strict=False)]
         others = ~missing & ~np.isin(held, named)
-    rest = [("no value", missing), ("others", others)]
-    return [*(Group(label, chosen, _REST) for label, chosen in rest if chosen.any()), *groups]
+    rest = [Group("no value", missing, _NONE), Group("others", others, _OTHERS)]
+    return [*(group for group in rest if group.members.any()), *groups]
 
 
 @drawn("The vectors along their first two principal components, coloured by length")
@@ -226,5 +226,5 @@ def _shortened(text: str) -> str:
     text = printable(text)
     text = text if len(text) <= _LETTERS else f"{text[: _LETTERS - 1].rstrip()}…"
     shown = text.replace("\\", "\N{REVERSE SOLIDUS OPERATOR}").replace("$", r"\$")
-    # And leaves out those that begin with an underscore.
+    # And before 3.10 leaves out those that begin with an underscore.
     return f"\N{NARROW NO-BREAK SPACE}{shown}" if shown.startswith("_") else shown

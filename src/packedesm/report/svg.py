@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 COLOURS = (
     *("ink", "muted", "grid", "card", "blue", "amber", "red", "green", "purple", "ochre"),
     *("length-1", "length-2", "length-3", "length-4", "length-5"),
-    *("kind-1", "kind-2", "kind-3", "kind-4", "kind-5", "kind-6", "kind-7", "rest"),
+    *("kind-1", "kind-2", "kind-3", "kind-4", "kind-5", "kind-6", "kind-7", "others", "none"),
 )
 """Names of all colours of figures. What they are, in light and in dark, says the page's style."""
 

@@ -18,7 +18,6 @@ from packedesm.errors import Fault, UserError, plural
 from packedesm.files import atomic_path
 from packedesm.outputs import LAST, OUTPUTS, RECORD
 from packedesm.paths import Paths
-from packedesm.progress import Progress
 from packedesm.results.approximate import Approximate, faiss
 from packedesm.results.nearest import Exact, Finder, Found, Vectors, nearest
 from packedesm.results.reader import Results
@@ -115,6 +114,8 @@ def write_neighbours(search: Search, table: TextIO) -> None:
         If there are no such results or arrays, those of the queries are of another model, or an
         approximate search lacks its library.
     """
+    from packedesm.progress import Progress
+
     results = Results(search.results)
     values, name = _array(results, search)
     proteins = [_column(search.results, "sha256")]
