@@ -20,10 +20,10 @@ from tests.sharp import GEOMETRY
 ASKED = {
     "outputs": ["mean", "cls", "max", "residue"],
     "layers": [0, 2, "last"],
-    "max_length": 200,
-    "token_budget": 3000,
+    "max_length": 120,
+    "token_budget": 2000,
 }
-KINDS = [{}, {"long_sequences": "window", "window_overlap": 50}]
+KINDS = [{}, {"long_sequences": "window", "window_overlap": 40}]
 
 
 def both(fasta: Path, folder: Path, asked: dict) -> tuple[packedesm.Results, packedesm.Embeddings]:
@@ -128,16 +128,16 @@ def test_the_interface_is_that_of_open(pair):
 @pytest.mark.parametrize("form", [dict, pd.Series, "list", "generator", "path"])
 def test_however_the_sequences_come_the_numbers_are_the_same(form, sixty, demo, capfd):
     records = list(read_records(sixty))
-    expected = demo.embed(sixty, max_length=100)
+    expected = demo.embed(sixty, max_length=30)
     if form == "path":
-        found = demo.embed(str(sixty), max_length=100)
+        found = demo.embed(str(sixty), max_length=30)
     elif form == "list":
-        found = demo.embed([r.sequence.decode() for r in records], max_length=100)
+        found = demo.embed([r.sequence.decode() for r in records], max_length=30)
     elif form == "generator":
-        found = demo.embed((r.sequence.decode() for r in records), max_length=100)
+        found = demo.embed((r.sequence.decode() for r in records), max_length=30)
     else:
         pairs = {r.id: r.sequence.decode() for r in records}
-        found = demo.embed(form(pairs), max_length=100)
+        found = demo.embed(form(pairs), max_length=30)
         assert found.ids == list(pairs)
         order = [expected.row(name) for name in pairs]
         assert np.array_equal(found.array(), expected.array()[order])

@@ -14,6 +14,7 @@ import torch
 import packedesm
 from packedesm.embedding.pooling import pool
 from packedesm.esm2.fair_esm import write_random_checkpoint
+from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.registry import MODELS, TINY
 from packedesm.notebook.check import PROTEINS
 from packedesm.progress import telling
@@ -37,8 +38,13 @@ def model(path) -> packedesm.EmbeddingModel:
     return packedesm.load_model(path, device="cpu", check=False)
 
 
-def test_gradients_are_those_of_padded_fair_esm(model, path):
-    weights = torch.linspace(-1, 1, GEOMETRY.width)
+def test_gradients_are_those_of_padded_fair_esm(tmp_path):
+    # A head of 32 numbers is what the CPU's own attention is for, which has no gradients.
+    geometry = Geometry(layers=3, width=64, heads=2)
+    path = tmp_path / "model.pt"
+    write_random_checkpoint(path, geometry, seed=3)
+    model = packedesm.load_model(path, device="cpu", check=False)
+    weights = torch.linspace(-1, 1, geometry.width)
     model.requires_grad_()
     batch = packedesm.pack(SEQUENCES)
     hidden = model.forward_packed(batch)
@@ -47,7 +53,7 @@ def test_gradients_are_those_of_padded_fair_esm(model, path):
 
     fair = Reference(path)._model.requires_grad_()
     tokens = fair.alphabet.get_batch_converter()([("", text) for text in SEQUENCES])[2]
-    found = fair(tokens, repr_layers=[GEOMETRY.layers])["representations"][GEOMETRY.layers]
+    found = fair(tokens, repr_layers=[geometry.layers])["representations"][geometry.layers]
     means = [found[i, 1 : len(text) + 1].mean(0) for i, text in enumerate(SEQUENCES)]
     loss = (torch.stack(means) * weights).square().sum()
     loss.backward()
@@ -64,7 +70,7 @@ def test_gradients_are_those_of_padded_fair_esm(model, path):
             if scale > 1e-6:  # those of k's bias are zero but for rounding
                 assert (gradient - expected[name]).norm() <= 1e-4 * scale, name
                 compared += 1
-    assert compared > 50
+    assert compared > 40
 
 
 def test_a_head_trains_on_packs_and_the_body_if_it_is_let(model):

@@ -24,7 +24,7 @@ from packedesm.esm2.registry import DEMO, Checkpoint
 from packedesm.notebook.embeddings import Embeddings
 from packedesm.notebook.place import find_device
 from packedesm.notebook.request import CallKeys, call_options, resolved, with_keys
-from packedesm.notebook.run import Show, embed_records
+from packedesm.notebook.run import Show, embed_records, on
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions
 from packedesm.outputs import heads_of
 from packedesm.packing.batch import PackedBatch
@@ -143,7 +143,9 @@ class EmbeddingModel(nn.Module):
         visit
             As `packedesm.PackedESM2.forward_packed` takes it.
         """
-        attention = self._way().attention.name
+        # The fastest backends, on a CPU and on the newest GPUs, have no gradients.
+        trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        attention = "sdpa" if trained else self._way().attention.name
         if batch.numbers.device != self.device:
             batch = batch.to(self.device)
         return self.esm2.forward_packed(**batch.inputs, attention=attention, taps=Taps(visit))
@@ -178,8 +180,9 @@ class EmbeddingModel(nn.Module):
         """Return what options come to with the weights as they are now."""
         if options.token_budget == "auto" and workload.tokens <= _ONE_PACK:
             options = replace(options, token_budget=_ONE_PACK)  # measuring would take longer
-        reason = self._dtype_reason
-        return settle(self.esm2, self._way(), options, workload, dtype_reason=reason)
+        ways, reason = self._way(), self._dtype_reason
+        with on(self.device):
+            return settle(self.esm2, ways, options, workload, dtype_reason=reason)
 
     def computing(self, plan: EmbedPlan) -> PackedESM2:
         """Return the model with the kernels of a plan; the weights are the same tensors.
@@ -210,7 +213,8 @@ class EmbeddingModel(nn.Module):
     def _way(self) -> Ways:
         key = (self.dtype, self.device)
         if key not in self._ways:
-            self._ways[key] = select_ways(self._attention, self.geometry, *key)
+            with on(self.device):  # kernels are tried on the GPU that torch uses
+                self._ways[key] = select_ways(self._attention, self.geometry, *key)
         return self._ways[key]
 
 

@@ -105,7 +105,7 @@ def _name(records: Records, items: Items, item: int) -> str:
 
 @contextmanager
 def on(device: torch.device) -> Iterator[None]:
-    """Compute on a device as jobs do; afterwards torch is as it was."""
+    """Compute in the block on a device, as jobs do; after it torch is as it was."""
     with fixed_precision(device):
         if device.type != "cuda":
             yield
