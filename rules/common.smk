@@ -185,7 +185,9 @@ def minutes_to_embed(wildcards, input, attempt):
 
 def minutes_for_reference(_wildcards, input, attempt):
     """Return the time limit of the reference, from its records and the size of the model."""
-    tokens = OPTIONS["verify"]["sequences"] * (OPTIONS["max_length"] + 2)
+    # Where anything comes from masked passes, four residues of each record are masked in turn.
+    passes = 5 if ShardOptions.of(OPTIONS).masked else 1
+    tokens = passes * OPTIONS["verify"]["sequences"] * (OPTIONS["max_length"] + 2)
     return reference_minutes(
         Checkpoint.read(input.checkpoint), tokens, attempt, max_minutes=MAX_MINUTES
     )

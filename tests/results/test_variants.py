@@ -199,4 +199,5 @@ def test_results_without_marginals_are_told_so(tmp_path, capsys):
     write_record(Paths(tmp_path).manifest, {"format": 2, "records": 1, "arrays": {"mean.npy": {}}})
     assert main(["variants", str(tmp_path), "--mutations", "x.csv"]) == 2
     (said,) = capsys.readouterr().err.splitlines()
-    assert "has no masked_marginals.npy; it holds mean.npy" in said
+    assert "has no masked_marginals" in said
+    assert "mean.npy" in said
