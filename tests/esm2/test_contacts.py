@@ -159,7 +159,7 @@ def test_sharp_attention_is_no_further_off_than_fair_esm_is(tmp_path, forty, tel
     told = f"ours {distance:.1e}, fair-esm's {their_distance:.1e}"
     tell(f"contacts, attention {sharpness} times as sharp, from float64: {told}")
     assert np.concatenate(found).std() > 0.1
-    assert distance <= max(FLOAT32, 2.5 * their_distance)
+    assert distance <= max(FLOAT32, 3 * their_distance)
 
 
 @pytest.mark.parametrize("attention", ["auto", "sdpa"])

@@ -249,7 +249,7 @@ def test_a_head_that_is_missing_is_one_line_with_what_to_do(tmp_path, small):
         with pytest.raises(UserError, match=rf"hf: has no {head} \({words}") as caught:
             prepare(str(tmp_path / "hf"), "auto", {head})
         assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="nobody trained one for this model"):
+    with pytest.raises(UserError, match="none was trained for this model; name a pub"):
         prepare(DEMO, "auto", {CONTACT_HEAD})
     assert prepare(DEMO, "auto", {LANGUAGE_HEAD}).demo
 

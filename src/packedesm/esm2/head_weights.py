@@ -133,11 +133,10 @@ def _advice(head: str, path: Path) -> str:
             "save the model with it (Hugging Face: esm.contact_head.regression.*, which EsmModel "
             "and EsmForMaskedLM have), or name a published model"
         )
-    return f"it belongs beside it as {regression_file(path).name}; {_fetching(path)}"
-
-
-def _fetching(path: Path) -> str:
     if path.stem in MODELS and path.stem not in DIGESTS:
-        return "nobody trained one for this model: name a published one, or a file of yours"
+        return "none was trained for this model; name a published one"
     name = path.stem if path.stem in DIGESTS else "NAME"
-    return f"`packedesm fetch {name}` brings that of a published model"
+    return (
+        f"it belongs beside it as {regression_file(path).name}; `packedesm fetch {name}` brings "
+        "that of a published model"
+    )
