@@ -60,7 +60,7 @@ def off(paths: Paths) -> None:
     worst = dict.fromkeys(("cosine", "relative_l2", "row", "array", "output"))
     result = {"passed": None, "sequences": 0, "min_cosine": 0.9995, "max_relative_l2": 1e-5}
     result |= {"reference": "fair-esm", "worst": worst, "records": [], "seconds": 0.0}
-    result |= {"arrays": [], "not_compared": []}
+    result |= {"arrays": [], "masked_places": 0, "not_compared": []}
     write_record(paths.verification, result | {"made_from": _made_from(paths)})
 
 

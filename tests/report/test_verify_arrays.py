@@ -112,6 +112,7 @@ def test_true_arrays_pass_and_each_is_told(paths):
     result = verified(paths)
     assert result["passed"] is True
     assert result["not_compared"] == []
+    assert result["masked_places"] == 7 + 5 * 4
     assert result["sequences"] == len(SEQUENCES)
     told = {array["array"]: array for array in result["arrays"]}
     assert [*told] == [*NAMES]

@@ -13,7 +13,7 @@ from packedesm.outputs import Array
 # about 1e-6 in float32, 0.0014 in float16 and 0.011 in bfloat16 over the depth of ESM-2. Earlier
 # layers have no more of it than the last: in bfloat16 residues of layers 0 to 6 of the trained 3M
 # model 0.003, 0.002, 0.003, 0.004, 0.004, 0.005 and 0.006. Nor have the heads (3M; random weights
-# of the 8M geometry): logits 0.0007 and 0.012, log-likelihoods 0.003 and 0.007, contacts 0.013 and
+# of the 8M geometry): logits 0.003 and 0.012, log-likelihoods 0.003 and 0.007, contacts 0.013 and
 # 0.014. A single contact may be off by more, 0.1 in bfloat16, and by 2e-5 in float32, as fair-esm's
 # own are from float64; so all of a record are compared together here too.
 AUTO_LIMITS = {"float32": 1e-5, "float16": 0.005, "bfloat16": 0.02}

@@ -50,6 +50,7 @@ def verify(paths: Paths, options: VerifyOptions, *, shards: int) -> dict[str, An
         decides nothing. ``arrays`` sums up those of each array: the worst, and its row. ``worst``
         holds the smallest cosine and the largest distance (None before any number), and the row
         and array of the comparison that is furthest off.
+        ``masked_places`` counts the places where masked marginals were compared.
         ``not_compared`` says what of the sample was left out, and why. ``replaced`` names the
         records whose reference does not fit into memory, and the row that was taken instead, None
         if none was left.
@@ -82,6 +83,7 @@ def verify(paths: Paths, options: VerifyOptions, *, shards: int) -> dict[str, An
         "worst": _worst(records),
         "arrays": [_summary(array, records) for array in made] if records else [],
         "records": records,
+        "masked_places": sum(len(protein.positions) for protein in proteins),
         "not_compared": _not_compared(made, proteins, records) if records else [],
         "replaced": [told for part in parts for told in part.replaced],
         "options": options.as_config(),
