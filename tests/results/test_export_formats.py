@@ -214,19 +214,20 @@ def test_duckdb_reads_the_table(parquet, with_more):
     np.testing.assert_array_equal([row[2] for row in rows], with_more.array("pseudo_perplexity"))
 
 
-def test_the_table_has_groups_of_rows_whatever_those_of_the_index_are(
-    with_more, monkeypatch, tmp_path
-):
-    from packedesm.results.exports import parquet
-
-    monkeypatch.setattr(parquet, "_GROUP_BYTES", 3 * 4 * 64)
-    path = tmp_path / "x.parquet"
-    arguments = ["export", str(with_more.path), "--format", "parquet", "--arrays", "mean"]
-    assert main([*arguments, "-o", str(path)]) == 0
+def test_the_table_has_groups_of_rows_whatever_those_of_the_index_are(own, monkeypatch, tmp_path):
     import pyarrow.parquet as pq
 
+    from packedesm.results.exports import parquet
+
+    pq.write_table(pq.read_table(own / "index.parquet"), own / "index.parquet", row_group_size=2)
+    monkeypatch.setattr(parquet, "_GROUP_BYTES", 3 * 4 * 64)
+    path = tmp_path / "x.parquet"
+    arguments = ["export", str(own), "--format", "parquet", "--arrays", "mean"]
+    assert main([*arguments, "-o", str(path)]) == 0
     assert pq.ParquetFile(path).num_row_groups == 4
-    np.testing.assert_array_equal(np.stack(pd.read_parquet(path)["mean"]), with_more.array())
+    found, results = pd.read_parquet(path), packedesm.open(own)
+    np.testing.assert_array_equal(np.stack(found["mean"]), results.array())
+    assert found["id"].tolist() == results.ids
 
 
 # What formats hold

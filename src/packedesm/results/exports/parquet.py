@@ -7,7 +7,7 @@ float16 takes no more room for that: its bytes are split by place and compressed
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,9 +50,11 @@ def write(path: Path, source: Source) -> None:
         Progress("exporting", len(source.results), "records") as progress,
     ):
         blocks = [source.blocks(array, rows) for array in source.arrays]
-        for group, *found in zip(_groups(index, rows), *blocks, strict=True):
+        # Batches have so many rows whatever groups they lie in, but for the last.
+        groups = pq.ParquetFile(index).iter_batches(rows)
+        for group, *found in zip(groups, *blocks, strict=True):
             columns = [_column(values) for _, values in found]
-            arrays = [*(column.combine_chunks() for column in group.columns), *columns]
+            arrays = [*group.columns, *columns]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=rows)
             progress.add(len(group))
 
@@ -87,17 +89,3 @@ def _column(values: np.ndarray) -> pa.Array:
     if values.ndim == 1:
         return flat
     return pa.FixedSizeListArray.from_arrays(flat, type=_kind(values.shape[1:]))
-
-
-def _groups(index: Path, rows: int) -> Iterator[pa.Table]:
-    """Yield the lines of the index, so many at a time, whatever groups they lie in."""
-    held: list[pa.RecordBatch] = []
-    for batch in pq.ParquetFile(index).iter_batches(rows):
-        held.append(batch)
-        table = pa.Table.from_batches(held)
-        while len(table) >= rows:
-            yield table.slice(0, rows)
-            table = table.slice(rows)
-        held = table.to_batches()
-    if held:
-        yield pa.Table.from_batches(held)
