@@ -118,6 +118,23 @@ def first_part(wildcards):
     return [] if wildcards.part == FIRST else there.reference_files(FIRST)
 
 
+def exported_root(_wildcards, output):
+    """Return the folder of the sample whose export a rule makes."""
+    return str(Path(output[0]).parent.parent)
+
+
+def manifest_to_export(wildcards):
+    """Return the manifest of a sample; exports of which a file is gone run again."""
+    if first:
+        run_again(PLANNING.outdated_exports(wildcards.sample))
+    return Paths(f"{RESULTS}/{wildcards.sample}").manifest
+
+
+def fasta_to_export(wildcards):
+    """Return the input of a sample where an export needs the sequences, which results lack."""
+    return SAMPLES[wildcards.sample] if FORMATS[wildcards.format].sequences else []
+
+
 def run_again(outdated):
     """Let the steps that make these files run again, as if the user had named them.
 

@@ -1,20 +1,3 @@
-def exported_root(_wildcards, output):
-    """Return the folder of the sample whose export a rule makes."""
-    return str(Path(output[0]).parent.parent)
-
-
-def manifest_to_export(wildcards):
-    """Return the manifest of a sample; exports of which a file is gone run again."""
-    if first:
-        run_again(PLANNING.outdated_exports(wildcards.sample))
-    return Paths(f"{RESULTS}/{wildcards.sample}").manifest
-
-
-def fasta_to_export(wildcards):
-    """Return the input of a sample where an export needs the sequences, which results lack."""
-    return SAMPLES[wildcards.sample] if FORMATS[wildcards.format].sequences else []
-
-
 # After the manifest, and nothing comes of it: a format that is asked for later makes only its files.
 rule export:
     input:

@@ -158,10 +158,7 @@ def test_a_killed_export_leaves_nothing_but_what_the_next_removes(own, name, num
     undisturbed = {path.name: file_digest(path) for path in (own / "exports").iterdir()}
     shutil.rmtree(own / "exports")
     process = Forked(slow_export, ["export", str(own), "--format", name])
-    deadline = time.monotonic() + 60
-    while not [*own.glob(f"exports/{TEMPORARY}*/*.*")]:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(process, own, "*.*")
     other = Path(own / "exports" / f"{TEMPORARY}of-another")
     process.send_signal(number)
     process.communicate(timeout=60)
@@ -181,13 +178,21 @@ def test_a_killed_export_leaves_nothing_but_what_the_next_removes(own, name, num
 
 def test_an_export_that_still_runs_is_left_alone_by_another(own):
     process = Forked(slow_export, ["export", str(own), "--format", "h5"])
-    while not [*own.glob(f"exports/{TEMPORARY}*/*.h5")]:
-        assert process.poll() is None
+    try:
+        wait_for(process, own, "*.h5")
+        assert main(["export", str(own), "--format", "parquet"]) == 0
+        assert [*own.glob(f"exports/{TEMPORARY}*/*.h5")]
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+
+
+def wait_for(process: Forked, own: Path, pattern: str) -> None:
+    """Wait until a process writes the file of an export."""
+    deadline = time.monotonic() + 60
+    while not [*own.glob(f"exports/{TEMPORARY}*/{pattern}")]:
+        assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
-    assert main(["export", str(own), "--format", "parquet"]) == 0
-    assert [*own.glob(f"exports/{TEMPORARY}*/*.h5")]
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
 
 
 def limited_export(limit: int, arguments: list[str]) -> int:
