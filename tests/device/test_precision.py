@@ -61,18 +61,22 @@ def settings() -> list:
 
 
 def test_in_a_block_only_and_what_others_have_set_is_back_after_it():
-    before, matmul = torch.get_float32_matmul_precision(), torch.backends.cuda.matmul
-    assert settings()[1:] == [True, True, False]
+    matmul, before = torch.backends.cuda.matmul, settings()  # which a job in this process has set
+    names = ["allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction"]
+    names = ["fp32_precision", *names, "allow_fp16_accumulation"]
     try:
-        torch.set_float32_matmul_precision("high")  # TF32, the older way to say it
-        matmul.allow_fp16_accumulation = True
-        said = settings()
+        for name, value in zip(names, ["tf32", True, True, True], strict=True):
+            setattr(matmul, name, value)
         with fixed_precision(torch.device("cuda", 0)):
             assert settings() == ["ieee", False, False, False]
-        assert settings() == said
-        assert matmul.allow_tf32
+        assert settings() == ["tf32", True, True, True]
         with fixed_precision(torch.device("cpu")):
-            assert settings() == said
+            assert settings() == ["tf32", True, True, True]
+        torch.set_float32_matmul_precision("high")  # TF32, the older way to say it
+        with fixed_precision(torch.device("cuda", 0)):
+            assert matmul.fp32_precision == "ieee"
+        assert matmul.allow_tf32
     finally:
-        torch.set_float32_matmul_precision(before)
-        matmul.allow_fp16_accumulation = False
+        torch.set_float32_matmul_precision("highest")
+        for name, value in zip(names, before, strict=True):
+            setattr(matmul, name, value)
