@@ -236,6 +236,8 @@ def test_the_same_run_makes_the_same_page(tmp_path):
         lambda: plots.throughput([(0.0, np.arange(1, 50_001.0), np.full(50_000, 7))]),
         lambda: plots.distances([record(relative_l2=0.0)], 1e-5),
         lambda: plots.distances([record(relative_l2=None)], 0.02),
+        lambda: plots.distances([record(output=name) for name in plots.OUTPUT_STYLES], 0.02),
+        lambda: plots.distances([record(output=name) for name in ("mean", "cls", "max")], 0.02),
         lambda: plots.angles([record(cosine=None)], 0.9995),
         lambda: plots.angles([record(cosine=None)], 1.0),
         lambda: plots.vectors(np.array([[0.0, 0], [1, 0]]), np.array([1.0, 0]), [("5", ALL[:2])]),
