@@ -18,6 +18,7 @@ from tests.typed import checkpoint, embed_plan
 TWO = "2 \N{MULTIPLICATION SIGN} 10⁻"  # and a power
 HOSTILE = """<script>alert("x")</script>'&amp;"""
 LOADING = {"src", "href", "xlink:href", "srcset", "data", "action", "poster", "background"}
+WIDE = ("mean", "residue", "logits", "log_likelihood", "masked_marginals", "pseudo_perplexity")
 FORBIDDEN = {"script", "link", "iframe", "img", "object", "embed", "base", "form", "image"}
 
 
@@ -145,14 +146,13 @@ def test_what_was_not_compared_is_told(tmp_path):
     verification = read_record(paths.verification)
     gone = dict.fromkeys(verification["arrays"][0]) | {"array": "contacts", "compared": 0}
     verification["arrays"].append(gone)
-    write_record(
-        paths.verification,
-        verification | {"not_compared": ["contacts were too large"], "masked_places": 21},
-    )
+    said = {"not_compared": ["contacts were too large"], "masked_places": 21}
+    write_record(paths.verification, verification | said)
     text = Page(write_report(paths).read_text(encoding="utf-8")).text
     assert "contacts contact probabilities" in text
     assert "0 not compared" in text
-    assert "contacts were too large." in text
+    assert "contacts were too large." in text.split("How exact")[0]  # at the top already
+    assert text.count("contacts were too large.") == 2
     assert "it was compared at 21 places" in text
 
 
@@ -235,6 +235,8 @@ def test_the_same_run_makes_the_same_page(tmp_path):
         lambda: plots.throughput([(0.0, np.arange(1, 50_001.0), np.full(50_000, 7))]),
         lambda: plots.distances([record(relative_l2=0.0)], 1e-5),
         lambda: plots.distances([record(relative_l2=None)], 0.02),
+        lambda: plots.distances([record(output=name) for name in WIDE], 0.02),
+        lambda: plots.distances([record(output=name) for name in ("mean", "cls", "max")], 0.02),
         lambda: plots.angles([record(cosine=None)], 0.9995),
         lambda: plots.angles([record(cosine=None)], 1.0),
     ],

@@ -188,7 +188,8 @@ def _over_lengths(
     axes.yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
     axes.yaxis.set_minor_locator(NullLocator())
     if len(set(outputs)) > 1:
-        _legend_above(axes, 4)
+        # Names of heads' outputs are long: four beside one another leave no room for the axes.
+        _legend_above(axes, 4 if len(max(outputs, key=len)) < 8 else 2)
     if limit > 0:
         axes.axhline(limit, color=RED, linewidth=1, linestyle=DASHED)
         axes.text(1, limit, "limit", transform=axes.get_yaxis_transform(), **_TAG)
