@@ -75,19 +75,8 @@ def test_so_is_the_index_with_flags_and_duplicates(pair):
     assert found.ids == results.ids
 
 
-WITHOUT_CONTACTS = [name for name in OUTPUTS if name != "contacts"]
-
-
-@pytest.mark.parametrize(
-    "outputs",
-    [
-        WITHOUT_CONTACTS,
-        pytest.param(
-            ["contacts"], marks=pytest.mark.xfail(strict=True, reason="no pack gives contacts yet")
-        ),
-    ],
-)
-def test_so_is_what_heads_and_masked_passes_say(outputs, eight, tmp_path):
+def test_so_is_what_heads_and_masked_passes_say(eight, tmp_path):
+    outputs = [*OUTPUTS]
     model = tmp_path / "small.pt"
     write_random_checkpoint(model, GEOMETRY, seed=3)
     write_random_regression(regression_file(model), GEOMETRY, seed=3)
@@ -97,11 +86,9 @@ def test_so_is_what_heads_and_masked_passes_say(outputs, eight, tmp_path):
     assert {Array.named(name).output.name for name in found.arrays} == set(outputs)
     for name in results.arrays:
         assert found.array(name).tobytes() == results.array(name).tobytes(), name
-    if "contacts" in outputs:
-        assert np.array_equal(found.contacts(3), results.contacts(3))
-        assert found.contacts(3).shape == (25, 25)
-    else:
-        assert found.columns("logits") == results.columns("logits")
+    assert np.array_equal(found.contacts(3), results.contacts(3))
+    assert found.contacts(3).shape == (25, 25)
+    assert found.columns("logits") == results.columns("logits")
 
 
 def test_the_interface_is_that_of_open(pair):
