@@ -2,7 +2,7 @@
 rule export:
     input:
         manifest=manifest_to_export,
-        arrays=SAMPLE.arrays(OUTPUTS),
+        arrays=SAMPLE.arrays(ARRAYS),
         index=SAMPLE.index,
         fasta=fasta_to_export,
     output:

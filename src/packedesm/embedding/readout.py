@@ -12,7 +12,7 @@ from packedesm.embedding.pooling import over_residues, pool
 from packedesm.errors import UserError
 from packedesm.esm2.contacts import Contacts, Taps
 from packedesm.options import EmbedPlan
-from packedesm.outputs import CONTACT_HEAD, LANGUAGE_HEAD, MARGINALS, PERPLEXITY, Array
+from packedesm.outputs import LANGUAGE_HEAD, MARGINALS, PERPLEXITY, Array, heads_of
 from packedesm.packing.batch import PackedBatch
 
 if TYPE_CHECKING:
@@ -46,10 +46,9 @@ class Readout:
         self._arrays = [Array.named(name) for name in plan.arrays]
         self._fused = plan.kernels != "torch"
         self._contact_head = model.contact_head if "contacts" in plan.arrays else None
-        there = {LANGUAGE_HEAD: model.language_head, CONTACT_HEAD: model.contact_head}
-        for array in self._arrays:
-            if (head := array.output.needs) is not None and there[head] is None:
-                raise UserError(f"the model has no {head}, which {array.name} comes from")
+        for head in heads_of(plan.arrays):
+            if (model.language_head if head == LANGUAGE_HEAD else model.contact_head) is None:
+                raise UserError(f"the model has no {head}, which outputs need")
 
     def of(self, batch: PackedBatch) -> dict[str, torch.Tensor]:
         """Run the forward pass of a pack on its device, and return its arrays by name.
