@@ -42,7 +42,7 @@ class ShardWriter:
         RuntimeError
             If a record comes a second time, or a vector holds NaN or infinity.
         """
-        if pack.statistics.masked:
+        if any(Array.named(name).masked for name in pack.vectors):
             self._write_copies(pack)
             return
         rows = pack.rows
