@@ -99,7 +99,7 @@ READERS = {
     "packing": ["manifest"],
     "throughput": ["manifest"],
     "report": ["manifest"],
-    "multiqc": ["manifest"],
+    **{f"multiqc {n}": ["manifest"] for n in range(4)},
     "reporting": ["manifest"],
     "manifest": ["open"],
 }
@@ -120,8 +120,8 @@ def file_of(paths: Paths, name: str) -> Path:
         return paths.shard_array(0, part)
     if name in OUTPUTS:
         return paths.array(name)
-    if name == "multiqc":
-        return paths.multiqc()[0]
+    if kind == "multiqc":
+        return paths.multiqc()[int(part)]
     path = getattr(paths, name)
     return path if isinstance(path, Path) else path(0)
 

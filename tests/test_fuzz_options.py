@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from packedesm import cli
-from packedesm.config import resolve, samples, schema
+from packedesm.config import resolve, samples, with_arrays, schema
 from packedesm.errors import UserError
 from packedesm.esm2.registry import locate
 from packedesm.options import EmbedOptions, JobOptions, ShardOptions, VerifyOptions
@@ -38,6 +38,9 @@ def value(chance: random.Random) -> Any:
     return chance.choice((*WORDS, *VALUES))
 
 
+DEPTH = 6  # layers of the model that is meant
+
+
 def keys() -> list[str]:
     return [key for _flag, key, _described in cli._schema_options()]
 
@@ -48,12 +51,13 @@ def understood(config: dict[str, Any]) -> bool:
         resolved = resolve(config)
         samples(resolved["fasta"])
         locate(resolved["model"], resolved["checkpoints"])
+        asked = with_arrays(resolved, DEPTH)
     except UserError as error:
         assert "\n" not in str(error) and str(error).isprintable(), str(error)
         assert len(str(error)) < 2000
         return False
     for kind in (ShardOptions, EmbedOptions, JobOptions, VerifyOptions):
-        kind.of(resolved)
+        kind.of(asked)
     json.dumps(resolved, default=str)
     assert resolve(resolved) == resolved  # read again, as jobs on other nodes do
     return True

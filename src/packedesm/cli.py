@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
     except SystemExit as end:
-        raise SystemExit(end.code or int(not _flushed())) from None
+        raise SystemExit(int(not _flushed()) if not end.code else end.code) from None
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter())
     logging.basicConfig(handlers=[handler], level=logging.INFO)
@@ -111,6 +111,13 @@ class _Parser(argparse.ArgumentParser):
         if re.match("unrecognized arguments: [^-]", message):  # argparse takes them from one place
             message += " (FASTA files stand together, all before the options or all after them)"
         super().error(printable(message))
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse would pass over a stream that does not take it.
+        try:
+            (file or sys.stderr).write(message)
+        except OSError:
+            raise SystemExit(int(not _flushed()) if file is sys.stdout else 2) from None
 
 
 def _parser() -> argparse.ArgumentParser:

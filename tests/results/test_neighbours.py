@@ -103,7 +103,7 @@ def test_what_points_nowhere_is_told_and_has_no_line(capsys, tmp_path, caplog):
     [
         (["--array", "residue"], "give one of mean, cls, max"),
         (["--array", "men"], "give one of mean, cls, max"),
-        (["--layer", "7"], "the model has no layer 7"),
+        (["--layer", "7"], "there is no layer 7"),
         (["--layer", "3"], "has no mean.layer3.npy; it holds mean.npy"),
         (["--queries", "."], "not the results of a finished run"),
         (["-o", "."], "is a folder; give a file"),

@@ -153,7 +153,8 @@ def test_more_shards_than_records_leave_empty_shards_that_are_valid(write):
     assert [record for shard in found for record in shard] == [(0, "MK"), (1, "ACD")]
     assert sorted(len(shard) for shard in found) == [0, 0, 0, 1, 1]
     empty = next(part for part in summary["shards"] if not part["records"])
-    assert empty == {"records": 0, "residues": 0, "tokens": 0, "cost": 0.0}
+    assert empty["cost"] == 0.0
+    assert not any(empty.values())
 
 
 def test_several_files_are_one_input_in_their_order(write, tmp_path):
