@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from packedesm import cli
-from packedesm.config import resolve, samples, with_arrays, schema
+from packedesm.config import resolve, samples, schema, with_arrays
 from packedesm.errors import UserError
 from packedesm.esm2.registry import locate
 from packedesm.options import EmbedOptions, JobOptions, ShardOptions, VerifyOptions

@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
     except SystemExit as end:
-        raise SystemExit(int(not _flushed()) if not end.code else end.code) from None
+        taken = _flushed()
+        raise SystemExit(end.code or int(not taken)) from None
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter())
     logging.basicConfig(handlers=[handler], level=logging.INFO)
@@ -117,7 +118,7 @@ class _Parser(argparse.ArgumentParser):
         try:
             (file or sys.stderr).write(message)
         except OSError:
-            raise SystemExit(int(not _flushed()) if file is sys.stdout else 2) from None
+            raise SystemExit(1 if file is sys.stdout else 2) from None
 
 
 def _parser() -> argparse.ArgumentParser:
