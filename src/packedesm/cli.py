@@ -114,8 +114,7 @@ class _Parser(argparse.ArgumentParser):
         super().error(printable(message))
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        # argparse would pass over a stream that does not take it.
-        try:
+        try:  # argparse would pass over a stream that does not take it
             (file or sys.stderr).write(message)
         except OSError:
             raise SystemExit(1 if file is sys.stdout else 2) from None
@@ -168,8 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     options = [(f, key, _help(d)) for f, key, d in _schema_options() if key in _OF_DOCTOR]
     add_doctor(commands, options, _folder, _doctor)
     add_variants(commands, _answer)
-    models = commands.add_parser("models", help="list the models by name")
-    models.set_defaults(run=_models)
+    commands.add_parser("models", help="list the models by name").set_defaults(run=_models)
     return parser
 
 
