@@ -8,7 +8,7 @@
 # make test-exhaustive  the tests that are too long for that: nightly and before a release
 # make test-benchmarks  run the benchmarks in small, to see that they work
 # make bench  compare with every other way to get ESM-2 vectors, in an environment of its own
-# make bench-micro  time attention, packer, tokeniser, sharding, collation, store and merge
+# make bench-micro  time attention, outputs, packer, tokeniser, sharding, collation, store and merge
 # make bench-gpu  all that needs a GPU, in nine minutes, without a network; goes on where it was
 # make coverage  which lines the quick tests enter, in subprocesses too
 # make check  linters, formatters, spelling and types

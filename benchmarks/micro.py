@@ -1,4 +1,4 @@
-"""Time what is ours: attention, packer, tokeniser, sharding, collation, store and merge.
+"""Time what is ours: attention, outputs, packer, tokeniser, sharding, collation, store and merge.
 
     python -m benchmarks.micro --fasta uniprot_20k.fasta.gz --out benchmarks/results/micro.json
 
@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from benchmarks.attention import measure_attention
+from benchmarks.outputs import measure_outputs
 from benchmarks.sample import EXAMPLE
 from benchmarks.store import SHARDING, SHARDS, WIDTH, measure_store
 from benchmarks.timing import timed
@@ -49,6 +50,7 @@ TOKEN_BUDGET = 16384
 
 FULL = {
     "heads": 20,
+    "packs": 8,
     "packer": [10**5, 10**6, 10**7],  # lengths
     "textbook": 10**5,  # the most lengths that textbook first-fit decreasing is given
     "fair_esm_records": 50,
@@ -57,6 +59,7 @@ FULL = {
 }
 QUICK = {
     "heads": 1,
+    "packs": 1,
     "packer": [10**3, 10**4],
     "textbook": 10**3,
     "fair_esm_records": 2,
@@ -75,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         for name, benchmark in {
             "attention": measure_attention,
+            "outputs": measure_outputs,
             "packer": measure_packer,
             "tokeniser": measure_tokeniser,
             "sharding": measure_sharding,

@@ -38,6 +38,10 @@ def test_every_figure_is_there_and_positive(result):
     for row in result["attention"]:
         assert row["packedesm"].keys() == row["sdpa"].keys() > SPREAD
         assert row["sdpa_over_packedesm"] > 0
+    assert [row["dtype"] for row in result["outputs"]] == ["float32", "bfloat16"]
+    for row in result["outputs"]:
+        assert row["three_layers_and_logits"].keys() == row["contacts"].keys() == SPREAD
+        assert row["mean_over_mean"] == 1
     for row in result["packer"]:
         assert row["packedesm"].keys() == row["next_fit"].keys() == SPREAD
     assert result["packer"][0]["textbook"].keys() == SPREAD
