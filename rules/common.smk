@@ -155,6 +155,19 @@ def fasta_to_export(wildcards):
     return SAMPLES[wildcards.sample] if FORMATS[wildcards.format].sequences else []
 
 
+def first_reference(wildcards):
+    """Return the reference's first part as input of a shard's job.
+
+    Of whatever age where the shard is embedded as is asked for now: another sample is a reason to
+    verify again, not to embed again. Where it is not, its age counts, since Snakemake looks for no
+    other reason to run what depends on a step that runs.
+    """
+    files = Paths(f"{RESULTS}/{wildcards.sample}").reference_files(FIRST)
+    if PLANNING.embedded_as_asked(wildcards.sample, int(wildcards.shard)):
+        return [ancient(str(path)) for path in files]
+    return files
+
+
 def run_again(outdated):
     """Let the steps that make these files run again, as if the user had named them.
 

@@ -6,8 +6,7 @@ rule embed:
         sharding=SAMPLE.sharding,
         index=SAMPLE.shard_index,
         checkpoint=RUN.checkpoint,
-        # Of whatever age: another sample is a reason to verify again, not to embed again.
-        reference=[ancient(path) for path in SAMPLE.reference_files(FIRST)],
+        reference=first_reference,
         weights=[ancient(path) for path in WEIGHTS],
     output:
         vectors=[SAMPLE.shard_array("{shard}", name) for name in ARRAYS],

@@ -73,22 +73,28 @@ def test_a_second_run_does_nothing(runs):
     assert "Nothing to be done" in snakemake(runs[2]).stdout
 
 
+AFTER_SHARDS = {"reference", "embed", "merge", "metrics", "verify", "report", "manifest"}
+
+
 @pytest.mark.parametrize(
     ("changed", "rules"),
     [
-        ("verify={'sequences': 5}", {"reference", "verify", "report", "manifest"}),
+        ("verify={'sequences':5}", {"reference", "verify", "report", "manifest"}),
         (
             "max_length=500",
             {"shard", "reference", "embed", "merge", "metrics", "verify", "report", "manifest"},
         ),
         ("dtype=bfloat16", {"embed", "merge", "metrics", "verify", "report", "manifest"}),
+        ("seed=7 output_dtype=float16", AFTER_SHARDS),
+        ("layers=[0]", AFTER_SHARDS),
         ("workers=1", set()),
     ],
 )
 @pytest.mark.parametrize("memory", ["kept", "lost"])
 def test_a_changed_parameter_runs_exactly_what_depends_on_it(runs, changed, rules, memory):
     with without_memory(runs[2]) if memory == "lost" else nullcontext():
-        assert jobs_run(snakemake(runs[2], "--dry-run", "--config", changed).stdout) == rules
+        run = snakemake(runs[2], "--dry-run", "--config", *changed.split(" "))
+        assert jobs_run(run.stdout) == rules
 
 
 @contextmanager

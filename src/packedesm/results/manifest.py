@@ -51,6 +51,7 @@ def write_manifest(
         raise UserError(_explain_failure(paths, verification))
     digests = _chained_digests(paths, verification)
     run = ShardRun.read(paths.shard_run(0))
+    _expect_asked(paths, run, config)
     with ExitStack() as stack:
         for name, digest in digests.items():
             stack.enter_context(reading(paths.root / name, sha256=digest))
@@ -77,6 +78,16 @@ def write_manifest(
     }
     write_record(paths.manifest, manifest)
     return manifest
+
+
+def _expect_asked(paths: Paths, run: ShardRun, config: Mapping[str, Any]) -> None:
+    """Raise Fault if what was embedded is not what the configuration asks for."""
+    for key, was in run.options.as_config().items():
+        if config.get(key, was) != was:
+            raise Fault(
+                f"{paths.shard_run(run.shard)}: was made with {key} {was}, and {config[key]} is "
+                "asked for; delete it and run again"
+            )
 
 
 def _check_arrays(paths: Paths, run: ShardRun, residues: np.ndarray) -> dict[str, dict[str, Any]]:

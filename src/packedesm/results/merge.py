@@ -119,6 +119,12 @@ def _own_run(paths: Paths, shard: int, summary: Mapping[str, Any]) -> ShardRun:
 
 
 def _arrays(paths: Paths, runs: list[ShardRun], name: str) -> dict[Path, str]:
+    for run in runs:
+        if name not in run.arrays_sha256:
+            raise Fault(
+                f"{paths.shard_run(run.shard)}: is of a job that did not make {name}; "
+                "delete it and run again"
+            )
     return {paths.shard_array(run.shard, name): run.arrays_sha256[name] for run in runs}
 
 

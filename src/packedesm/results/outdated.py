@@ -97,6 +97,14 @@ def outdated_steps(
     return found
 
 
+def embedded_as(paths: Paths, shard: int, config: Mapping[str, Any]) -> bool:
+    """Tell whether a shard was embedded with the options of a configuration."""
+    try:
+        return ShardRun.read(paths.shard_run(shard)).options == EmbedOptions.of(config)
+    except (FileNotFoundError, Fault):
+        return False
+
+
 def kept_number(paths: Paths, config: Mapping[str, Any], inputs: Sequence[str]) -> int | None:
     """Return the number of shards that a sample has, or None if they are to be made anew.
 

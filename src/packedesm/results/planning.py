@@ -15,7 +15,12 @@ from packedesm.paths import Paths
 from packedesm.results.exports.record import outdated_exports
 from packedesm.results.folder import refuse_foreign_sample
 from packedesm.results.inputs import describe
-from packedesm.results.outdated import kept_number, outdated_checkpoint, outdated_steps
+from packedesm.results.outdated import (
+    embedded_as,
+    kept_number,
+    outdated_checkpoint,
+    outdated_steps,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +54,10 @@ class Planning:
     def sample(self, name: str) -> Paths:
         """Return where the folder of a sample lies."""
         return self._placed(Paths(f"{self.options['results']}/{name}").manifest)
+
+    def embedded_as_asked(self, name: str, shard: int) -> bool:
+        """Tell whether a shard of a sample was embedded, with the options of now."""
+        return embedded_as(self.sample(name), shard, self.options)
 
     def refuse_foreign(self) -> None:
         """Raise UserError if the folder of a sample holds what the workflow did not make."""
