@@ -81,6 +81,7 @@ def test_prepare_makes_the_tiny_model_and_says_that_it_means_nothing(tmp_path):
         "layout": "fair-esm, float32",
         "base": None,
         "regression": None,
+        "weights_sha256": "",
         RECORD_DIGEST: ANY,
     }
 

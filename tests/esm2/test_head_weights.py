@@ -124,6 +124,8 @@ def test_the_regression_is_a_file_of_the_checkpoint_where_contacts_are_asked_for
     record = prepare(str(small), "auto", {CONTACT_HEAD})
     assert record.files() == [small, regression]
     assert record.sha256 == combined([file_digest(small), file_digest(regression)])
+    # Results call the model by its weights alone: it is the same with contacts and without them.
+    assert record.facts()["sha256"] == file_digest(small) == prepare(str(small), "auto").sha256
     assert Checkpoint.from_json(record.as_json()) == record
     assert files_as_named(str(small), str, {CONTACT_HEAD}) == [str(small), str(regression)]
     assert files_as_named(str(small), str, {LANGUAGE_HEAD}) == [str(small)]

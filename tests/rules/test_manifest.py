@@ -13,7 +13,9 @@ def test_the_manifest_opens_the_results(run_rule):
     paths = run_rule("manifest", MANIFEST)
     results = packedesm.open(paths.root)
     assert len(results) == len(results.ids) == RECORDS
-    assert results.manifest["arrays"]["mean.npy"] == {"shape": [RECORDS, 64], "dtype": "float32"}
+    written = {"shape": [RECORDS, 64], "dtype": "float32"}
+    meant = {"output": "mean", "layer": 3, "columns": None}
+    assert results.manifest["arrays"]["mean.npy"] == written | meant
     for row in (0, 37, RECORDS - 1):
         record_id = results.ids[row]
         np.testing.assert_array_equal(results.vector(record_id), results.array()[row])

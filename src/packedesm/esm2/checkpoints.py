@@ -94,13 +94,14 @@ def _examined(model: str, folder: str | Path, needs: Collection[str]) -> tuple[C
         format=_format(path, weights.layout),
         geometry=weights.geometry,
         bytes=sum(file.stat().st_size for part in parts for file in weight_files(part)),
-        sha256=combined([file["sha256"] for file in found]),
+        sha256=combined(digest_of_each := [file["sha256"] for file in found]),
         untrained=path.stem == TINY,
         demo=path.stem == DEMO,
         digest_checked=bool(published),
         layout=weights.layout,
         base=base_path,
         regression=regression,
+        weights_sha256="" if regression is None else combined(digest_of_each[:-1]),
     )
     return checkpoint, weights
 

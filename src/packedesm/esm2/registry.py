@@ -82,6 +82,9 @@ class Checkpoint:
     regression
         The file of the contact head's regression, where contacts were asked for and it lies beside
         the weights; else None.
+    weights_sha256
+        Digest of the weights without that regression, by which people know the model; empty where
+        there is none, since it is `sha256` then.
     """
 
     model: str
@@ -96,6 +99,7 @@ class Checkpoint:
     layout: str = ""
     base: str | None = None
     regression: str | None = None
+    weights_sha256: str = ""
 
     def files(self) -> list[Path]:
         """Return all files that decide what the model computes, as `model_files` does.
@@ -111,6 +115,16 @@ class Checkpoint:
         size = values.pop("geometry")
         sizes = {"layers": size.layers, "width": size.width, "heads": size.heads}
         return {**values, **sizes, "parameters": size.parameters}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what results tell of the model: no paths, and ``sha256`` is that of the weights.
+
+        So it is the same with contacts and without them.
+        """
+        values = self.as_json()
+        for place in ("path", "base", "regression"):
+            del values[place]
+        return {**values, "sha256": values.pop("weights_sha256") or self.sha256}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Checkpoint:

@@ -67,7 +67,7 @@ class Embeddings(Results):
         self.manifest = {
             "records": len(records),
             "residues": int(residues.sum()),
-            "model": {key: v for key, v in checkpoint.as_json().items() if key != "base"},
+            "model": checkpoint.facts(),
             "dtype": plan.dtype,
             "attention": plan.attention,
             "flags": records.flags,

@@ -54,7 +54,7 @@ def write_metrics(paths: Paths, shards: int) -> dict[str, Any]:
         counts, float32_records = length_counts(paths.shard_index), _float32_records(paths, runs)
     metrics = {
         **_input_summary(sharding, counts),
-        "model": runs[0].checkpoint.as_json(),
+        "model": {**runs[0].checkpoint.facts(), "path": runs[0].checkpoint.path},
         "arrays": list(runs[0].plan.arrays),
         "packing": {"all": packing_of_all(packing), "shards": packing},
         "throughput": {

@@ -59,12 +59,11 @@ def write_manifest(
         residues = to_numpy(index["embedded_length"]).astype(np.int64)
         arrays = _check_arrays(paths, run, residues)
     text = json.dumps(config, sort_keys=True, default=str)
-    model = run.checkpoint.as_json()
     manifest = {
         "format": FORMAT,
         "records": index.num_rows,
         "residues": int(residues.sum()),
-        "model": {key: value for key, value in model.items() if key not in ("path", "base")},
+        "model": run.checkpoint.facts(),
         "dtype": run.plan.dtype,
         "attention": run.plan.attention,
         "arrays": arrays,
