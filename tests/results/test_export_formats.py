@@ -58,7 +58,7 @@ def test_h5_is_flat_with_a_vector_per_protein_and_lines_per_residue(results):
 
 def test_a_table_tells_which_id_became_which_key(results):
     for name in ("per_protein", "per_residue"):
-        head, *lines = table(results.path / "exports" / f"{name}.ids.tsv")
+        head, *lines = table(results.path / "exports" / f"{name}.h5.ids.tsv")
         assert head == ["row", "id", "key"]
         shown = {1: "P1/1-20", 3: ".", 4: "P1", 6: "n\\x00ul"}
         assert lines == [[str(row), text, KEYS[row]] for row, text in shown.items()]
@@ -91,7 +91,7 @@ def test_h5_by_accession_is_called_as_protspace_calls_proteins(export, with_more
             1: "P1%2F1-20~2",
         }.items():
             np.testing.assert_array_equal(file[key], with_more.vector(row))
-    assert ["2", "sp|P12345|ONE_HUMAN", "P12345"] in table(place / "per_protein.ids.tsv")
+    assert ["2", "sp|P12345|ONE_HUMAN", "P12345"] in table(place / "per_protein.h5.ids.tsv")
 
 
 def test_h5_for_biotrainer_is_called_by_its_hash_and_holds_each_sequence_once(export, with_more):
@@ -105,7 +105,7 @@ def test_h5_for_biotrainer_is_called_by_its_hash_and_holds_each_sequence_once(ex
                 np.testing.assert_array_equal(file[key][:], of(row))
                 assert file[key].compression == "gzip"
                 assert file[key].attrs["original_id"] == IDS[hashes.index(key)].replace("\0", "%00")
-    assert [line[2] for line in table(place / "per_protein.ids.tsv")[1:]] == hashes
+    assert [line[2] for line in table(place / "per_protein.h5.ids.tsv")[1:]] == hashes
 
 
 def test_the_same_results_give_the_same_bytes(export):
@@ -135,7 +135,7 @@ def test_scikit_bio_reads_vectors_and_residues(export, with_more):
         assert [vector.sequence for vector in vectors] == list(SEQUENCES)
         found = skbio.embedding.embed_vec_to_numpy(vectors)
         np.testing.assert_array_equal(found, with_more.array("mean", layer=layer))
-    head, *lines = table(place / "mean.embed.ids.tsv")
+    head, *lines = table(place / "mean.embed.h5.ids.tsv")
     assert head == ["row", "id", "key"] and lines[2] == ["2", "sp|P12345|ONE_HUMAN", "2"]
     assert len(lines) == len(IDS)
 

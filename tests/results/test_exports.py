@@ -46,10 +46,10 @@ def test_exports_lie_in_a_folder_of_the_results_with_a_record(own):
         assert main(["export", str(own), "--format", name]) == 0
     files = names(own / "exports")
     assert {"per_protein.h5", "per_residue.h5", "per_protein.parquet"} <= files
-    assert {"mean.embed.h5", "residue.embed.h5", "mean.embed.ids.tsv"} <= files
+    assert {"mean.embed.h5", "residue.embed.h5", "mean.embed.h5.ids.tsv"} <= files
     record = json.loads((own / "exports" / "h5.json").read_text())
     kinds = ("per_protein", "per_residue")
-    made = {f"{kind}{end}" for kind in kinds for end in (".h5", ".ids.tsv")}
+    made = {f"{kind}{end}" for kind in kinds for end in (".h5", ".h5.ids.tsv")}
     assert set(record["files"]) == made
     shutil.rmtree(own / "exports")
     assert state_of(own) == before
@@ -59,7 +59,7 @@ def test_a_place_may_be_a_file_or_a_folder(own, tmp_path, capsys):
     before = state_of(own)
     command = ["export", own, "--format", "h5"]
     assert main([*map(str, command), "--arrays", "mean", "-o", str(tmp_path / "new" / "x.h5")]) == 0
-    assert names(tmp_path / "new") == {"x.h5", "x.ids.tsv"}
+    assert names(tmp_path / "new") == {"x.h5", "x.h5.ids.tsv"}
     assert main([*map(str, command), "-o", str(tmp_path / "folder")]) == 0
     assert len(names(tmp_path / "folder")) == 4
     assert "remove it, or give another" in refused([*command, "-o", tmp_path / "folder"], capsys)

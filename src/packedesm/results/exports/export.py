@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +18,29 @@ from packedesm.outputs import Array
 from packedesm.paths import Paths
 from packedesm.results.exports.formats import FORMATS, POSITION, Format, Writer
 from packedesm.results.exports.keys import accession, biotrainer_hash, first_rows, unique_keys
-from packedesm.results.exports.place import publish, workspace
-from packedesm.results.exports.record import id_table, is_recorded, write_export_record
+from packedesm.results.exports.place import (
+    deferred_signals,
+    publish,
+    remove_left_behind,
+    sync,
+    workspace,
+)
+from packedesm.results.exports.record import (
+    id_table,
+    is_recorded,
+    recorded,
+    write_export_record,
+)
 from packedesm.results.exports.sequences import fasta_files, sequences
 from packedesm.results.exports.source import Source
 from packedesm.results.reader import Results
+from packedesm.sequences.arrow import read_columns
 
 logger = logging.getLogger(__name__)
 
 _CHECKED = 8  # records that are read back
 _TABLE = "ids.tsv"
+_CHANGED = {"upper_cased", "stop_removed", "stop_replaced", "j_replaced"}  # flags of the index
 _ID_COLUMNS = ("row", "id", "key")
 
 
@@ -56,7 +70,7 @@ def export(results: Results, asked: Asked, place: Path | None = None) -> list[Pa
     """Write an export and return its files; none of them is there before all are whole.
 
     An id that the format cannot hold is replaced, see `packedesm.results.exports.keys`; then
-    ``NAME.ids.tsv`` beside the file, or ``ids.tsv`` in a folder, tells of each row that is called
+    ``NAME.ids.tsv`` beside the file or folder ``NAME`` tells of each row that is called
     otherwise than its id.
 
     Parameters
@@ -79,7 +93,7 @@ def export(results: Results, asked: Asked, place: Path | None = None) -> list[Pa
     """
     format = FORMATS[asked.format]
     writer = format.writer()
-    arrays = format.choose(results.arrays, asked.arrays)
+    arrays = format.choose(results.arrays, [_name(results, name) for name in asked.arrays])
     files = writer.files(arrays)
     targets = _targets(results, format, list(files), place)
     source = _source(results, format, asked, arrays)
@@ -89,16 +103,14 @@ def export(results: Results, asked: Asked, place: Path | None = None) -> list[Pa
             with _unchanged(results, inside):
                 writer.write(path, part)
             _check(writer, path, part)
-        if place is None:
-            Paths(results.path).export(format.name).unlink(missing_ok=True)
-        table = folder / _TABLE if _write_table(folder / _TABLE, source) else None
-        for name, target in targets.items():
-            _put(folder / name, target, table)
-    written = list(targets.values())
-    if place is None:
-        made = _made(results, asked)
-        write_export_record(Paths(results.path), format.name, written, made)
-    return written
+        moves = {folder / name: target for name, target in targets.items()}
+        if _write_table(folder / _TABLE, source):  # last: no table lies there without its export
+            for table in map(id_table, targets.values()):
+                moves[Path(shutil.copyfile(folder / _TABLE, folder / table.name))] = table
+        sync(moves)
+        with deferred_signals():
+            _put(folder, moves, _places(targets.values()), results, asked if not place else None)
+    return list(targets.values())
 
 
 def export_missing(results: Results, names: Iterable[str]) -> list[str]:
@@ -107,6 +119,9 @@ def export_missing(results: Results, names: Iterable[str]) -> list[str]:
     Returns the names of the formats; raises as `export`.
     """
     missing = [name for name in names if not is_exported(results, name)]
+    for name in missing:  # before any is written
+        FORMATS[name].choose(results.arrays)
+        FORMATS[name].expect_installed()
     for name in missing:
         for path in export(results, Asked(name)):
             logger.info("exported %s", path)
@@ -125,25 +140,46 @@ def _targets(
     results: Results, format: Format, files: Sequence[str], place: Path | None
 ) -> dict[str, Path]:
     """Return where each file goes; UserError if that cannot be."""
-    root = Paths(results.path).exports
+    paths = Paths(results.path)
+    root = paths.exports
     if place is None:
         if root.is_symlink() or (root.exists() and not root.is_dir()):
             raise UserError(f"{root}: is a link or a file; move it away, or name a place with -o")
-        return {name: root / name for name in files}
-    inside = place.resolve().parent.is_relative_to(results.path.resolve())
-    if inside and not place.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"{place}: lies among the results; give another place with -o")
+        remove_left_behind(root)
+        targets = {name: root / name for name in files}
+        _expect_free(_places(targets.values()), recorded(paths, format.name))
+        return targets
     as_file = bool(place.suffix) and not place.is_dir()
+    parent = place.resolve().parent if as_file else place.resolve()
+    if parent.is_relative_to(results.path.resolve()) and not parent.is_relative_to(root.resolve()):
+        raise UserError(f"{place}: lies among the results; give another place with -o")
     if as_file and (format.several or len(files) > 1):
-        raise UserError(
-            f"{place}: this export is {', '.join(files)}; name a folder with -o, or one array with "
-            "--arrays"
-        )
+        one = "" if format.several else ", or one array with --arrays"
+        raise UserError(f"{place}: this export is {', '.join(files)}; name a folder with -o{one}")
+    remove_left_behind(parent)
     targets = {name: place if as_file else place / name for name in files}
-    for target in targets.values():
-        if target.exists() or target.is_symlink():
-            raise UserError(f"{target}: is there already; remove it, or give another place with -o")
+    _expect_free(_places(targets.values()))
     return targets
+
+
+def _places(targets: Iterable[Path]) -> list[Path]:
+    """Return the places of an export: those of its files, and of their tables of ids."""
+    return [place for target in targets for place in (target, id_table(target))]
+
+
+def _expect_free(places: Iterable[Path], own: Collection[Path] = ()) -> None:
+    """Raise UserError if something is there that is not of an earlier export."""
+    for path in places:
+        if os.path.lexists(path) and path not in own:
+            raise UserError(f"{path}: is there already; remove it, or give another place with -o")
+
+
+def _name(results: Results, asked: str) -> str:
+    """Return the name of an array that is asked for, ``mean`` of the last layer's."""
+    try:
+        return results.name(asked)
+    except UserError:
+        return asked
 
 
 def _source(results: Results, format: Format, asked: Asked, arrays: Sequence[Array]) -> Source:
@@ -157,6 +193,7 @@ def _source(results: Results, format: Format, asked: Asked, arrays: Sequence[Arr
         fasta = fasta_files(results, fasta)
     if choice == "biotrainer":
         keys = [biotrainer_hash(sequence) for sequence in sequences(results, fasta)]
+        _tell_changed(results)
         return Source(results, tuple(arrays), keys, first_rows(keys), choice, fasta)
     rows = range(len(results))
     if choice == POSITION or format.rule is None:
@@ -173,6 +210,18 @@ def _source(results: Results, format: Format, asked: Asked, arrays: Sequence[Arr
             *(format.name, listed(examples, len(replaced))),
         )
     return Source(results, tuple(arrays), keys, rows, choice, fasta)
+
+
+def _tell_changed(results: Results) -> None:
+    """Warn of records whose key is not that of the letters in their file."""
+    flags = read_columns(Paths(results.path).index, ["flags"])["flags"].to_pylist()
+    changed = sum(not _CHANGED.isdisjoint(text.split(",")) for text in flags)
+    if changed:
+        logger.warning(
+            "%s with a sequence that was changed when it was read (%s): the key is that of the "
+            "sequence as it was embedded",
+            *(plural(changed, "record"), ", ".join(sorted(_CHANGED))),
+        )
 
 
 def _unchanged(results: Results, arrays: Sequence[Array]) -> ExitStack:
@@ -212,20 +261,40 @@ def _write_table(path: Path, source: Source) -> bool:
     return bool(other)
 
 
-def _put(written: Path, target: Path, table: Path | None) -> None:
-    """Move an export to its place, and a copy of the table of ids beside it.
+def _put(
+    folder: Path,
+    moves: dict[Path, Path],
+    places: Sequence[Path],
+    results: Results,
+    recording: Asked | None,
+) -> None:
+    """Move the files of an export, and their tables of ids, to their places.
 
-    There is no moment at which an export lies beside the table of another one.
+    Nothing is replaced but what the record says is of an earlier export in this format.
+
+    Parameters
+    ----------
+    folder
+        The workspace.
+    moves
+        What goes where.
+    places
+        All places that the export may have, see `_places`.
+    results
+        What is exported.
+    recording
+        What the record tells of it; None where none is kept.
     """
-    place = id_table(target)
-    if (table is not None or place.exists()) and target.is_file():
-        target.unlink()
-    place.unlink(missing_ok=True)
-    if table is not None:
-        copy = table.with_name(f"{_TABLE}.copy")
-        shutil.copyfile(table, copy)
-        publish(copy, place)
-    publish(written, target)
+    if recording is None:
+        _expect_free(places)
+        publish(folder, moves, ())
+        return
+    paths, name = Paths(results.path), recording.format
+    own = recorded(paths, name)
+    _expect_free(places, own)
+    write_export_record(paths, name, moves.values(), None)
+    publish(folder, moves, [path for path in places if path in own])
+    write_export_record(paths, name, moves.values(), _made(results, recording))
 
 
 def _made(results: Results, asked: Asked) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,33 @@ from packedesm.errors import Damaged
 from packedesm.files import read_record, write_record
 from packedesm.paths import Paths
 
+_UNFINISHED = "unfinished"
+
 
 def write_export_record(
-    paths: Paths, name: str, written: Sequence[Path], made: dict[str, Any]
+    paths: Paths, name: str, written: Iterable[Path], made: dict[str, Any] | None
 ) -> None:
-    """Write the record of an export in the format `name`: its files, and how they were `made`."""
-    tables = [id_table(path) for path in written]
-    files = [path.name for path in (*written, *tables) if path.exists()]
-    write_record(paths.export(name), {"format": name, "files": files, **made})
+    """Write the record of an export in the format `name`: its files, and how they were `made`.
+
+    `made` is None before they are in their places: then they are of this export, whichever of
+    them are there, and the export is not. Files that an earlier record names stay in it.
+    """
+    files = sorted({path.name for path in (*written, *recorded(paths, name))})
+    how = {_UNFINISHED: True} if made is None else made
+    write_record(paths.export(name), {"format": name, "files": files, **how})
+
+
+def recorded(paths: Paths, name: str) -> set[Path]:
+    """Return those files of exports in a format, by its record, that are there."""
+    names = (Path(file).name for file in _read(paths.export(name)).get("files", []))
+    return {path for path in map(paths.exports.joinpath, names) if os.path.lexists(path)}
 
 
 def is_recorded(paths: Paths, name: str, made: dict[str, Any]) -> bool:
     """Tell whether there is an export in a format, all its files too, that was `made` like this."""
     record = _read(paths.export(name))
+    if record.get(_UNFINISHED):
+        return False
     there = all((paths.exports / file).exists() for file in record.get("files", ["?"]))
     return there and made.items() <= record.items()
 
@@ -49,8 +64,8 @@ def remove_exports(paths: Paths) -> None:
 
 
 def id_table(export: Path) -> Path:
-    """Return where the table of ids of an export lies: ``x.ids.tsv`` of ``x.h5``."""
-    return export.with_name(f"{export.stem}.ids.tsv")
+    """Return where the table of ids of an export lies: ``x.h5.ids.tsv`` of ``x.h5``."""
+    return export.with_name(f"{export.name}.ids.tsv")
 
 
 def _read(path: Path) -> dict[str, Any]:
