@@ -18,6 +18,7 @@ from packedesm.files import file_digest, read_json, read_record
 from packedesm.options import ShardOptions
 from packedesm.paths import Paths
 from packedesm.pipeline import _passed
+from packedesm.reference import step
 from packedesm.results.merge import merge_shards
 from tests.jobs import Sample
 from tests.sharp import computing_wrong
@@ -53,8 +54,9 @@ class Run:
         level = root.level
         root.addHandler(handler)
         root.setLevel(logging.INFO)
-        asked = ["--outputs", ",".join(outputs), "--max-length", str(MOST), *further]
+        asked = ["--outputs", ",".join(outputs), "--max-length", str(MOST)]
         asked += ["--model", TINY, "--checkpoints", str(checkpoints), "--verify-sequences", "0"]
+        asked += further
         try:
             assert main(["embed", str(fasta), "-o", str(folder), *asked]) == 0
         finally:
@@ -156,6 +158,31 @@ def test_without_vectors_no_record_goes_through_the_model_itself(run, fasta, tmp
         assert row["residues_per_second"] is None
         assert alone.metrics["packing"]["all"]["fill"] is None
         assert (alone.folder / "residue_letters.npy").exists() == (name == "masked_marginals")
+
+
+def test_a_run_without_vectors_reports_what_it_made_and_what_was_verified(
+    fasta, tmp_path, checkpoints, monkeypatch
+):
+    monkeypatch.setattr(step, "_MOST", 3 + 5 + 10)
+    asked = ("--token-budget", "24", "--verify-sequences", "10")
+    alone = Run(fasta, tmp_path / "out", checkpoints, ["pseudo_perplexity"], *asked)
+    verification = read_record(Paths(alone.folder).verification)
+    assert [record["row"] for record in verification["records"]] == [0, 1, 4]
+    assert (verification["sequences"], alone.results.manifest["verified"]) == (3, 3)
+    accuracy = read_json(alone.folder / "packedesm_accuracy_mqc.json")["data"]["out"]
+    assert accuracy["compared"] == 3
+    html = (alone.folder / "report.html").read_text()
+    page = " ".join(re.sub("<[^>]*>", " ", html).split())
+    assert "3 proteins were computed again" in page
+    (said,) = verification["not_compared"]
+    assert said.startswith("pseudo_perplexity of 2 proteins (rows 2, 3) not compared")
+    assert page.count(said) == 2
+    assert "which gave: the pseudo-perplexity of each protein" in page
+    assert "masked passes per second one for each residue" in page
+    for untrue in ("turned into vectors", "of residues were asked for", "unknown proteins per"):
+        assert untrue not in page
+    for untrue in ("unknown full", "the two vectors", "unknown of padded", "these vectors"):
+        assert untrue not in page
 
 
 def test_shards_are_cut_by_what_masked_passes_cost(fasta, tmp_path, checkpoints):

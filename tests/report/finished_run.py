@@ -100,6 +100,7 @@ def measured(root, *, fasta=FASTA, shards=1, records=None, passed=True, **run) -
 def _summary(one: dict) -> dict:
     """What the comparisons of an array come to, if `one` is the worst of them."""
     keys = ("array", "output", "layer", "relative_l2", "absolute", "row", "cosine", "passed")
+    keys += ("against",)
     return {key: one[key] for key in keys} | {"compared": 1}
 
 

@@ -106,4 +106,4 @@ def test_what_changed_the_sequences_or_the_vectors_is_said(tmp_path):
 
 
 def test_vectors_that_were_not_verified_are_not_said_to_be(tmp_path):
-    assert "The vectors were not verified." in paragraph(tmp_path)
+    assert "The results were not verified." in paragraph(tmp_path)

@@ -124,11 +124,18 @@ def test_every_array_that_was_verified_has_a_line(tmp_path):
     records[3] |= {"relative_l2": 4e-7, "absolute": 3e-5}
     html = report(tmp_path, records=records, run={"arrays": arrays})
     text = Page(html.split('id="verified-arrays"')[1].split("<h2>")[0]).text
-    assert f"mean.layer3 the mean over the residues of each protein, from layer 3 1 {TWO}⁷" in text
-    assert "logits the logits of all 33 tokens at each residue 1 2" in text
+    assert (
+        f"mean.layer3 fair-esm the mean over the residues of each protein, from layer 3 1 {TWO}⁷"
+        in text
+    )
+    assert "logits fair-esm the logits of all 33 tokens at each residue 1 2" in text
     assert "upper triangles, row by row 1 4 \N{MULTIPLICATION SIGN} 10⁻⁷ 1" in text
     assert "3 \N{MULTIPLICATION SIGN} 10⁻⁵ yes" in text  # contacts have no cosine
     assert "pseudo_perplexity (against masked_marginals )" in text
+    assert (
+        "pseudo_perplexity this run\N{RIGHT SINGLE QUOTATION MARK}s own masked_marginals the pseudo"
+        in text
+    )
     assert "not a number" not in text
     assert Page(html).tags.count("svg") == 6
 
@@ -145,11 +152,12 @@ def test_what_was_not_compared_is_told(tmp_path):
     paths = measured(tmp_path, records=[record()])
     verification = read_record(paths.verification)
     gone = dict.fromkeys(verification["arrays"][0]) | {"array": "contacts", "compared": 0}
+    gone["against"] = "reference"
     verification["arrays"].append(gone)
     said = {"not_compared": ["contacts were too large"], "masked_places": 21}
     write_record(paths.verification, verification | said)
     text = Page(write_report(paths).read_text(encoding="utf-8")).text
-    assert "contacts contact probabilities" in text
+    assert "contacts fair-esm contact probabilities" in text
     assert "0 not compared" in text
     assert "contacts were too large." in text.split("How exact")[0]  # at the top already
     assert text.count("contacts were too large.") == 2

@@ -112,36 +112,50 @@ def test_true_arrays_pass_and_each_is_told(paths):
     result = verified(paths)
     assert result["passed"] is True
     assert result["not_compared"] == []
-    assert result["masked_places"] == 7 + 5 * 4
+    assert result["masked_places"] == sum(map(len, SEQUENCES))
     assert result["sequences"] == len(SEQUENCES)
-    told = {array["array"]: array for array in result["arrays"]}
-    assert [*told] == [*NAMES]
+    told = {(array["array"], array["against"]): array for array in result["arrays"]}
+    own = ("pseudo_perplexity", "masked_marginals")
+    assert {*told} == {(name, "reference") for name in NAMES} | {own}
     for name, array in told.items():
-        # The perplexity of the shortest is compared with fair-esm's, that of all but the one with
-        # an X with the run's own masked marginals.
-        count = len(SEQUENCES) if name != "pseudo_perplexity" else 1 + len(SEQUENCES) - 1
+        # The marginals have no column for the X of one.
+        count = len(SEQUENCES) - (name == own)
         assert (array["compared"], array["passed"]) == (count, True), name
         assert array["relative_l2"] < 2e-6
         assert (array["cosine"] is not None) == OUTPUTS[array["output"]].layered
-    against = [r["against"] for r in result["records"] if r["array"] == "pseudo_perplexity"]
-    assert sorted(against) == ["masked_marginals"] * 5 + ["reference"]
-    assert told["mean.layer1"]["output"] == "mean"
-    assert told["mean.layer1"]["layer"] == 1
+    assert told["mean.layer1", "reference"]["output"] == "mean"
+    assert told["mean.layer1", "reference"]["layer"] == 1
 
 
-def test_few_places_of_each_protein_are_masked_and_all_of_the_shortest(truth):
+@pytest.mark.parametrize(
+    ("passes", "places"),
+    [
+        (512, [10, 21, 7, 10, 7, 24]),
+        (34, [10, 4, 7, 10, 7, 4]),
+        (33, [10, 4, 7, 4, 7, 4]),
+        (6, [4] * 6),
+    ],
+)
+def test_all_places_of_the_shortest_are_masked_and_few_of_others(
+    paths, monkeypatch, passes, places
+):
+    monkeypatch.setattr(step, "_MOST", passes)
+    for path in (paths.work / "reference").iterdir():
+        path.unlink()
+    again(paths, NAMES)
     options = typed.options(ReferenceOptions, arrays=NAMES, verify={"sequences": 100})
-    sha256 = ShardRun.read(truth.shard_run(0)).checkpoint.sha256
-    parts = [ReferenceVectors.read(truth, part, of_run(truth, options), sha256) for part in PARTS]
+    sha256 = ShardRun.read(paths.shard_run(0)).checkpoint.sha256
+    parts = [ReferenceVectors.read(paths, part, of_run(paths, options), sha256) for part in PARTS]
     masked = {
         protein.row: protein.positions
         for part in parts
         for protein in part.proteins
         if protein.positions
     }
-    assert [len(masked[row]) for row in range(6)] == [4, 4, 7, 4, 4, 4]
+    assert [len(masked[row]) for row in range(6)] == places
+    whole = {p.row for p in parts[1].proteins if "pseudo_perplexity" in p.vectors}
+    assert whole == {row for row in range(6) if places[row] == len(SEQUENCES[row])}
     assert all(list(places) == sorted(set(places)) for places in masked.values())
-    assert len({masked[row] for row in (0, 1, 3, 5)}) > 1
     # What comes before the jobs begin takes no masked pass.
     assert not any(p.positions or "pseudo_perplexity" in p.vectors for p in parts[0].proteins)
     assert len(parts[0].proteins) == 4
@@ -250,9 +264,15 @@ def test_float16_files_pass_with_their_rounding(paths):
 
 
 def test_a_perplexity_alone_is_that_of_the_shortest_and_told_if_too_long(paths, monkeypatch):
+    monkeypatch.setattr(step, "_MOST", 14)
     result = again(paths, ("pseudo_perplexity",))
-    assert [(r["row"], r["against"]) for r in result["records"]] == [(2, "reference")]
-    assert result["passed"] is True
+    assert [(r["row"], r["against"]) for r in result["records"]] == [
+        (2, "reference"),
+        (4, "reference"),
+    ]
+    assert (result["passed"], result["sequences"]) == (True, 2)
+    (said,) = result["not_compared"]
+    assert said.startswith("pseudo_perplexity of 4 proteins (rows 0, 1, 3, 5) not compared with")
     edit(paths, "pseudo_perplexity", lambda a: a * (1 + 1e-3))
     assert missed(verified(paths)) == {"pseudo_perplexity"}
     for path in (paths.work / "reference").iterdir():
@@ -260,8 +280,35 @@ def test_a_perplexity_alone_is_that_of_the_shortest_and_told_if_too_long(paths, 
     monkeypatch.setattr(step, "_MOST", 6)
     result = again(paths, ("mean", "pseudo_perplexity"))
     (said,) = result["not_compared"]
-    assert said.startswith("pseudo_perplexity not compared")
+    assert said.startswith("pseudo_perplexity of 6 proteins (rows 0, 1, 2, 3, 4, 5) not compared")
     assert result["passed"] is True  # of what was compared
+    for path in (paths.work / "reference").iterdir():
+        path.unlink()
+    result = again(paths, ("pseudo_perplexity",))
+    assert (result["passed"], result["sequences"], len(result["not_compared"])) == (None, 0, 1)
+
+
+def test_a_perplexity_held_to_the_runs_own_marginals_is_told_apart(paths, monkeypatch):
+    monkeypatch.setattr(step, "_MOST", 7)
+    for path in (paths.work / "reference").iterdir():
+        path.unlink()
+    names = ("masked_marginals", "pseudo_perplexity")
+    result = again(paths, names)
+    told = [(array["array"], array["against"], array["compared"]) for array in result["arrays"]]
+    assert told == [
+        ("masked_marginals", "reference", 6),
+        ("pseudo_perplexity", "reference", 1),
+        ("pseudo_perplexity", "masked_marginals", 5),
+    ]
+    (said,) = result["not_compared"]
+    assert "of 5 proteins (rows 0, 1, 3, 4, 5) not compared with fair-esm" in said
+    assert said.endswith("; 4 compared with the run's own masked marginals")
+    # Of the last the run's own marginals alone speak: what misses them fails, and is the worst.
+    edit(paths, "pseudo_perplexity", lambda a: a * np.where(np.arange(6) == 5, 1.01, 1))
+    result = verified(paths)
+    assert result["passed"] is False
+    assert (result["worst"]["row"], result["worst"]["array"]) == (5, "pseudo_perplexity")
+    assert [array["passed"] for array in result["arrays"]] == [True, True, False]
 
 
 def test_contacts_whose_reference_does_not_fit_are_left_out_and_told(paths, monkeypatch, caplog):

@@ -74,7 +74,6 @@ class Sample:
         with reading_sharded(paths, paths.shard_index, summary=self._summary):
             self._lengths = to_numpy(read_columns(paths.shard_index, ["length"])["length"])
         self._rows = choose(self._lengths, count, seed).tolist()
-        self._gone: set[int] = set()
 
     def first(self, policy: LengthPolicy) -> list[int]:
         """Return the rows of the shortest, the longest and two between, of what is quickly done."""
@@ -94,18 +93,12 @@ class Sample:
         """Return the rows that are not among those `done`."""
         return sorted({*self._rows} - {*done})
 
-    def shortest(self) -> int | None:
-        """Return the row of the shortest record, of those that were not replaced."""
-        rows = [row for row in self._rows if row not in self._gone]
-        return min(rows, key=lambda row: (self._lengths[row], row), default=None)
-
     def replace(self, record: dict[str, Any]) -> dict[str, Any]:
         """Take the longest record shorter than `record` instead; return what is to be told.
 
         One that is hardly shorter would not fit either, so each step is an eighth of the length.
         """
         row, length = record["row"], record["length"]
-        self._gone.add(row)
         shorter = np.flatnonzero(self._lengths <= length * 7 // 8)
         shorter = np.setdiff1d(shorter, self._rows)
         taken = int(shorter[np.argmax(self._lengths[shorter])]) if len(shorter) else None

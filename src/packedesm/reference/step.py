@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -27,10 +27,9 @@ from packedesm.reference.vectors import FIRST, Protein, ReferenceVectors
 logger = logging.getLogger(__name__)
 
 _PROGRAM = f"fair-esm {metadata.version('fair-esm')} float32, one protein at a time"
-# Each place that is masked takes a pass. Of a protein so many are drawn; of the shortest all, up
-# to `_ALL`. The pseudo-perplexity takes a pass for each residue and is computed for the shortest
-# alone; beyond `_ALL` residues only where no masked marginals speak for it.
-_PLACES, _ALL, _MOST = 4, 64, 512
+# Each place that is masked takes a pass. Of a protein so many are drawn; of the shortest all, which
+# the pseudo-perplexity takes: of as many proteins as take `_MOST` passes together.
+_PLACES, _MOST = 4, 512
 
 
 def write_reference(
@@ -122,12 +121,14 @@ class _Wanted:
         return self.masked and any(array.masked for array in self.arrays)
 
     def of(
-        self, record: Mapping[str, Any], seed: int, *, shortest: bool
+        self, record: Mapping[str, Any], seed: int, *, whole: bool
     ) -> tuple[list[Array], tuple[int, ...]]:
-        """Return the arrays to compute of a record, and the places where it is masked."""
+        """Return the arrays to compute of a record, and the places where it is masked.
+
+        All places are if it is done as a `whole`; its pseudo-perplexity is computed only then.
+        """
         row, residues = record["row"], record["embedded_length"]
         marginals = any(array.output.name == "masked_marginals" for array in self.arrays)
-        whole = shortest and residues <= (_ALL if marginals else _MOST)
         found = [
             array
             for array in self.arrays
@@ -155,18 +156,22 @@ def _embedded(
     """
     proteins: list[Protein] = []
     replaced: list[dict[str, Any]] = []
+    passes = _MOST
     with reading_weights(checkpoint) as path:
         heads = needs(array.output.name for array in wanted.arrays)
         reference = Reference(path, checkpoint.base, heads, checkpoint.regression)
     with Progress("computing the reference of", len(todo), "proteins") as progress:
         while todo:
             again: list[int] = []
-            for record, sequence in sample.read(todo):
-                shortest = record["row"] == sample.shortest()
-                asked, places = wanted.of(record, options.seed, shortest=shortest)
+            read = [*sample.read(todo)]
+            whole = _shortest([record for record, _sequence in read], passes)
+            passes -= sum(whole.values())
+            for record, sequence in read:
+                asked, places = wanted.of(record, options.seed, whole=record["row"] in whole)
                 try:
                     found = _fitting(reference, sequence, options, asked, places)
                 except (DoesNotFitError, MemoryError):
+                    passes += whole.get(record["row"], 0)
                     if wanted.masked and record["row"] not in wanted.done:
                         told = sample.replace(record)
                         replaced.append(told)
@@ -177,6 +182,16 @@ def _embedded(
                 proteins.append(Protein(**record, sequence=sequence, positions=places, **found))
             todo = again
     return tuple(proteins), tuple(replaced)
+
+
+def _shortest(records: Iterable[Mapping[str, Any]], passes: int) -> dict[int, int]:
+    """Return the rows of the shortest records that take so many passes together, with their own."""
+    taken: dict[int, int] = {}
+    for record in sorted(records, key=lambda record: (record["embedded_length"], record["row"])):
+        if sum(taken.values()) + record["embedded_length"] > passes:
+            break
+        taken[record["row"]] = record["embedded_length"]
+    return taken
 
 
 def _fitting(

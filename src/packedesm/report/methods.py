@@ -89,8 +89,10 @@ def _model(metrics: dict[str, Any]) -> str:
     model = metrics["model"]
     of = "" if model["digest_checked"] else "a model of the architecture of "
     weights = "random weights" if model["untrained"] else "weights"
+    vectors = any(array.output.layered for array in _arrays(metrics))
+    what = "Embeddings of" if vectors else "Predictions for"
     return (
-        f"Embeddings of {plural(metrics['records'], 'protein sequence')} were computed with {of}"
+        f"{what} {plural(metrics['records'], 'protein sequence')} were computed with {of}"
         f"ESM-2 (Lin et al. 2023): {model['model']}, {model['layers']} layers, "
         f"{model['parameters']:,} parameters, {weights} with SHA-256 {model['sha256']}."
     )
@@ -175,7 +177,7 @@ def _sequences(metrics: dict[str, Any]) -> list[str]:
 
 def _verified(verification: dict[str, Any]) -> str:
     if not verification["records"]:
-        return "The vectors were not verified."
+        return "The results were not verified."
     worst = verification["worst"]
     found = ", ".join(
         [f"largest relative L2 distance {scientific(worst['relative_l2'])}"]

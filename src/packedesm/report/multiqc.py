@@ -17,12 +17,12 @@ from packedesm.paths import Paths
 _COMMON = {
     "parent_id": "packedesm",
     "parent_name": "packedesm",
-    "parent_description": "turned protein sequences into ESM-2 vectors, packed: without padding.",
+    "parent_description": "ran protein sequences through ESM-2, packed: without padding.",
 }
 _STATISTICS: dict[str, dict[str, Any]] = {
     "proteins": {
         "title": "Proteins",
-        "description": "Proteins that have vectors",
+        "description": "Proteins in the results",
         "format": "{:,.0f}",
         "min": 0,
         "scale": "Greys",
@@ -55,7 +55,7 @@ _STATISTICS: dict[str, dict[str, Any]] = {
     },
     "verified": {
         "title": "Verified",
-        "description": "Whether sampled vectors agree with fair-esm in float32",
+        "description": "Whether sampled results agree with fair-esm in float32",
         "cond_formatting_rules": {
             "pass": [{"s_eq": "yes"}],
             "warn": [{"s_eq": "not verified"}],
@@ -64,7 +64,7 @@ _STATISTICS: dict[str, dict[str, Any]] = {
     },
     "relative_l2": {
         "title": "Largest error",
-        "description": "Largest relative L2 distance of a sampled vector from that of fair-esm",
+        "description": "Largest relative L2 distance of a sampled result from that of fair-esm",
         "format": "{:.2e}",
         "min": 0,
         "scale": "Oranges",
@@ -73,7 +73,7 @@ _STATISTICS: dict[str, dict[str, Any]] = {
 _ACCURACY = {
     "compared": {
         "title": "Compared",
-        "description": "Proteins that went again through fair-esm, in float32",
+        "description": "Proteins of which results were compared with fair-esm's, in float32",
         "format": "{:,.0f}",
         "scale": False,
     },
@@ -163,7 +163,7 @@ def _sections(
             **_COMMON,
             "id": "packedesm_accuracy",
             "section_name": "Accuracy",
-            "description": "Sampled vectors beside those of fair-esm, one protein at a time in "
+            "description": "Sampled results beside those of fair-esm, one protein at a time in "
             "float32.",
             "plot_type": "table",
             "pconfig": {

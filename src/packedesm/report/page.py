@@ -95,6 +95,7 @@ def write_report(
         "verification": verification,
         "figures": _figures(metrics, verification, counts, packs) | drawn,
         "picture": picture,
+        **_made(metrics),
         "error": _error(verification, vectors) if vectors else None,
         "full_packs": float(np.mean(np.concatenate([pack["fill"] for pack in packs]) >= 0.95)),
         "flags": _flags(flags, flagged),
@@ -130,6 +131,14 @@ def _maps(
     return said, figures
 
 
+def _made(metrics: dict) -> dict[str, Any]:
+    """Return what the page calls the results, and in words what they are if not vectors."""
+    outputs = dict.fromkeys(Array.named(name).output for name in metrics["arrays"])
+    layered = any(output.layered for output in outputs)
+    made = "; ".join(words.OUTPUTS[output.name] for output in outputs)
+    return {"what": "vectors" if layered else "results", "made": "" if layered else made}
+
+
 def _figures(
     metrics: dict, verification: dict, counts: np.ndarray, packs: list[dict]
 ) -> dict[str, Markup]:
@@ -142,7 +151,9 @@ def _figures(
         ),
         "throughput": plots.throughput(_timelines(metrics["runs"], packs)),
     }
-    if records := verification["records"]:
+    if packing["tokens"] == 0:  # only masked copies went through the model
+        del figures["padding"], figures["throughput"]
+    if records := [r for r in verification["records"] if r["against"] == "reference"]:
         figures["distances"] = plots.distances(records, verification["max_relative_l2"])
         if vectors := [record for record in records if OUTPUTS[record["output"]].layered]:
             figures["angles"] = plots.angles(vectors, verification["min_cosine"])
@@ -219,6 +230,8 @@ def _files(paths: Paths, metrics: dict) -> list[dict[str, str]]:
     for path in paths.arrays(metrics["arrays"])[len(files) :]:
         count = metrics["records"] + 1
         holds = f"{count:,} int64: protein k has rows offsets[k] to offsets[k + 1] - 1"
+        if path == paths.residue_letters:
+            holds = "the letter of each residue, the proteins back to back"
         files.append({"name": path.name, "holds": holds})
     return files + [{"name": name, "holds": holds} for name, holds in words.FILES.items()]
 

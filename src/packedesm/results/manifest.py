@@ -146,8 +146,8 @@ def _explain_failure(paths: Paths, verification: Mapping[str, Any]) -> str:
     )
     failed = sum(not record["passed"] for record in verification["records"])
     return (
-        f"verification failed: {failed} of {len(verification['records'])} comparisons with "
-        f"fair-esm in float32 miss min_cosine {verification['min_cosine']} or max_relative_l2 "
+        f"verification failed: {failed} of {len(verification['records'])} comparisons "
+        f"miss min_cosine {verification['min_cosine']} or max_relative_l2 "
         f"{verification['max_relative_l2']} (worst: row {worst['row']}, {worst['array']}, cosine "
         f"{cosine}, relative L2 {distance}); no manifest is written; "
         f"see {paths.verification}"
