@@ -6,13 +6,12 @@ import argparse
 import io
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 from packedesm import config as configuration
 from packedesm.doctor.command import add_doctor
@@ -25,10 +24,12 @@ from packedesm.log import LineFormatter, expect_end
 from packedesm.outputs import needs
 from packedesm.paths import STANDARD_INPUT, Paths, named
 from packedesm.results import neighbours
+from packedesm.results.arguments import Parser
 from packedesm.results.exports import command as exporting
 from packedesm.results.folder import at_rest, clean_up, finished_request, refuse_foreign, working_in
 from packedesm.results.inputs import check_together
 from packedesm.results.request import Request, input_files
+from packedesm.results.streams import answer
 from packedesm.results.variants import add_variants
 
 # Options of the workflow that the command replaces by its own arguments.
@@ -86,14 +87,6 @@ def _say(text: str, stream: TextIO | None = None) -> None:
         print(text, file=stream)
 
 
-def _answer(text: str) -> None:
-    """Write what was asked for to standard output; Fault if that does not take it."""
-    try:
-        print(text, flush=True)
-    except OSError as error:
-        raise Fault(f"standard output: {error.strerror}") from error
-
-
 def _flushed() -> bool:
     """Write out what standard output and error still hold; tell whether they took it."""
     taken = True
@@ -107,21 +100,8 @@ def _flushed() -> bool:
     return taken
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        if re.match("unrecognized arguments: [^-]", message):  # argparse takes them from one place
-            message += " (FASTA files stand together, all before the options or all after them)"
-        super().error(printable(message))
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        try:  # argparse would pass over a stream that does not take it
-            (file or sys.stderr).write(message)
-        except OSError:
-            raise SystemExit(1 if file is sys.stdout else 2) from None
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="packedesm", description="ESM-2 embeddings of proteins, packed: without padding."
     )
     parser.add_argument("--version", action="version", version=metadata.version("packedesm"))
@@ -166,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     neighbours.add_command(commands)
     options = [(f, key, _help(d)) for f, key, d in _schema_options() if key in _OF_DOCTOR]
     add_doctor(commands, options, _folder, _doctor)
-    add_variants(commands, _answer)
+    add_variants(commands)
     commands.add_parser("models", help="list the models by name").set_defaults(run=_models)
     return parser
 
@@ -321,7 +301,7 @@ def _fetch(options: argparse.Namespace) -> None:
     folder = configuration.expanded("--checkpoints", options.checkpoints)
     path = fetch(options.model, folder)
     fetch_regression(options.model, folder)
-    _answer(str(path))
+    answer(str(path))
 
 
 def _doctor(options: argparse.Namespace) -> None:
@@ -333,7 +313,7 @@ def _doctor(options: argparse.Namespace) -> None:
     output = _results_folder(options.output)
     model, checkpoints, device = (config[key] for key in _OF_DOCTOR)
     findings = examine(Run(output, model, checkpoints, device, options.digests))
-    _answer(as_json(findings) if options.json else screen(findings))
+    answer(as_json(findings) if options.json else screen(findings))
     if not works(findings):
         raise Fault("a run would not work here; what is amiss is above, with what to do")
 
@@ -343,7 +323,7 @@ def _models(_options: argparse.Namespace) -> None:
     for name, geometry in MODELS.items():
         row = (geometry.layers, geometry.width, geometry.heads, geometry.parameters)
         lines.append(f"{name:<24}{row[0]:>8}{row[1]:>8}{row[2]:>8}{row[3] / 1e6:>12.1f} M")
-    _answer("\n".join(lines))
+    answer("\n".join(lines))
 
 
 if __name__ == "__main__":

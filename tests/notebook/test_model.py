@@ -263,3 +263,28 @@ def test_a_thousand_calls_leak_nothing_and_cost_little_more_than_the_pass(checkp
     assert threading.active_count() == threads
     assert grown < 8 << 20
     assert called - passed < 0.015  # three times of what is promised: cores are shared here
+
+
+def test_a_head_that_there_is_not_is_refused_by_its_name(demo):
+    with pytest.raises(packedesm.UserError, match="'nope' is none of language head, contact head"):
+        demo.load_heads("nope")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [(["nope"], "makes no 'nope'; give some of mean, cls"), ("mean", r"give \['mean'\]")],
+)
+def test_pool_refuses_what_it_does_not_make(demo, outputs, message):
+    batch = packedesm.pack(["MKT"])
+    hidden = demo.forward_packed(batch)
+    with pytest.raises(packedesm.UserError, match=message):
+        packedesm.pool(hidden, batch, outputs, "float32")
+
+
+def test_float64_is_kept_as_float32_unless_it_is_said_otherwise():
+    model = packedesm.load_model(device="cpu", check=False)
+    expected = model.embed(SEQUENCES).array("mean")
+    found = model.double().embed(SEQUENCES)
+    assert found.array("mean").dtype == np.float32
+    np.testing.assert_allclose(found.array("mean"), expected, atol=1e-4)
+    assert model.embed(SEQUENCES, output_dtype="float16").array("mean").dtype == np.float16

@@ -63,8 +63,44 @@ def test_the_table_has_ids_as_they_are_rows_and_duplicates_apart(results, capsys
 
 def test_a_file_holds_what_standard_output_would(results, capsys, tmp_path):
     lines = listed(capsys, results)
-    assert listed(capsys, results, "-o", tmp_path / "new" / "table.tsv") == []
-    assert table((tmp_path / "new" / "table.tsv").read_text("utf-8")) == lines
+    assert listed(capsys, results, "-o", tmp_path / "table.tsv") == []
+    assert table((tmp_path / "table.tsv").read_text("utf-8")) == lines
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("mine.tsv", "mine.tsv: is there already; remove it, or name another with -o"),
+        ("link", "link: is there already"),
+        ("results/mean.npy", "mean.npy: is there already"),
+        ("results/new.tsv", "new.tsv: lies in a folder of results"),
+        ("queries/new.tsv", "new.tsv: lies in a folder of results"),
+        ("other/manifest.json", "manifest.json: is there already"),
+        ("other/below/new.tsv", "new.tsv: lies in a folder of results"),
+        ("none/new.tsv", "none: is no folder; make it"),
+        ("mine.tsv/new.tsv", "mine.tsv: is no folder"),
+        ("n" * 300, "cannot be a file (File name too long)"),
+    ],
+)
+def test_a_table_takes_the_place_of_nothing(capsys, tmp_path, place, said):
+    for name in ("results", "queries", "other"):
+        write_results(tmp_path / name, VALUES)
+    (tmp_path / "other" / "below").mkdir()
+    (tmp_path / "mine.tsv").write_text("mine")
+    (tmp_path / "link").symlink_to("nowhere")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    asked = ("--queries", tmp_path / "queries", "-o", tmp_path / place)
+    assert said in refused(capsys, tmp_path / "results", *asked)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_damaged_index_is_one_line_and_names_the_file(capsys, tmp_path):
+    for damage in (b"no Parquet", b"PAR1" + bytes(40) + b"PAR1", b""):
+        index = write_results(tmp_path / str(len(damage)), VALUES) / "index.parquet"
+        index.write_bytes(damage)
+        assert main(["neighbours", str(index.parent)]) == 1
+        line = the_line(capsys.readouterr().err)
+        assert f"{index}: is not as it was written, it is damaged" in line
 
 
 def test_other_results_are_asked_for_and_a_sequence_in_both_is_a_duplicate(
@@ -134,11 +170,9 @@ def test_a_failure_leaves_no_table(results, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(neighbours, "_lines", broken)
     output = tmp_path / "table.tsv"
-    output.write_text("before")
     assert main(["neighbours", str(results), "-o", str(output)]) == 1
     assert "no space is left" in the_line(capsys.readouterr().err)
-    assert [path.name for path in tmp_path.iterdir()] == ["table.tsv"]
-    assert output.read_text() == "before"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_who_closes_standard_output_is_told_so(results):
@@ -150,6 +184,15 @@ def test_who_closes_standard_output_is_told_so(results):
         done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert "standard output: No space left on device" in the_line(done.stderr)
+
+
+def test_a_reader_that_leaves_early_is_no_fault(tmp_path):
+    results = write_results(tmp_path / "r", rng.standard_normal((300, 8)).astype(np.float32))
+    line = f"set -o pipefail; '{BIN}/packedesm' neighbours '{results}' -k 200 | head -n 1"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert done.stdout.startswith("query\trank")
+    assert done.returncode == 0
+    assert "packedesm:" not in done.stderr and "Traceback" not in done.stderr
 
 
 def test_large_libraries_are_not_loaded(results):

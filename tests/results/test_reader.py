@@ -216,6 +216,29 @@ def test_what_is_neither_row_nor_id_is_a_type_error(finished, row):
         finished.vector(row)
 
 
+def test_near_ids_are_found_in_capitals_and_in_small_letters():
+    assert reader.near_ids("brca1", ["BRCA2", "sp|BRCA1|X", "BRCA1"])[:2] == ["sp|BRCA1|X", "BRCA1"]
+    assert reader.near_ids("BrCA3", ["brca1", "tp53"]) == ["brca1"]
+
+
+@pytest.mark.parametrize("row", [0, None, ["prot 1"], b"prot 1"])
+def test_a_row_is_found_by_a_text_alone(finished, row):
+    with pytest.raises(TypeError, match="an id is a text, not a"):
+        finished.row(row)
+
+
+def test_a_damaged_index_is_a_fault_that_names_the_file(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    index = copy / "index.parquet"
+    index.write_bytes(index.read_bytes()[:-9])
+    for read in (lambda results: results.ids, lambda results: results.index):
+        with pytest.raises(packedesm.Fault, match=r"index\.parquet: .* damaged; delete it and run"):
+            read(packedesm.open(copy))
+    index.unlink()
+    with pytest.raises(packedesm.Fault, match=r"index\.parquet: is gone"):
+        packedesm.open(copy).ids  # noqa: B018, it reads
+
+
 def test_rows_may_be_integers_of_numpy(finished):
     np.testing.assert_array_equal(finished.vector(np.uint8(1)), finished.vector("prot 2"))
     np.testing.assert_array_equal(finished.residues(np.int32(1)), finished.residues(1))
@@ -235,6 +258,7 @@ def test_an_id_that_is_not_there_is_told_with_those_that_are_near(finished):
         ("sp|P0500017|X_OTHER", "sp|P0500017|X_500017"),
         ("SP|P0500017|X_500017", "sp|P0500017|X_500017"),
         ("sp|P0500O17|X_500017", "sp|P0500017|X_500017"),
+        ("SP|p0500O17|x_500017", "sp|P0500017|X_500017"),
         ("x" * 100_000, None),
         ("sp", "sp|P0000000|X_0"),
         ("", None),
@@ -242,7 +266,7 @@ def test_an_id_that_is_not_there_is_told_with_those_that_are_near(finished):
 )
 def test_near_ids_are_found_soon_among_a_million(a_million, wanted, near):
     start = time.process_time()
-    found = reader._near(wanted, a_million)
+    found = reader.near_ids(wanted, a_million)
     assert time.process_time() - start < 1.5
     assert found[:1] == [near] * (near is not None)
 

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import shutil
+import subprocess
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +14,7 @@ from packedesm.alphabet import STANDARD
 from packedesm.cli import main
 from packedesm.files import write_record
 from packedesm.paths import Paths
+from tests.workflow import BIN
 
 RECORDS = {"sp|P1|A": "MKVLAW", "short": "ACDX", "a,b": "WYVTSRQP", "sp|P2|B": "MK"}
 LENGTHS = {"a,b": 12}  # truncated
@@ -147,6 +150,10 @@ def test_a_line_that_is_wrong_is_named_and_nothing_is_written(variants, tmp_path
 HEADERS = {
     "empty": (b"", "is empty; its first line must be the header id,mutations"),
     "none": (b"short,A1G\n", "line 1: the header must name id and mutations"),
+    "none, told": (b"short,A1G\n", "the first line must be id,mutations"),
+    "several": (b"short,A1G:C2S\n", "the first line must be id,mutations"),
+    "singular": (b"id,mutation\n", "for 'mutation', did you mean mutations?"),
+    "capitals": (b"ID,mutations\n", "for 'ID', did you mean id?"),
     "semicolons": (b"id;mutations\nshort;A1G\n", "separate fields by commas, not semicolons"),
     "tabs": (b"id\tmutations\nshort\tA1G\n", "separate fields by commas, not tabs"),
     "twice": (b"id,id,mutations\n", "each once"),
@@ -180,19 +187,56 @@ def test_a_file_that_is_not_there_or_a_folder_is_one_line(results, tmp_path, cap
 
 def test_scores_go_into_a_file(variants, tmp_path):
     table = "id,mutations\nshort,A1G\n"
-    status, out, _ = variants(table, "-o", str(tmp_path / "new" / "scores.csv"))
+    status, out, _ = variants(table, "-o", str(tmp_path / "scores.csv"))
     assert (status, out) == (0, "")
-    assert (tmp_path / "new" / "scores.csv").read_text() == variants(table)[1]
+    assert (tmp_path / "scores.csv").read_text() == variants(table)[1]
 
 
 def test_scores_do_not_go_into_the_results_or_in_place_of_a_folder(variants, results, tmp_path):
     table = "id,mutations\nshort,A1G\n"
-    for target, text in ((results / "scores.csv", "of the results"), (tmp_path, "is a folder")):
+    before = (results / "masked_marginals.npy").read_bytes()
+    for target, text in (
+        (results / "scores.csv", "lies in a folder of results"),
+        (results / "masked_marginals.npy", "is there already"),
+        (tmp_path / "mutations.csv", "is there already"),
+        (tmp_path / "new" / "scores.csv", "is no folder"),
+        (tmp_path, "is a folder"),
+    ):
         status, _, error = variants(table, "-o", str(target))
         assert status == 2
         (said,) = error.splitlines()
         assert text in said
     assert not (results / "scores.csv").exists()
+    assert (results / "masked_marginals.npy").read_bytes() == before
+    assert (tmp_path / "mutations.csv").read_text() == table
+
+
+def test_mutations_are_read_from_standard_input_too(variants, results):
+    table = b"id,mutations\nshort,A1G\n"
+    command = [str(BIN / "packedesm"), "variants", str(results), "--mutations", "-"]
+    done = subprocess.run(command, input=table, capture_output=True)
+    assert (done.stdout.decode(), done.stderr) == (variants(table)[1], b"")
+    done = subprocess.run(command, input=table + b"short,A2G\n", capture_output=True)
+    assert done.stderr.startswith(b"packedesm: standard input, line 3: A2G: at position 2")
+
+
+def test_a_reader_that_leaves_early_is_no_fault(results, tmp_path):
+    path = tmp_path / "many.csv"
+    path.write_text("id,mutations\n" + "short,A1G\n" * 20_000)
+    command = f"'{BIN}/packedesm' variants '{results}' --mutations '{path}'"
+    line = f"set -o pipefail; {command} | head -n 1"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "id,mutations,score\n", "")
+
+
+def test_a_damaged_index_is_one_line_and_names_the_file(results, tmp_path, capsys):
+    copy = shutil.copytree(results, tmp_path / "copy")
+    (copy / "index.parquet").write_bytes(b"no Parquet")
+    (tmp_path / "mutations.csv").write_text("id,mutations\nshort,A1G\n")
+    arguments = ["variants", str(copy), "--mutations", str(tmp_path / "mutations.csv")]
+    assert main(arguments) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"{copy / 'index.parquet'}: is not as it was written, it is damaged" in said
 
 
 def test_results_without_marginals_are_told_so(tmp_path, capsys):

@@ -168,7 +168,7 @@ def resolve_output_dtype(output_dtype: str, dtype: str) -> tuple[str, str]:
     """Return the number format of the files for a computation in `dtype`, and why."""
     if output_dtype != "auto":
         return output_dtype, NAMED
-    found = "float32" if dtype == "float32" else "float16"
+    found = "float32" if dtype in ("float32", "float64") else "float16"
     return found, f"chosen automatically for a computation in {dtype}"
 
 

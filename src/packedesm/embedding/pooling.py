@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from packedesm.errors import UserError, quote
 from packedesm.options import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
     from packedesm.packing.batch import PackedBatch
+
+_POOLED = ("mean", "cls", "max", "residue")
 
 
 def pool(
@@ -44,7 +47,13 @@ def pool(
     -------
     dict
         Per output an (R, D) tensor; for ``residue`` (P, D), the records back to back.
+
+    Raises
+    ------
+    UserError
+        If `outputs` names another one, or is a text.
     """
+    _check_outputs(outputs)
     dtype = getattr(torch, output_dtype)
     if fused and batch.residue_index is None:
         pooled = _pool_fused(hidden, batch, dtype)
@@ -63,6 +72,16 @@ def pool(
         else:
             pooled[output] = _reduce(residues, output, batch.record_residues).to(dtype)
     return pooled
+
+
+def _check_outputs(outputs: Sequence[str]) -> None:
+    if isinstance(outputs, str):
+        raise UserError(f"pool() takes a list of outputs, not {quote(outputs)}; give [{outputs!r}]")
+    for output in outputs:
+        if output not in _POOLED:
+            raise UserError(
+                f"pool() makes no {quote(str(output))}; give some of {', '.join(_POOLED)}"
+            )
 
 
 def _pool_fused(

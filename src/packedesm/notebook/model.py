@@ -15,7 +15,7 @@ from torch import nn
 from packedesm.device.auto import Ways, load_fitting, resolve_dtype, select_ways, settle
 from packedesm.device.auto import load_model as load_weights
 from packedesm.device.token_budget import Workload
-from packedesm.errors import UserError
+from packedesm.errors import UserError, quote
 from packedesm.esm2.checkpoints import prepare
 from packedesm.esm2.contacts import Taps
 from packedesm.esm2.geometry import Geometry
@@ -26,12 +26,13 @@ from packedesm.notebook.place import find_device
 from packedesm.notebook.request import CallKeys, call_options, resolved, with_keys
 from packedesm.notebook.run import Show, embed_records, on
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions
-from packedesm.outputs import heads_of
+from packedesm.outputs import CONTACT_HEAD, LANGUAGE_HEAD, heads_of
 from packedesm.packing.batch import PackedBatch
 from packedesm.sequences.records import records_of
 
 # Fewer tokens are one pack under any budget that a GPU would be measured for.
 _ONE_PACK = 4096
+_HEADS = (LANGUAGE_HEAD, CONTACT_HEAD)
 
 
 class EmbeddingModel(nn.Module):
@@ -161,8 +162,11 @@ class EmbeddingModel(nn.Module):
         Raises
         ------
         UserError
-            If the checkpoint has none, or is another one by now.
+            If there is no such head, the checkpoint has none, or it is another one by now.
         """
+        for head in heads:
+            if head not in _HEADS:
+                raise UserError(f"load_heads(): {quote(str(head))} is none of {', '.join(_HEADS)}")
         missing = [head for head in heads if getattr(self.esm2, head.replace(" ", "_")) is None]
         if not missing:
             return

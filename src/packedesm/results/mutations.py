@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
 from packedesm.alphabet import STANDARD
 from packedesm.errors import UserError, plural, quote
+from packedesm.paths import named
 
 COLUMNS = ("id", "mutations")
 
@@ -50,13 +52,13 @@ def read_mutations(path: Path) -> list[Variant]:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
-            return list(_variants(path, csv.reader(handle, strict=True)))
+            return list(_variants(named(path), csv.reader(handle, strict=True)))
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path}: is not text in UTF-8 ({error.reason}); save it as CSV in UTF-8"
+            f"{named(path)}: is not text in UTF-8 ({error.reason}); save it as CSV in UTF-8"
         ) from None
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give a CSV of id,mutations") from None
+        raise UserError(f"{named(path)}: no such file; give a CSV of id,mutations") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; give a CSV of id,mutations") from None
 
@@ -117,12 +119,25 @@ def _places(path: Path, header: Sequence[str] | None) -> list[int]:
         raise UserError(f"{path}: is empty; its first line must be the header id,mutations")
     if sorted(name for name in header if name in COLUMNS) == sorted(COLUMNS):
         return [header.index(name) for name in COLUMNS]
-    with_others = [name for mark, name in _SEPARATORS.items() if mark in "".join(header)]
-    why = f"; separate fields by commas, not {with_others[0]}" if with_others else ""
     raise UserError(
         f"{path}, line 1: the header must name id and mutations, each once, and is "
-        f"{quote(','.join(header))}{why}"
+        f"{quote(','.join(header))}{_why(header)}"
     )
+
+
+def _why(header: Sequence[str]) -> str:
+    """Return what to do about a header that is not right, if that can be told."""
+    for mark, name in _SEPARATORS.items():
+        if mark in "".join(header):
+            return f"; separate fields by commas, not {name}"
+    if any(re.match(_MUTATION, field) for field in header):
+        return "; there is no header: the first line must be id,mutations"
+    for wanted in COLUMNS:
+        others = [field for field in header if field not in COLUMNS]
+        if wanted not in header and (near := get_close_matches(wanted, map(str.lower, others), 1)):
+            given = next(field for field in others if field.lower() == near[0])
+            return f"; for {quote(given)}, did you mean {wanted}?"
+    return ""
 
 
 def parse(text: str) -> tuple[Mutation, ...]:

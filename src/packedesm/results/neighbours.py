@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,13 +13,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from packedesm.errors import Fault, UserError, plural
+from packedesm.errors import UserError, plural
 from packedesm.files import atomic_path
 from packedesm.outputs import LAST, OUTPUTS, RECORD
 from packedesm.paths import Paths
 from packedesm.results.approximate import Approximate, faiss
 from packedesm.results.nearest import Exact, Finder, Found, Vectors, nearest
+from packedesm.results.new_file import check_new_file
 from packedesm.results.reader import Results
+from packedesm.results.streams import standard_output
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,7 +82,7 @@ def add_command(commands: Any) -> None:
         help="of which layer, as the run was asked for it. Default: last.",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, help="file for the table (TSV). Default: standard output."
+        "-o", "--output", type=Path, help="new file for the table (TSV). Default: standard output."
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
@@ -204,17 +205,18 @@ def _check_same_model(search: Search, results: Results, asked: Results) -> None:
 
 
 def _column(folder: Path, name: str) -> pa.ChunkedArray:
-    from packedesm.sequences.arrow import read_columns
+    from packedesm.results.index_file import index_columns
 
-    return read_columns(Paths(folder).index, [name])[name]
+    return index_columns(Paths(folder).index, [name])[name]
 
 
 def _same_as(folder: Path) -> np.ndarray:
     """Return the row whose vector was copied to each, or its own: int64 (N,)."""
-    from packedesm.sequences.arrow import read_columns, to_numpy
+    from packedesm.results.index_file import index_columns
+    from packedesm.sequences.arrow import to_numpy
     from packedesm.sequences.index import embedded_as
 
-    return to_numpy(embedded_as(read_columns(Paths(folder).index, ["row", "duplicate_of"])))
+    return to_numpy(embedded_as(index_columns(Paths(folder).index, ["row", "duplicate_of"])))
 
 
 def _numbered(columns: list[pa.ChunkedArray]) -> list[np.ndarray]:
@@ -255,13 +257,8 @@ def _opened(output: Path | None) -> Iterator[TextIO]:
         ):
             yield table
         return
-    try:
-        yield sys.stdout
-        sys.stdout.flush()
-    except OSError as error:
-        if error.filename is not None:  # of a file that is read meanwhile
-            raise
-        raise Fault(f"standard output: {error.strerror}") from error
+    with standard_output() as table:
+        yield table
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -273,7 +270,7 @@ def _run(options: argparse.Namespace) -> None:
         options.k,
         options.approximate,
     )
-    if options.output is not None and options.output.is_dir():
-        raise UserError(f"{options.output}: is a folder; give a file with -o")
+    if options.output is not None:
+        check_new_file(options.output, *filter(None, (search.results, search.queries)))
     with _opened(options.output) as table:
         write_neighbours(search, table)

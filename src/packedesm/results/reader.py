@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from itertools import islice
@@ -76,18 +76,22 @@ class Results:
         """
         import pandas as pd  # here: every job and command imports this file, and few need a table
 
+        from packedesm.results.index_file import whole
         from packedesm.sequences.index import NULLABLE
 
-        index = pd.read_parquet(self._paths.index)
+        with whole(self._paths.index):
+            index = pd.read_parquet(self._paths.index)
         # Results of early versions do not tell pandas so.
         return index.astype({"duplicate_of": NULLABLE})
 
     @cached_property
     def ids(self) -> list[str]:
         """The records' ids, in input order."""
-        from packedesm.sequences.arrow import read_columns  # here: who knows the rows needs no ids
+        from packedesm.results.index_file import (
+            index_columns,  # here: who knows the rows needs no ids
+        )
 
-        return read_columns(self._paths.index, ["id"])["id"].to_pylist()
+        return index_columns(self._paths.index, ["id"])["id"].to_pylist()
 
     def array(
         self, output: str = "mean", layer: int | str | None = None, *, copy: bool = False
@@ -156,11 +160,15 @@ class Results:
         ------
         KeyError
             If there is none; the message names ids that are like it.
+        TypeError
+            If it is no text.
         """
+        if (kind := type(record_id).__name__) != "str" and not isinstance(record_id, str):
+            raise TypeError(f"an id is a text, not a {kind}; a row needs no search, it is one")
         try:
             return self._first_rows[record_id]
         except KeyError:
-            near = ", ".join(map(quote, _near(record_id, self.ids)))
+            near = ", ".join(map(quote, near_ids(record_id, self.ids)))
             said = f"no record has the id {quote(record_id)}" + (
                 f"; near it are {near}" * bool(near)
             )
@@ -278,26 +286,27 @@ class Results:
         return dict(zip(reversed(self.ids), range(len(self.ids) - 1, -1, -1), strict=True))
 
 
-def _near(wanted: str, ids: Sequence[str]) -> list[str]:
+def near_ids(wanted: str, ids: Sequence[str]) -> list[str]:
     """Return ids that somebody who wrote `wanted` may have meant, the likeliest first.
 
-    Of a million ids only those are compared letter by letter that begin or end as it does.
+    Capital letters are as good as small ones. Of a million ids only those are compared letter by
+    letter that begin or end as it does.
     """
     if not 1 < len(wanted) <= _LONGEST:
         return []
+    wanted = wanted.lower()
     half = len(wanted) // 2
-    begin, end, lower = wanted[:half], wanted[-half:], wanted.lower()
+    begin, end = wanted[:half], wanted[-half:]
+    lower = [other.lower() for other in ids]
+    pairs = list(zip(ids, lower, strict=True))
+    alike = ((o, low) for o, low in pairs if low.startswith(begin) or low.endswith(end))
 
-    def alike() -> Iterator[str]:
-        for other in ids:
-            if other.startswith(begin) or other.endswith(end) or other.lower() == lower:
-                yield other
-
-    whole = [i for i in islice((i for i in ids if wanted in i), _NEAR) if len(i) <= _LONGEST]
-    pool = {other for other in islice(alike(), _COMPARED) if len(other) <= _LONGEST}
-    inside = islice((i for i in ids if len(i) > 3 and i in wanted), _NEAR)
-    close = difflib.get_close_matches(wanted, sorted(pool), _NEAR)
-    return list(dict.fromkeys([*whole, *inside, *close]))[:_NEAR]
+    whole = islice((o for o, low in pairs if wanted in low), _NEAR)
+    inside = islice((o for o, low in pairs if len(low) > 3 and low in wanted), _NEAR)
+    pool = {low: o for o, low in islice(alike, _COMPARED) if len(low) <= _LONGEST}
+    close = map(pool.__getitem__, difflib.get_close_matches(wanted, sorted(pool), _NEAR))
+    found = (other for other in (*whole, *inside, *close) if len(other) <= _LONGEST)
+    return list(dict.fromkeys(found))[:_NEAR]
 
 
 def _is_of_format_1(manifest: Path) -> bool:

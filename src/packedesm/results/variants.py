@@ -5,27 +5,28 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from packedesm.alphabet import STANDARD
-from packedesm.errors import Fault, UserError, listed, quote
+from packedesm.errors import Fault, UserError, quote
 from packedesm.files import write_text
-from packedesm.paths import Paths
+from packedesm.paths import STANDARD_INPUT, Paths, named
+from packedesm.results.index_file import index_columns
 from packedesm.results.mutations import COLUMNS, Mutation, Variant, read_mutations
-from packedesm.results.reader import Results
-from packedesm.sequences.arrow import read_columns, to_numpy
+from packedesm.results.new_file import check_new_file
+from packedesm.results.reader import Results, near_ids
+from packedesm.results.streams import answer
+from packedesm.sequences.arrow import to_numpy
 
-_COMPARED = 20_000  # ids that are looked at for one that is near: more would take seconds
 _COLUMN = {letter: place for place, letter in enumerate(STANDARD)}
 
 
-def add_variants(commands: Any, answer: Callable[[str], None]) -> None:
-    """Add the command to a parser's subcommands; `answer` writes text to standard output."""
+def add_variants(commands: Any) -> None:
+    """Add the command to a parser's subcommands."""
     parser = commands.add_parser(
         "variants", help="score mutations by the masked marginals of a finished run"
     )
@@ -34,30 +35,25 @@ def add_variants(commands: Any, answer: Callable[[str], None]) -> None:
         "--mutations",
         required=True,
         metavar="CSV",
-        help="file with the columns id and mutations, such as A42G, or A42G:C50S for both together",
+        help="file with the columns id and mutations, such as A42G, or A42G:C50S for both "
+        "together; - is standard input",
     )
     parser.add_argument(
-        "-o", "--output", metavar="CSV", help="file for the scores; default: standard output"
+        "-o", "--output", metavar="CSV", help="new file for the scores; default: standard output"
     )
 
     def run(options: argparse.Namespace) -> None:
         output = None if options.output is None else Path(options.output)
         if output is not None:
-            _check_output(output, Path(options.results))
-        text = as_csv(score(Path(options.results), Path(options.mutations)))
+            check_new_file(output, Path(options.results))
+        given = STANDARD_INPUT if options.mutations == "-" else Path(options.mutations)
+        text = as_csv(score(Path(options.results), given))
         if output is None:
             answer(text.removesuffix("\n"))
         else:
             write_text(output, text)
 
     parser.set_defaults(run=run)
-
-
-def _check_output(output: Path, results: Path) -> None:
-    if output.is_dir():
-        raise UserError(f"{output}: is a folder; give -o a file")
-    if output.resolve().is_relative_to(results.resolve()):
-        raise UserError(f"{output}: lies in the folder of the results; give -o another place")
 
 
 def score(results: Path, mutations: Path) -> list[tuple[str, str, float]]:
@@ -92,7 +88,7 @@ def score(results: Path, mutations: Path) -> list[tuple[str, str, float]]:
         try:
             lines = records.lines(variant)
         except ValueError as error:
-            raise UserError(f"{mutations}, line {variant.line}: {error}") from None
+            raise UserError(f"{named(mutations)}, line {variant.line}: {error}") from None
         scores.append((variant.id, variant.text, _score(marginals, lines, variant.mutations)))
     return scores
 
@@ -131,7 +127,7 @@ class _Records:
                 f"{paths.residue_letters}: is missing, so wild types cannot be checked; make the "
                 "results again"
             )
-        index = read_columns(paths.index, ["id", "length", "embedded_length"])
+        index = index_columns(paths.index, ["id", "length", "embedded_length"])
         self._ids: list[str] = index["id"].to_pylist()
         # Backwards, so that the first of several records with one id wins.
         self._rows = {self._ids[row]: row for row in range(len(self._ids) - 1, -1, -1)}
@@ -147,8 +143,8 @@ class _Records:
     def _record(self, name: str) -> _Record:
         row = self._rows.get(name)
         if row is None:
-            near = get_close_matches(name, self._ids[:_COMPARED], 3)
-            hint = f"; near it are {listed(map(quote, near), len(near))}" if near else ""
+            near = ", ".join(map(quote, near_ids(name, self._ids)))
+            hint = f"; near it are {near}" if near else ""
             raise ValueError(f"no record of the results has the id {quote(name)}{hint}")
         first, stop = self._offsets[row : row + 2].tolist()
         return _Record(name, first, stop - first, int(self._lengths[row]))

@@ -13,6 +13,7 @@ from packedesm.sequences.advice import explain
 from packedesm.sequences.fasta import Block, clean
 
 _AT_ONCE = 1 << 16  # sequences; what is done to all of a block at once holds them twice
+_MISSING = ("None", "nan", "<NA>", "NaT")  # what Python, NumPy and pandas write for it
 
 
 def item(place: int, name: str) -> str:
@@ -51,8 +52,13 @@ def _pairs(sequences: Any) -> Iterator[tuple[str, Any]]:
     if hasattr(sequences, "columns"):
         raise UserError("sequences: a table has several columns; give the one with the sequences")
     if hasattr(sequences, "items"):
-        return ((str(name), text) for name, text in sequences.items())
+        return ((_id(name), text) for name, text in sequences.items())
     return ((str(place), text) for place, text in enumerate(sequences))
+
+
+def _id(name: Any) -> str:
+    """Return an id as a text, which is empty where it is missing."""
+    return "" if not isinstance(name, str) and str(name) in _MISSING else str(name)
 
 
 def _block(pairs: list[tuple[str, Any]], first: int) -> Block:
@@ -76,7 +82,7 @@ def _clean(name: str, text: Any) -> tuple[bytes, tuple[str, ...]]:
         advice = "give each sequence as a text of letters"
         if isinstance(text, (tuple, list)):
             advice = "of pairs of id and sequence make a mapping: dict(pairs)"
-        elif text is None or str(text) in ("nan", "<NA>", "NaT"):
+        elif str(text) in _MISSING:
             advice = "leave out what is missing"
         raise ValueError(f"is no sequence but a {type(text).__name__}; {advice}")
     body = text.encode(errors="surrogatepass").replace(b"\r\n", b"\n")
