@@ -90,7 +90,7 @@ def test_every_output_of_one_pass_is_fair_esms(run, oracle, sequences):
             else:
                 assert distance(found, numbers) <= FLOAT32, (name, array)
     verified = read_record(Paths(results.path).verification)
-    assert {record["output"] for record in verified["records"]} == set(results.arrays)
+    assert {record["array"] for record in verified["records"]} == set(results.arrays)
 
 
 def test_in_bfloat16_mean_vectors_of_every_layer_keep_their_bars(run, oracle, sequences):
@@ -113,5 +113,8 @@ def test_masked_outputs_of_five_proteins_are_those_of_a_plain_loop(run, oracle, 
     for row, sequence in enumerate(few.values()):
         expected = oracle.masked_arrays(sequence[:MOST])
         for array in ("masked_marginals", "pseudo_perplexity"):
-            found = of_record(results, array, row)
-            assert distance(found, expected[array]) <= FLOAT32, array
+            found, numbers = of_record(results, array, row), expected[array]
+            if array == "pseudo_perplexity":
+                # Of random weights it is 10^20: what it is the exponential of is compared.
+                found, numbers = np.log(found.astype(np.float64)), np.log(numbers)
+            assert distance(found, numbers) <= FLOAT32, array

@@ -89,9 +89,9 @@ def test_a_finished_shard_stands_for_the_same_job_alone(sample, caplog):
     assert caplog.messages[-1].endswith("run.json: is not the record of an embedding job")
 
 
-def finish(sample: Sample) -> None:
-    """Do what comes after the embedding jobs."""
-    paths, config = sample.paths, sample.config
+def finish(sample: Sample, **config) -> None:
+    """Do what comes after the embedding jobs, which had this besides in their configuration."""
+    paths, config = sample.paths, sample.config | config
     merge_shards(paths, 1, ["mean"])
     sample.write_reference(REST)
     options = replace(VerifyOptions.of(config), min_cosine=0.99, max_relative_l2=0.05)
@@ -334,7 +334,7 @@ def test_the_report_of_a_disturbed_run_tells_of_it_and_that_of_a_quiet_one_does_
     sample.stop_after(3, **SMALL_MEMORY)
     flip_a_bit(sample.commits()[0])
     sample.run(**SMALL_MEMORY)
-    finish(sample)
+    finish(sample, **SMALL_MEMORY)
     report = " ".join(sample.paths.report.read_text().split())
     told = read_json(sample.paths.metrics)["recoveries"]
     assert told["restarts"] == told["discarded_commits"] == 1

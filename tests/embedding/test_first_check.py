@@ -64,10 +64,11 @@ def test_layers_and_what_the_head_says_are_compared_and_verified(tmp_path):
         *("mean.layer0", "mean.layer2", "mean", "residue.layer0", "residue.layer2", "residue"),
         *("logits", "log_likelihood", "masked_marginals"),
     }
-    # The perplexity of the shortest with fair-esm's, and that of all but the one with an X with
-    # the run's own masked marginals.
-    told = {array["array"]: array["compared"] for array in verification["arrays"]}
-    assert told == dict.fromkeys(whole, 4) | {"pseudo_perplexity": 1 + 3}
+    told = {(a["array"], a["against"]): a["compared"] for a in verification["arrays"]}
+    # Perplexities with fair-esm's, and those of all but the one with an X with the run's own masked
+    # marginals too.
+    with_fair_esm = {(name, "reference"): 4 for name in (*whole, "pseudo_perplexity")}
+    assert told == with_fair_esm | {("pseudo_perplexity", "masked_marginals"): 3}
     assert verification["worst"]["relative_l2"] < 2e-6
     assert verification["not_compared"] == []
 
