@@ -89,6 +89,8 @@ def _record(paths: Paths, shard: int) -> None:
         records=0,
         residues=0,
         tokens=0,
+        masked_passes=0,
+        masked_tokens=0,
         checkpoint=Checkpoint("made", "", "", Geometry(1, WIDTH, 1), 0, "", True, False, False),
         options=EmbedOptions.of(CONFIG),
         plan=PLAN,
