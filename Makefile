@@ -92,23 +92,25 @@ $(TRITON)/.ready: $(READY) tests/requirements-kernels.txt
 	  --require-hashes --target $(TRITON) -r tests/requirements-kernels.txt
 	@touch $@
 
+# What a file of pinned requirements names, in the folder of the target.
+define INSTALL_BESIDE
+rm -rf $(@D)
+$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+  --require-hashes --target $(@D) -r $<
+@touch $@
+endef
+
 test-models: $(LIBRARIES:%=$(MODELS)/%/.ready)
 	PACKEDESM_TEST_MODELS=$(CURDIR)/$(MODELS) $(BIN)/python -m pytest tests/models
 
 $(MODELS)/%/.ready: tests/models/requirements-%.txt $(READY)
-	rm -rf $(@D)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
-	  --require-hashes --target $(@D) -r $<
-	@touch $@
+	$(INSTALL_BESIDE)
 
 test-extras: $(USED:%=$(EXTRAS)/%/.ready)
 	PACKEDESM_TEST_EXTRAS=$(CURDIR)/$(EXTRAS) $(BIN)/python -m pytest tests/extras
 
 $(EXTRAS)/%/.ready: tests/extras/requirements-%.txt $(READY)
-	rm -rf $(@D)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
-	  --require-hashes --target $(@D) -r $<
-	@touch $@
+	$(INSTALL_BESIDE)
 
 test-lesser-cpus: $(READY)
 	$(BIN)/python -m tests.lesser_cpus --numprocesses auto --maxprocesses 4 --dist loadscope

@@ -88,15 +88,9 @@ class Readout:
         the residue that was masked, of which `packedesm.embedding.masked` makes the
         pseudo-perplexity.
         """
-        assert self._model.language_head is not None
         hidden = self._model.forward_packed(**batch.inputs, attention=self._plan.attention)
-        parts = [
-            self._model.language_head(
-                hidden.index_select(0, at), self._model.embed_tokens.weight
-            ).log_softmax(1)
-            for at in batch.masked_tokens.split(_AT_ONCE)
-        ]
-        said = torch.cat(parts)
+        blocks = batch.masked_tokens.split(_AT_ONCE)
+        said = torch.cat([self._logits(hidden, at).log_softmax(1) for at in blocks])
         own = batch.masked_residues.long().unsqueeze(1)
         known = {
             MARGINALS: lambda: said[:, _STANDARD],
@@ -125,26 +119,28 @@ class Readout:
         wanted: list[str] = [name for name in _SAID if name in asked]
         if not wanted:
             return {}
-        parts = [self._said_of(hidden, batch, at, wanted) for at in self._blocks(batch)]
+        blocks = batch.residue_tokens.split(_AT_ONCE)
+        parts = [self._said_of(hidden, batch, at, wanted) for at in blocks]
         said: dict[str, torch.Tensor] = {}
         for name in wanted:
             lines = over_residues(torch.cat([part[name] for part in parts]), batch)
             said[name] = lines.to(getattr(torch, asked[name].dtype(self._plan.output_dtype)))
         return said
 
-    def _blocks(self, batch: PackedBatch) -> Sequence[torch.Tensor]:
-        return batch.residue_tokens.split(_AT_ONCE)
-
     def _said_of(
         self, hidden: torch.Tensor, batch: PackedBatch, at: torch.Tensor, wanted: Sequence[str]
     ) -> dict[str, torch.Tensor]:
         """Return logits (K, 33) and log likelihoods (K,) of the tokens `at` (K,), float32."""
-        assert self._model.language_head is not None
-        logits = self._model.language_head(
-            hidden.index_select(0, at), self._model.embed_tokens.weight
-        )
+        logits = self._logits(hidden, at)
         said: dict[str, torch.Tensor] = {"logits": logits}
         if "log_likelihood" in wanted:
             own = batch.input_ids.index_select(0, at).long().unsqueeze(1)
             said["log_likelihood"] = logits.log_softmax(1).gather(1, own).squeeze(1)
         return {name: tensor for name, tensor in said.items() if name in wanted}
+
+    def _logits(self, hidden: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        """Return the logits (K, 33) of the tokens `at` (K,), float32."""
+        assert self._model.language_head is not None
+        return self._model.language_head(
+            hidden.index_select(0, at), self._model.embed_tokens.weight
+        )
