@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 import shutil
 from collections.abc import Collection, Iterable, Sequence
@@ -33,6 +32,7 @@ from packedesm.results.exports.record import (
 )
 from packedesm.results.exports.sequences import fasta_files, sequences
 from packedesm.results.exports.source import Source
+from packedesm.results.new_file import check_new_file, expect_free
 from packedesm.results.reader import Results
 from packedesm.sequences.arrow import read_columns
 
@@ -150,15 +150,13 @@ def _targets(
         _expect_free(_places(targets.values()), recorded(paths, format.name))
         return targets
     as_file = bool(place.suffix) and not place.is_dir()
-    parent = place.resolve().parent if as_file else place.resolve()
-    if parent.is_relative_to(results.path.resolve()) and not parent.is_relative_to(root.resolve()):
-        raise UserError(f"{place}: lies among the results; give another place with -o")
+    targets = {name: place if as_file else place / name for name in files}
+    remove_left_behind(place.parent if as_file else place)
+    for path in _places(targets.values()):
+        check_new_file(path, results.path, make_folder=True)
     if as_file and (format.several or len(files) > 1):
         one = "" if format.several else ", or one array with --arrays"
         raise UserError(f"{place}: this export is {', '.join(files)}; name a folder with -o{one}")
-    remove_left_behind(parent)
-    targets = {name: place if as_file else place / name for name in files}
-    _expect_free(_places(targets.values()))
     return targets
 
 
@@ -170,8 +168,8 @@ def _places(targets: Iterable[Path]) -> list[Path]:
 def _expect_free(places: Iterable[Path], own: Collection[Path] = ()) -> None:
     """Raise UserError if something is there that is not of an earlier export."""
     for path in places:
-        if os.path.lexists(path) and path not in own:
-            raise UserError(f"{path}: is there already; remove it, or give another place with -o")
+        if path not in own:
+            expect_free(path)
 
 
 def _name(results: Results, asked: str) -> str:
