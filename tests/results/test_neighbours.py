@@ -196,3 +196,20 @@ def test_many_proteins_are_searched_approximately_unless_it_is_said_otherwise(
     assert "every pair of 6 proteins takes long" in line
     assert line.endswith("or say --exact")
     assert listed(capsys, results, "--exact") == expected
+
+
+@pytest.mark.parametrize("count", [1, 6, 38, 39, 77, 78, 120])
+def test_few_proteins_are_searched_approximately_without_a_word_of_faiss(tmp_path, capfd, count):
+    pytest.importorskip("faiss")
+    results = write_results(tmp_path / "r", rng.standard_normal((count, 8)).astype(np.float32))
+    assert main(["neighbours", str(results), "-k", "3", "--approximate"]) == 0
+    found, said = capfd.readouterr()
+    assert "WARNING" not in said
+    assert main(["neighbours", str(results), "-k", "3", "--exact"]) == 0
+    assert found == capfd.readouterr().out
+
+
+def test_where_all_vectors_point_nowhere_an_approximate_search_finds_nobody(tmp_path, capsys):
+    pytest.importorskip("faiss")
+    results = write_results(tmp_path / "r", np.zeros((3, 8), np.float32))
+    assert listed(capsys, results, "--approximate") == []
