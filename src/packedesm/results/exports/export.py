@@ -223,13 +223,12 @@ def _tell_changed(results: Results) -> None:
 
 
 def _unchanged(results: Results, arrays: Sequence[Array]) -> ExitStack:
-    """Return what raises Damaged at its end if one of the arrays is not as the run wrote it."""
+    """Return what raises Damaged at its end if index or arrays are not as the run wrote them."""
     stack = ExitStack()
-    digests = results.manifest.get("sha256", {})
-    for array in arrays:
-        name = f"{array.name}.npy"
-        if name in digests:
-            stack.enter_context(reading(results.path / name, sha256=digests[name]))
+    paths, digests = Paths(results.path), results.manifest.get("sha256", {})
+    for path in (paths.index, *(paths.array(array.name) for array in arrays)):
+        if path.name in digests:
+            stack.enter_context(reading(path, sha256=digests[path.name]))
     return stack
 
 
