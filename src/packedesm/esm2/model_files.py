@@ -9,6 +9,7 @@ from typing import Any
 
 from packedesm.errors import UserError
 from packedesm.esm2.other_models import ADAPTER, other_files
+from packedesm.outputs import REGRESSION
 
 _JSON_BYTES = 10_000_000  # the index of the largest model has 300,000
 
@@ -35,7 +36,7 @@ def regression_file(path: Path) -> Path:
 
     That is where fair-esm looks for it: ``NAME-contact-regression.pt`` beside ``NAME.pt``.
     """
-    return path.with_name(f"{path.stem}-contact-regression.pt")
+    return path.with_name(f"{path.stem}{REGRESSION}")
 
 
 def model_path(files: Sequence[str | Path]) -> Path:
