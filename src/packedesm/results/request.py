@@ -147,9 +147,10 @@ class Request:
         # Weights that are gone after a run have no digest: then the name has to do.
         if weights[0] != weights[1] and (weights[0] or self.model != other.model):
             found.append("the model is another one")
-        now, before = (request._model_digests(regression=True) for request in (self, other))
+        regression = [request._model_digests(regression=True) for request in (self, other)]
         # Where contacts were not asked for, that they are is what is told below.
-        if now and now != before and "contacts" in other.options.get("outputs", ()):
+        contacts = regression[0] and "contacts" in other.options.get("outputs", ())
+        if contacts and regression[0] != regression[1]:
             found.append(f"{self.weights[-1].path} is another one, which contacts come from")
         for key in sorted(self.options.keys() | other.options.keys()):
             now, before = self.options.get(key), other.options.get(key)
