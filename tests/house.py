@@ -22,8 +22,9 @@ ROOMS = {
         *("sequences", "packing", "esm2", "device"),
         *("reference.vectors", "reference.comparison"),
     ),
-    # Of embedding only what tells of finished packs and jobs: it loads no torch.
-    "results": ("sequences", "embedding.record", "reference.vectors"),
+    # Of embedding only what tells of finished packs and jobs: it loads no torch. Of the model only
+    # what its files are called.
+    "results": ("sequences", "esm2.model_files", "embedding.record", "reference.vectors"),
     "report": (
         *("sequences", "packing", "esm2", "embedding.pack", "embedding.record"),
         *("reference.vectors", "reference.comparison"),

@@ -20,8 +20,6 @@ MARGINALS, PERPLEXITY = "masked_marginals", "pseudo_perplexity"
 
 # What outputs come from, besides the encoder.
 LANGUAGE_HEAD, CONTACT_HEAD = "language head", "contact head"
-REGRESSION = "-contact-regression.pt"
-"""How the name of a contact head's file ends, which lies beside that of its model."""
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,9 @@
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from packedesm.errors import Damaged
-from packedesm.sequences.arrow import numbers, read_columns, texts, to_numpy
+from packedesm.sequences.arrow import numbers, texts, to_numpy
 
 
 @pytest.mark.parametrize("dtype", ["int32", "int64", "float64"])
@@ -37,21 +35,3 @@ def test_texts_are_those_that_were_given(values):
     column = texts(values)
     column.validate(full=True)
     assert column.equals(pa.array(values, pa.string()))
-
-
-@pytest.mark.parametrize("damage", ["no Parquet", "cut", "another column", "gone"])
-def test_a_file_that_is_not_as_it_was_written_is_told_by_name(tmp_path, damage):
-    path = tmp_path / "index.parquet"
-    pq.write_table(pa.table({"row": [1, 2]}), path)
-    assert read_columns(path, ["row"])["row"].to_pylist() == [1, 2]
-    column = "row"
-    if damage == "no Parquet":
-        path.write_bytes(b"no Parquet")
-    elif damage == "cut":
-        path.write_bytes(path.read_bytes()[:-1])
-    elif damage == "gone":
-        path.unlink()
-    else:
-        column = "length"
-    with pytest.raises(Damaged, match=f"^{path}: is (not as it was written|gone)"):
-        read_columns(path, [column])

@@ -9,7 +9,9 @@ from typing import Any
 
 from packedesm.errors import UserError
 from packedesm.esm2.other_models import ADAPTER, other_files
-from packedesm.outputs import REGRESSION
+
+REGRESSION = "-contact-regression.pt"
+"""How the name of a contact head's file ends, which lies beside that of its model."""
 
 _JSON_BYTES = 10_000_000  # the index of the largest model has 300,000
 

@@ -205,17 +205,18 @@ def _check_same_model(search: Search, results: Results, asked: Results) -> None:
 
 
 def _column(folder: Path, name: str) -> pa.ChunkedArray:
-    from packedesm.sequences.arrow import read_columns
+    from packedesm.results.index_file import index_columns
 
-    return read_columns(Paths(folder).index, [name])[name]
+    return index_columns(Paths(folder).index, [name])[name]
 
 
 def _same_as(folder: Path) -> np.ndarray:
     """Return the row whose vector was copied to each, or its own: int64 (N,)."""
-    from packedesm.sequences.arrow import read_columns, to_numpy
+    from packedesm.results.index_file import index_columns
+    from packedesm.sequences.arrow import to_numpy
     from packedesm.sequences.index import embedded_as
 
-    return to_numpy(embedded_as(read_columns(Paths(folder).index, ["row", "duplicate_of"])))
+    return to_numpy(embedded_as(index_columns(Paths(folder).index, ["row", "duplicate_of"])))
 
 
 def _numbered(columns: list[pa.ChunkedArray]) -> list[np.ndarray]:

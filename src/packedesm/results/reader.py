@@ -78,7 +78,7 @@ class Results:
         """
         import pandas as pd  # here: every job and command imports this file, and few need a table
 
-        from packedesm.sequences.arrow import whole
+        from packedesm.results.index_file import whole
         from packedesm.sequences.index import NULLABLE
 
         with whole(self._paths.index):
@@ -89,9 +89,11 @@ class Results:
     @cached_property
     def ids(self) -> list[str]:
         """The records' ids, in input order."""
-        from packedesm.sequences.arrow import read_columns  # here: who knows the rows needs no ids
+        from packedesm.results.index_file import (
+            index_columns,  # here: who knows the rows needs no ids
+        )
 
-        return read_columns(self._paths.index, ["id"])["id"].to_pylist()
+        return index_columns(self._paths.index, ["id"])["id"].to_pylist()
 
     def array(
         self, output: str = "mean", layer: int | str | None = None, *, copy: bool = False

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from packedesm.errors import Damaged, UserError
+from packedesm.esm2.model_files import REGRESSION
 from packedesm.files import read_record, write_record
-from packedesm.outputs import REGRESSION
 from packedesm.results.inputs import Input, check_read
 from packedesm.versions import versions
 

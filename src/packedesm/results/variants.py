@@ -15,11 +15,12 @@ from packedesm.alphabet import STANDARD
 from packedesm.errors import Fault, UserError, quote
 from packedesm.files import write_text
 from packedesm.paths import STANDARD_INPUT, Paths, named
+from packedesm.results.index_file import index_columns
 from packedesm.results.mutations import COLUMNS, Mutation, Variant, read_mutations
 from packedesm.results.new_file import check_new_file
 from packedesm.results.reader import Results, near_ids
 from packedesm.results.streams import answer
-from packedesm.sequences.arrow import read_columns, to_numpy
+from packedesm.sequences.arrow import to_numpy
 
 _COLUMN = {letter: place for place, letter in enumerate(STANDARD)}
 
@@ -126,7 +127,7 @@ class _Records:
                 f"{paths.residue_letters}: is missing, so wild types cannot be checked; make the "
                 "results again"
             )
-        index = read_columns(paths.index, ["id", "length", "embedded_length"])
+        index = index_columns(paths.index, ["id", "length", "embedded_length"])
         self._ids: list[str] = index["id"].to_pylist()
         # Backwards, so that the first of several records with one id wins.
         self._rows = {self._ids[row]: row for row in range(len(self._ids) - 1, -1, -1)}

@@ -6,16 +6,12 @@ with pandas, and import it to find out: a quarter of a second in every step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from packedesm.errors import Damaged
-from packedesm.files import damaged
 
 
 def numbers(array: np.ndarray, missing: np.ndarray | None = None) -> pa.Array:
@@ -43,29 +39,5 @@ def to_numpy(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 
 def read_columns(path: Path, columns: Iterable[str]) -> pa.Table:
-    """Read some columns of a Parquet file; raises as `whole`, also if it lacks one."""
-    columns = list(columns)
-    with whole(path):
-        table = pq.ParquetFile(path).read(columns=columns)
-    if not set(columns) <= set(table.column_names):
-        raise damaged(path)
-    return table
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[None]:
-    """Let the block read a Parquet file.
-
-    Raises
-    ------
-    Damaged
-        If the file is not as it was written, or gone.
-    """
-    try:
-        yield
-    except FileNotFoundError:
-        raise Damaged(f"{path}: is gone; run again") from None
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # not of its content
-            raise
-        raise damaged(path) from error
+    """Read some columns of a Parquet file."""
+    return pq.ParquetFile(path).read(columns=list(columns))

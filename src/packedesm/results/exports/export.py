@@ -32,9 +32,9 @@ from packedesm.results.exports.record import (
 )
 from packedesm.results.exports.sequences import fasta_files, sequences
 from packedesm.results.exports.source import Source
+from packedesm.results.index_file import index_columns
 from packedesm.results.new_file import check_new_file, expect_free
 from packedesm.results.reader import Results
-from packedesm.sequences.arrow import read_columns
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +212,7 @@ def _source(results: Results, format: Format, asked: Asked, arrays: Sequence[Arr
 
 def _tell_changed(results: Results) -> None:
     """Warn of records whose key is not that of the letters in their file."""
-    flags = read_columns(Paths(results.path).index, ["flags"])["flags"].to_pylist()
+    flags = index_columns(Paths(results.path).index, ["flags"])["flags"].to_pylist()
     changed = sum(not _CHANGED.isdisjoint(text.split(",")) for text in flags)
     if changed:
         logger.warning(

@@ -18,7 +18,8 @@ from packedesm.outputs import Array
 from packedesm.paths import Paths
 from packedesm.progress import Progress
 from packedesm.results.exports.source import Source
-from packedesm.sequences.arrow import numbers, whole
+from packedesm.results.index_file import whole
+from packedesm.sequences.arrow import numbers
 
 _GROUP_BYTES = 1 << 25  # of vectors, in one group of rows: what readers hold at once
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from packedesm.errors import UserError
 from packedesm.paths import STANDARD_INPUT, Paths
+from packedesm.results.index_file import index_columns
 from packedesm.results.reader import Results
-from packedesm.sequences.arrow import read_columns
 from packedesm.sequences.fasta import read_blocks
 
 
@@ -69,5 +69,5 @@ def _others(names: str, what: str) -> UserError:
 
 
 def _digests(index: Path) -> Iterator[str]:
-    for chunk in read_columns(index, ["sha256"])["sha256"].chunks:
+    for chunk in index_columns(index, ["sha256"])["sha256"].chunks:
         yield from chunk.to_pylist()

@@ -12,8 +12,9 @@ import numpy as np
 from packedesm.outputs import RECORD, Array
 from packedesm.paths import Paths
 from packedesm.results.exports.sequences import sequences
+from packedesm.results.index_file import index_columns
 from packedesm.results.reader import Results
-from packedesm.sequences.arrow import read_columns, to_numpy
+from packedesm.sequences.arrow import to_numpy
 
 BLOCK_BYTES = 1 << 24  # of an array that are held in memory at once
 
@@ -125,7 +126,7 @@ class Source:
     def lengths(self, *, embedded: bool) -> np.ndarray:
         """Return the residues of each record, or those that were embedded: int64 (N,)."""
         column = "embedded_length" if embedded else "length"
-        index = read_columns(Paths(self.results.path).index, [column])
+        index = index_columns(Paths(self.results.path).index, [column])
         return to_numpy(index[column]).astype(np.int64)
 
     def _array(self, array: Array) -> np.ndarray:
