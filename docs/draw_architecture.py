@@ -60,7 +60,7 @@ COLOURS = {
     "commands": "#a6702e",
 }
 
-WIDTH = 1080
+WIDTH = 1270
 EDGE = 24  # of the picture
 WAY = 112  # x of the data's way
 LEFT, RIGHT = 214, 852  # of the rooms

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from docs.draw_architecture import COLOURS, DOES, GIVES, LENDS, PICTURE, drawing
+from docs.draw_architecture import COLOURS, DOES, EDGE, GIVES, LENDS, PICTURE, WIDTH, drawing
 from tests.house import ROOMS, House
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,6 +19,12 @@ def test_the_picture_is_that_of_the_code():
     # Compared as a whole: pytest's account of two long texts takes minutes.
     same = PICTURE.read_text() == drawing(House(SOURCE))
     assert same, "the code has changed since docs/architecture.svg was drawn: make architecture"
+
+
+def test_nothing_in_the_picture_lies_beyond_its_edge():
+    picture = ElementTree.fromstring(PICTURE.read_text())
+    counts = [int(count.get("x")) for count in picture.findall(".//*[@class='count']")]
+    assert counts and max(counts) < WIDTH - EDGE
 
 
 def test_the_picture_says_of_every_room_what_it_does_and_gives():

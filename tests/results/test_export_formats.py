@@ -10,6 +10,8 @@ import pytest
 import packedesm
 from packedesm.cli import main
 from packedesm.esm2.registry import TINY
+from packedesm.files import file_digest, read_record, write_record
+from packedesm.paths import Paths
 from packedesm.results.exports import configured, formats
 from tests.results.conftest import MAX_LENGTH, RECORDS
 
@@ -219,7 +221,11 @@ def test_the_table_has_groups_of_rows_whatever_those_of_the_index_are(own, monke
 
     from packedesm.results.exports import parquet
 
-    pq.write_table(pq.read_table(own / "index.parquet"), own / "index.parquet", row_group_size=2)
+    paths = Paths(own)
+    pq.write_table(pq.read_table(paths.index), paths.index, row_group_size=2)
+    manifest = read_record(paths.manifest)
+    manifest["sha256"][paths.index.name] = file_digest(paths.index)
+    write_record(paths.manifest, manifest)
     monkeypatch.setattr(parquet, "_GROUP_BYTES", 3 * 4 * 64)
     path = tmp_path / "x.parquet"
     arguments = ["export", str(own), "--format", "parquet", "--arrays", "mean"]
