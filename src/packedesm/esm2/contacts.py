@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from packedesm.esm2.heads import Float32Head
+from packedesm.esm2.float32 import Float32Head
 from packedesm.esm2.steps import rotate
 
 # Peak memory of a pack for each two residues of a protein, (i, j) and (j, i) counted apart: what is

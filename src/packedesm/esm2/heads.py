@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Self
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from packedesm.esm2.float32 import Float32Head
 from packedesm.esm2.geometry import VOCABULARY
 
 PREFIX = "encoder.lm_head."  # of its weights in fair-esm's files
 WEIGHTS = ("dense.weight", "dense.bias", "layer_norm.weight", "layer_norm.bias", "bias")
-
-
-class Float32Head(nn.Module):
-    """A head that stays float32 when the model that it belongs to is cast, as by ``half()``.
-
-    It is small beside the encoder, and half precision would tell few of its numbers apart.
-    """
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        def move(tensor: torch.Tensor) -> torch.Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        return super()._apply(move, recurse)
 
 
 class LanguageModelHead(Float32Head):
