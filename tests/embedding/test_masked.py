@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from packedesm.embedding.cost import in_words, job_flops, masked_cost
+from packedesm.device import token_budget
+from packedesm.embedding import cost
+from packedesm.embedding.cost import (
+    in_words,
+    job_flops,
+    masked_flops,
+    masked_seconds,
+    passes_left,
+)
 from packedesm.embedding.fallback import Fallback, Means
 from packedesm.embedding.lane import CpuLane
 from packedesm.embedding.masked import pseudo_perplexity
@@ -371,20 +379,47 @@ def test_the_cost_of_a_job_counts_every_pass(sharp, shard):
     items = Job(sharp, paths, arrays=("mean", *MASKED)).items
     passes = [5, 12, *[5] * 3, *[12] * 10]
     assert job_flops(geometry, items) == geometry.flops(passes)
-    assert masked_cost(items, geometry, [], None) == (13, None)
-    left, seconds = masked_cost(items, geometry, [], 1e6)
-    assert left == 13
-    assert seconds == pytest.approx(geometry.flops(passes[2:]) / 0.6e6)
+    assert passes_left(items, []) == (13, 135)
     done = [
         SimpleNamespace(masked=1, records=3, tokens=15),
         SimpleNamespace(masked=0, records=2, tokens=17),
     ]
-    left, less = masked_cost(items, geometry, done, 1e6)
-    assert left == 10
-    assert less == pytest.approx(seconds * 120 / 135)
+    assert passes_left(items, done) == (10, 120)
+    runner = SimpleNamespace(model=sharp.model, plan=embed_plan(token_budget=24))
+    assert masked_seconds(runner, items, 135, None) is None
+    usual = masked_seconds(runner, items, 135, 1e6)
+    assert usual == pytest.approx(sharp.geometry.flops(passes[2:]) / 0.6e6)
+    assert masked_seconds(runner, items, 120, 1e6) == pytest.approx(usual * 120 / 135)
     only = Job(sharp, paths, arrays=MASKED).items
     assert job_flops(geometry, only) == geometry.flops(passes[2:])
     assert job_flops(geometry, Job(sharp, paths, arrays=("mean",)).items) == geometry.flops([5, 12])
+
+
+def test_a_long_job_measures_what_its_passes_take(sharp, shard, monkeypatch):
+    sequences = ["MKVLAWGIRE" * n for n in (3, 9, 14, 20)]
+    items = Job(sharp, shard(*sequences), arrays=MASKED).items
+    plan = embed_plan(token_budget=204)
+    runner = SimpleNamespace(model=sharp.model, plan=plan, device=torch.device("cpu"))
+    timed = []
+    forward = token_budget.forward_seconds
+
+    def slowed(model, attention, lengths, **how):
+        timed.append(lengths)
+        assert forward(model, attention, lengths, **how) > 0
+        return model.geometry.flops(lengths) / 1e6
+
+    monkeypatch.setattr(cost, "forward_seconds", slowed)
+    whole = items.counts()["masked_tokens"]
+    flops = masked_flops(sharp.geometry, items)
+    assert masked_seconds(runner, items, whole, 1e9) == pytest.approx(flops / 1e6)
+    assert masked_seconds(runner, items, whole, None) == pytest.approx(flops / 1e6)
+    assert 100 * sum(map(sum, timed[:3])) <= whole
+    assert {length for pack in timed for length in pack} <= {32, 92, 142, 202}
+    timed.clear()  # what is left is not worth it
+    assert masked_seconds(runner, items, whole // 100, 1e9) == pytest.approx(
+        whole // 100 / whole * flops / 0.6e9
+    )
+    assert not timed
 
 
 def test_the_cost_in_words():

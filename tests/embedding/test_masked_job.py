@@ -18,7 +18,7 @@ from packedesm.files import file_digest, read_json, read_record
 from packedesm.options import ShardOptions
 from packedesm.paths import Paths
 from packedesm.pipeline import _passed
-from packedesm.reference import step
+from packedesm.reference import whole_proteins
 from packedesm.results.merge import merge_shards
 from tests.jobs import Sample
 from tests.sharp import computing_wrong
@@ -163,7 +163,7 @@ def test_without_vectors_no_record_goes_through_the_model_itself(run, fasta, tmp
 def test_a_run_without_vectors_reports_what_it_made_and_what_was_verified(
     fasta, tmp_path, checkpoints, monkeypatch
 ):
-    monkeypatch.setattr(step, "_MOST", 3 + 5 + 10)
+    monkeypatch.setattr(whole_proteins, "_MOST", 3 + 5 + 10)
     asked = ("--token-budget", "24", "--verify-sequences", "10")
     alone = Run(fasta, tmp_path / "out", checkpoints, ["pseudo_perplexity"], *asked)
     verification = read_record(Paths(alone.folder).verification)

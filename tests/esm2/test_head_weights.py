@@ -97,16 +97,34 @@ def test_heads_that_nobody_asks_for_are_not_read(small, heads):
     assert not read(small).heads
 
 
-def test_half_precision_of_the_model_leaves_float32_where_it_tells(small, heads):
+@pytest.mark.parametrize("loaded", ["float32", "bfloat16"])
+def test_heads_stay_float32_where_the_model_is_half_precision(small, heads, loaded):
     record = prepare(str(small), "auto", BOTH)
-    model = load_model(record, torch.bfloat16, CPU, BOTH)
-    head, contact = model.language_head, model.contact_head
-    assert head.dense.weight.dtype == head.dense.bias.dtype == torch.bfloat16
-    assert head.bias.dtype == head.layer_norm.weight.dtype == torch.float32
-    assert contact.weight.dtype == contact.bias.dtype == torch.float32
-    hidden = torch.randn(3, SMALL.width, dtype=torch.bfloat16)
-    assert head(hidden, model.embed_tokens.weight).dtype == torch.float32
+    model = load_model(record, getattr(torch, loaded), CPU, BOTH).bfloat16()
+    assert model.embed_tokens.weight.dtype == torch.bfloat16
+    language, contact = model.language_head, model.contact_head
+    for name, tensor in language.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, heads[f"lm_head.{name}"])
+    assert torch.equal(contact.weight.flatten(), heads["contact_head.regression.weight"][0])
+    assert contact.bias.dtype == torch.float32
     assert not any(p.requires_grad for p in model.parameters())
+    # To move them is no cast.
+    assert {p.device.type for p in model.to("meta").parameters()} == {"meta"}
+
+
+def test_logits_of_half_precision_lack_nothing_but_what_the_encoder_rounds(small, heads):
+    record = prepare(str(small), "auto", BOTH)
+    whole = load_model(record, torch.float32, CPU, BOTH)
+    half = load_model(record, torch.bfloat16, CPU, BOTH)
+    hidden = torch.randn(3, SMALL.width, generator=torch.Generator().manual_seed(1)).bfloat16()
+    expected = whole.language_head(hidden, whole.embed_tokens.weight)
+    found = half.language_head(hidden, half.embed_tokens.weight)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    # What was put in their place since is taken as it is.
+    half.float().embed_tokens.weight.zero_()
+    found = half.language_head(hidden, half.embed_tokens.weight)
+    assert torch.equal(found, half.language_head.bias.expand(3, -1))
 
 
 def test_what_is_used_of_the_heads_is_told(small, heads, caplog):

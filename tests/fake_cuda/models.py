@@ -23,10 +23,15 @@ def fake_model(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> 
     return model.requires_grad_(False).eval()
 
 
-def fake_pack(windows: list[list[tuple[int, int]]], device: torch.device) -> PackedBatch:
-    """Return a pack of records with these windows of residues each."""
+def fake_pack(
+    windows: list[list[tuple[int, int]]], device: torch.device, masked: int | None = None
+) -> PackedBatch:
+    """Return a pack of records with these windows of residues each.
+
+    Or of copies of them, in which the residue at the place `masked` is.
+    """
     proteins = [
-        Protein(row, b"A" * max(end for _, end in spans), spans)
+        Protein(row, b"A" * max(end for _, end in spans), spans, masked)
         for row, spans in enumerate(windows)
     ]
     with unset_fake_temporarily():

@@ -12,16 +12,22 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from packedesm.embedding import readout
 from packedesm.embedding.pooling import pool
+from packedesm.embedding.readout import Readout
 from packedesm.esm2.attention import PREFERENCE, unavailable_reason
 from packedesm.esm2.contacts import ContactHead, Contacts, Taps
 from packedesm.esm2.geometry import Geometry
+from packedesm.esm2.heads import LanguageModelHead
 from packedesm.esm2.model import KERNELS, PackedESM2
 from packedesm.esm2.registry import DEMO, MODELS, TINY
+from packedesm.outputs import OUTPUTS as EVERY
+from packedesm.outputs import Array, array_names
 from tests.fake_cuda.attention import install_stand_ins
 from tests.fake_cuda.kernels import kernels_stood_in
 from tests.fake_cuda.models import fake_model, fake_pack, whole
 from tests.fake_cuda.observed import Watched
+from tests.typed import embed_plan
 
 PUBLISHED = {name: geometry for name, geometry in MODELS.items() if name not in (TINY, DEMO)}
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -32,6 +38,7 @@ PACKS = {
 }
 EXTREMES = {"one": whole(1), "longest": whole(35_000)}
 OUTPUTS = [["mean"], ["cls"], ["max"], ["residue"], ["mean", "cls", "max", "residue"]]
+ARRAYS = array_names(EVERY, [0, "last"], 2)
 OUTPUT_DTYPES = ["float16", "float32", "float16", "float32", "float16"]
 
 
@@ -105,6 +112,38 @@ def test_contacts_wait_for_nothing(hopper, dtype, kernels):
             found = contacts.probabilities()
     assert found.shape == (61 * 62 // 2 + 40 * 41 // 2 + 1,)
     assert (found.dtype, found.device) == (torch.float32, hopper)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("pack", "masked"), [("plain", None), ("windows", None), ("plain", 0)])
+def test_all_that_is_kept_of_a_pack_waits_for_nothing(hopper, monkeypatch, dtype, pack, masked):
+    monkeypatch.setattr(readout, "_AT_ONCE", 16)  # several blocks
+    geometry = replace(PUBLISHED["esm2_t33_650M_UR50D"], layers=2)
+    with FakeTensorMode(), torch.no_grad():
+        model, batch = fake_model(geometry, dtype, hopper), fake_pack(PACKS[pack], hopper, masked)
+        with hopper:
+            model.language_head = LanguageModelHead(geometry.width)
+        model.language_head.complete(torch.empty(33, geometry.width, device=hopper), dtype)
+        empty = partial(torch.empty, device=hopper)
+        model.contact_head = ContactHead(empty(geometry.layers, geometry.heads), empty(1))
+        names = [name for name in ARRAYS if pack == "plain" or name != "contacts"]
+        plan = embed_plan(
+            arrays=tuple(names),
+            dtype=str(dtype).removeprefix("torch."),
+            output_dtype="float16",
+            attention=fitting(geometry, dtype, hopper)[0],
+        )
+        of = Readout(model, plan).of
+        with Watched(hopper):
+            found = of(batch)
+    made = {name for name in names if Array.named(name).masked is (masked is not None)}
+    assert found.keys() == made
+    for name, tensor in found.items():
+        array = Array.named(name)
+        assert tensor.device == hopper
+        assert tensor.dtype == getattr(torch, array.dtype("float16"))
+        lines = len(batch.rows) if masked is not None else int(array.lines(batch.residues).sum())
+        assert tensor.shape == (lines, *array.line(geometry.width))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -19,6 +19,7 @@ from packedesm.esm2.registry import MODELS, TINY
 from packedesm.notebook.check import PROTEINS
 from packedesm.progress import telling
 from packedesm.reference.model import Reference
+from tests.fair_esm_says import write_model
 from tests.sharp import GEOMETRY, computing_wrong, write_large, write_sharp
 
 SEQUENCES = list(PROTEINS.values())
@@ -111,6 +112,16 @@ def test_it_moves_as_any_module_and_is_embedded_with_as_it_is_now(model):
     assert model.forward_packed(packedesm.pack(SEQUENCES)).dtype == torch.bfloat16
     assert "esm2.layers.0.qkv.weight" in model.state_dict()
     assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_a_model_that_is_cast_says_what_it_said(tmp_path):
+    path = write_model(tmp_path, Geometry(layers=2, width=64, heads=4))
+    model, asked = packedesm.load_model(path, device="cpu", check=False), ("logits", "contacts")
+    before = model.embed(SEQUENCES, asked, output_dtype="float32")
+    after = model.bfloat16().embed(SEQUENCES, asked, output_dtype="float32")
+    for name, most in (("logits", 0.03), ("contacts", 0.05)):
+        expected = before.array(name)
+        assert np.linalg.norm(after.array(name) - expected) <= most * np.linalg.norm(expected)
 
 
 def test_float32_is_read_again_unless_the_weights_are_others(model):

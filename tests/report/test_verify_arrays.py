@@ -14,7 +14,7 @@ from packedesm.files import combined, file_digest, write_record
 from packedesm.options import ReferenceOptions, VerifyOptions
 from packedesm.outputs import OUTPUTS, Array, array_names
 from packedesm.paths import Paths
-from packedesm.reference import step
+from packedesm.reference import whole_proteins
 from packedesm.reference.comparison import Limits, compare
 from packedesm.reference.step import write_reference
 from packedesm.reference.vectors import PARTS, ReferenceVectors
@@ -139,7 +139,7 @@ def test_true_arrays_pass_and_each_is_told(paths):
 def test_all_places_of_the_shortest_are_masked_and_few_of_others(
     paths, monkeypatch, passes, places
 ):
-    monkeypatch.setattr(step, "_MOST", passes)
+    monkeypatch.setattr(whole_proteins, "_MOST", passes)
     for path in (paths.work / "reference").iterdir():
         path.unlink()
     again(paths, NAMES)
@@ -264,7 +264,7 @@ def test_float16_files_pass_with_their_rounding(paths):
 
 
 def test_a_perplexity_alone_is_that_of_the_shortest_and_told_if_too_long(paths, monkeypatch):
-    monkeypatch.setattr(step, "_MOST", 14)
+    monkeypatch.setattr(whole_proteins, "_MOST", 14)
     result = again(paths, ("pseudo_perplexity",))
     assert [(r["row"], r["against"]) for r in result["records"]] == [
         (2, "reference"),
@@ -277,7 +277,7 @@ def test_a_perplexity_alone_is_that_of_the_shortest_and_told_if_too_long(paths, 
     assert missed(verified(paths)) == {"pseudo_perplexity"}
     for path in (paths.work / "reference").iterdir():
         path.unlink()
-    monkeypatch.setattr(step, "_MOST", 6)
+    monkeypatch.setattr(whole_proteins, "_MOST", 6)
     result = again(paths, ("mean", "pseudo_perplexity"))
     (said,) = result["not_compared"]
     assert said.startswith("pseudo_perplexity of 6 proteins (rows 0, 1, 2, 3, 4, 5) not compared")
@@ -289,7 +289,7 @@ def test_a_perplexity_alone_is_that_of_the_shortest_and_told_if_too_long(paths, 
 
 
 def test_a_perplexity_held_to_the_runs_own_marginals_is_told_apart(paths, monkeypatch):
-    monkeypatch.setattr(step, "_MOST", 7)
+    monkeypatch.setattr(whole_proteins, "_MOST", 7)
     for path in (paths.work / "reference").iterdir():
         path.unlink()
     names = ("masked_marginals", "pseudo_perplexity")

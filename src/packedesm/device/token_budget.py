@@ -109,12 +109,29 @@ def _rate(model: PackedESM2, attention: str, packs: Sequence[Sequence[int]]) -> 
     """
     if not packs:
         return 0.0
-    seconds = sum(_forward_seconds(model, attention, lengths) for lengths in packs)
+    seconds = sum(forward_seconds(model, attention, lengths) for lengths in packs)
     return sum(map(sum, packs)) / seconds
 
 
 @torch.inference_mode()
-def _forward_seconds(model: PackedESM2, attention: str, lengths: Sequence[int]) -> float:
+def forward_seconds(
+    model: PackedESM2,
+    attention: str,
+    lengths: Sequence[int],
+    repeats: int = _REPEATS,
+    warm_up: int = 1,
+) -> float:
+    """Return how long a pass takes over a pack of sequences of these lengths, in tokens.
+
+    Parameters
+    ----------
+    attention
+        A backend of `packedesm.esm2.attention`.
+    repeats
+        Passes that are timed, of which the median is taken.
+    warm_up
+        Passes before: the first one loads kernels.
+    """
     device = model.embed_tokens.weight.device
     cu_seqlens = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device)
     positions = torch.cat([torch.arange(length) for length in lengths]).to(device)
@@ -125,8 +142,7 @@ def _forward_seconds(model: PackedESM2, attention: str, lengths: Sequence[int]) 
         attention=attention,
         lengths=lengths,
     )
-    # The first one loads kernels.
-    return statistics.median(time_repeats(forward, device, repeats=_REPEATS, warm_up=1))
+    return statistics.median(time_repeats(forward, device, repeats=repeats, warm_up=warm_up))
 
 
 def _key(model: PackedESM2, attention: str, device: torch.device, workload: Workload) -> str:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from packedesm.device.memory import out_of_memory
+from packedesm.device.token_budget import forward_seconds
 from packedesm.embedding.pack import PackStatistics
+from packedesm.embedding.runner import AsyncInferenceRunner
+from packedesm.embedding.workload import trial_packs
 from packedesm.errors import plural
 from packedesm.esm2.geometry import Geometry
 from packedesm.outputs import Array
 from packedesm.packing.items import Items
 
 # Of the rate of the model's fastest matrix product, what whole passes reach: attention and what
-# goes on between products take time, too.
+# goes on between products take time, too. From 0.4 to 0.75 were seen, so long jobs measure it.
 _REACHED = 0.6
+_TRIED = 0.01  # of the tokens of a job, so many may be passed to measure
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
@@ -32,25 +37,58 @@ def masked_flops(geometry: Geometry, items: Items) -> float:
     return geometry.flops(lengths, times=dataset.embedded_lengths)
 
 
-def masked_cost(
-    items: Items, geometry: Geometry, done: Iterable[PackStatistics], peak: float | None
-) -> tuple[int, float | None]:
-    """Return how many masked passes are left of a job, and about how many seconds they take.
+def passes_left(items: Items, done: Iterable[PackStatistics]) -> tuple[int, int]:
+    """Return how many masked passes are left of a job, and how many tokens they have.
 
     Parameters
     ----------
     done
         The packs that earlier attempts have finished.
-    peak
-        The rate of matrix products, FLOP/s; None if it is not known, and then neither is the time.
     """
     counts = items.counts()
     packs = [pack for pack in done if pack.masked]
-    left = counts["masked_passes"] - sum(pack.records for pack in packs)
-    if peak is None or not left:
-        return left, None
-    share = 1 - sum(pack.tokens for pack in packs) / counts["masked_tokens"]
-    return left, share * masked_flops(geometry, items) / (_REACHED * peak)
+    passes, tokens = sum(pack.records for pack in packs), sum(pack.tokens for pack in packs)
+    return counts["masked_passes"] - passes, counts["masked_tokens"] - tokens
+
+
+def masked_seconds(
+    runner: AsyncInferenceRunner, items: Items, tokens: int, peak: float | None
+) -> float | None:
+    """Return about how long masked passes of so many `tokens` in all take; None if nobody knows.
+
+    They are counted by their operations. The rate is that of a few packs of the job, which are
+    passed and timed if they are a hundredth of it at most; of a shorter job it is what is usual.
+
+    Parameters
+    ----------
+    peak
+        The rate of matrix products, FLOP/s; None if it is not known.
+    """
+    geometry = runner.model.geometry
+    packs = trial_packs(items, runner.plan.token_budget)
+    rate = None if peak is None else _REACHED * peak
+    if sum(map(sum, packs)) <= _TRIED * tokens:
+        rate = _measured(runner, packs) or rate
+    if rate is None:
+        return None
+    share = tokens / items.counts()["masked_tokens"]
+    return share * masked_flops(geometry, items) / rate
+
+
+def _measured(runner: AsyncInferenceRunner, packs: Sequence[Sequence[int]]) -> float | None:
+    """Return the rate at which packs of sequences of these lengths pass, FLOP/s."""
+    # The first pass on a GPU takes memory for all that follow.
+    warm_up = int(runner.device.type == "cuda")
+    try:
+        seconds = [
+            forward_seconds(runner.model, runner.plan.attention, pack, repeats=1, warm_up=warm_up)
+            for pack in packs
+        ]
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        return None  # the job makes smaller packs of such
+    return sum(map(runner.model.geometry.flops, packs)) / sum(seconds)
 
 
 def in_words(names: Sequence[str], proteins: int, passes: int, seconds: float | None) -> str:

@@ -18,7 +18,7 @@ from packedesm.device.hardware import leased_device
 from packedesm.device.memory import keep_freed_memory
 from packedesm.device.precision import fix_precision
 from packedesm.embedding.begin import Beginning
-from packedesm.embedding.cost import in_words, job_flops, masked_cost
+from packedesm.embedding.cost import in_words, job_flops, masked_seconds, passes_left
 from packedesm.embedding.fallback import Fallback, Means
 from packedesm.embedding.feed import Feed, FromFeed
 from packedesm.embedding.output import write_shard
@@ -238,8 +238,9 @@ def _say_masked(
     peak: float | None,
 ) -> None:
     """Tell what masked passes will cost, before the first one."""
-    passes, seconds = masked_cost(items, runner.model.geometry, done, peak)
+    passes, tokens = passes_left(items, done)
     if passes:
+        seconds = masked_seconds(runner, items, tokens, peak)
         left = "what is left: " if any(pack.masked for pack in done) else ""
         words = in_words(runner.plan.arrays, items.records, passes, seconds)
         logger.info("%s%s", left, words)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from packedesm.esm2.float32 import Float32Head
 from packedesm.esm2.steps import rotate
 
 # Peak memory of a pack for each two residues of a protein, (i, j) and (j, i) counted apart: what is
@@ -24,7 +25,7 @@ _PREFIX = "contact_head.regression."
 _BLOCK_BYTES = 16 << 20  # of maps that are there at once; twice that during their softmax
 
 
-class ContactHead(nn.Module):
+class ContactHead(Float32Head):
     """A logistic regression over the corrected attention maps of all layers and heads.
 
     Attributes

@@ -45,7 +45,8 @@ class PackedESM2(nn.Module):
         them does the feed-forward part's first product with its GELU: on a GPU, without gradients;
         `packedesm.esm2.fused` tells where they work, and `use_kernels` sets both.
     language_head, contact_head
-        The model's heads, each None unless its weights were given to `from_fair_esm`.
+        The model's heads, each None unless its weights were given to `from_fair_esm`; float32,
+        whatever the encoder is cast to.
     """
 
     frequency_bits: torch.Tensor
@@ -108,7 +109,8 @@ class PackedESM2(nn.Module):
         model.load_state_dict(weights, assign=True)
         if heads and any(name.startswith("lm_head.") for name in heads):
             language = LanguageModelHead.from_fair_esm(heads, "lm_head.")
-            model.language_head = language.placed(dtype, device)
+            language.complete(state["embed_tokens.weight"], dtype)
+            model.language_head = language.to(device)
         if heads and any(name.startswith("contact_head.") for name in heads):
             model.contact_head = ContactHead.from_fair_esm(heads, geometry.heads).to(device)
         return model.requires_grad_(False).eval()

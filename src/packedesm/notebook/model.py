@@ -253,7 +253,9 @@ def load_model(
     check
         Compare three short proteins with fair-esm, once, as each job of a run does before it
         begins. That reads the weights a second time, and is left out, which is logged, where memory
-        does not hold them twice.
+        does not hold them twice. It is of mean vectors, which all layers go into. The heads for
+        ``logits``, ``contacts`` and the like are read when a call first needs one, when training
+        may have changed the weights; they are not compared here, but in each run of the command.
 
     Returns
     -------

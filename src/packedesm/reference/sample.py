@@ -75,6 +75,11 @@ class Sample:
             self._lengths = to_numpy(read_columns(paths.shard_index, ["length"])["length"])
         self._rows = choose(self._lengths, count, seed).tolist()
 
+    @property
+    def masked_tokens(self) -> int:
+        """Tokens of all masked passes of the run; 0 if it takes none."""
+        return sum(shard["masked_tokens"] for shard in self._summary["shards"])
+
     def first(self, policy: LengthPolicy) -> list[int]:
         """Return the rows of the shortest, the longest and two between, of what is quickly done."""
         rows = np.array(self._rows)

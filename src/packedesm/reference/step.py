@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -16,20 +16,21 @@ from packedesm.errors import Fault
 from packedesm.esm2.checkpoints import reading_weights
 from packedesm.esm2.registry import Checkpoint
 from packedesm.options import ReferenceOptions
-from packedesm.outputs import PAIR, Array, needs
+from packedesm.outputs import MARGINALS, PAIR, PERPLEXITY, Array, needs
 from packedesm.paths import Paths
 from packedesm.progress import Progress
 from packedesm.reference.expected import reference_vectors
 from packedesm.reference.model import DoesNotFitError, Reference
 from packedesm.reference.sample import Sample
 from packedesm.reference.vectors import FIRST, Protein, ReferenceVectors
+from packedesm.reference.whole_proteins import WholeProteins
 
 logger = logging.getLogger(__name__)
 
 _PROGRAM = f"fair-esm {metadata.version('fair-esm')} float32, one protein at a time"
 # Each place that is masked takes a pass. Of a protein so many are drawn; of the shortest all, which
-# the pseudo-perplexity takes: of as many proteins as take `_MOST` passes together.
-_PLACES, _MOST = 4, 512
+# the pseudo-perplexity takes: see `packedesm.reference.whole_proteins`.
+_PLACES = 4
 
 
 def write_reference(
@@ -128,12 +129,11 @@ class _Wanted:
         All places are if it is done as a `whole`; its pseudo-perplexity is computed only then.
         """
         row, residues = record["row"], record["embedded_length"]
-        marginals = any(array.output.name == "masked_marginals" for array in self.arrays)
+        marginals = any(array.output.name == MARGINALS for array in self.arrays)
         found = [
             array
             for array in self.arrays
-            if (self.masked and (whole or array.output.name != "pseudo_perplexity"))
-            or not array.masked
+            if (self.masked and (whole or array.output.name != PERPLEXITY)) or not array.masked
             if array.masked or row not in self.done
         ]
         places = np.arange(residues)
@@ -156,22 +156,23 @@ def _embedded(
     """
     proteins: list[Protein] = []
     replaced: list[dict[str, Any]] = []
-    passes = _MOST
+    outputs = {array.output.name for array in wanted.arrays}
+    alone = PERPLEXITY in outputs and MARGINALS not in outputs
+    wholes = WholeProteins(options.length, sample.masked_tokens, one=alone)
     with reading_weights(checkpoint) as path:
-        heads = needs(array.output.name for array in wanted.arrays)
+        heads = needs(outputs)
         reference = Reference(path, checkpoint.base, heads, checkpoint.regression)
     with Progress("computing the reference of", len(todo), "proteins") as progress:
         while todo:
             again: list[int] = []
             read = [*sample.read(todo)]
-            whole = _shortest([record for record, _sequence in read], passes)
-            passes -= sum(whole.values())
+            whole = wholes.take(record for record, _sequence in read)
             for record, sequence in read:
                 asked, places = wanted.of(record, options.seed, whole=record["row"] in whole)
                 try:
                     found = _fitting(reference, sequence, options, asked, places)
                 except (DoesNotFitError, MemoryError):
-                    passes += whole.get(record["row"], 0)
+                    wholes.drop(record["row"])
                     if wanted.masked and record["row"] not in wanted.done:
                         told = sample.replace(record)
                         replaced.append(told)
@@ -182,16 +183,6 @@ def _embedded(
                 proteins.append(Protein(**record, sequence=sequence, positions=places, **found))
             todo = again
     return tuple(proteins), tuple(replaced)
-
-
-def _shortest(records: Iterable[Mapping[str, Any]], passes: int) -> dict[int, int]:
-    """Return the rows of the shortest records that take so many passes together, with their own."""
-    taken: dict[int, int] = {}
-    for record in sorted(records, key=lambda record: (record["embedded_length"], record["row"])):
-        if sum(taken.values()) + record["embedded_length"] > passes:
-            break
-        taken[record["row"]] = record["embedded_length"]
-    return taken
 
 
 def _fitting(
