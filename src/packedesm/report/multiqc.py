@@ -199,11 +199,14 @@ def _statistics(metrics: dict[str, Any], verification: dict[str, Any]) -> dict[s
     }
 
 
-def _tokens(metrics: dict[str, Any]) -> dict[str, int]:
+def _tokens(metrics: dict[str, Any]) -> dict[str, float]:
     """Return the tokens of a bar, without kinds of passes that the run did not make."""
     packing = metrics["packing"]["all"]
     tokens, masked = packing["tokens"], packing["masked_tokens"]
-    bar = {"tokens": tokens, "padding": max(0, packing["padded_tokens_arrival"] - tokens)}
+    bar: dict[str, float] = {
+        "tokens": tokens,
+        "padding": max(0, packing["padded_tokens_arrival"] - tokens),
+    }
     return (bar if tokens else {}) | ({"masked": masked} if masked else {})
 
 
