@@ -16,6 +16,7 @@ from packedesm.options import (
     EmbedOptions,
     JobOptions,
     ReferenceOptions,
+    NONE,
     ReportOptions,
     ShardOptions,
     VerifyOptions,
@@ -24,7 +25,7 @@ from packedesm.outputs import needs
 from packedesm.reference.vectors import FIRST, PARTS
 from packedesm.results.exports.configured import expect_possible
 from packedesm.results.exports.formats import FORMATS
-from packedesm.report.annotations import NONE, check_shown
+from packedesm.report.annotations import check_shown
 from packedesm.results.planning import Planning
 from packedesm.cluster import (
     embed_minutes,
@@ -40,7 +41,7 @@ first = workflow.is_main_process  # and not a job, which reads this file again
 def table_files(options):
     """Return the table that colours the maps, checked if it is there: another rule may make it."""
     shown = ReportOptions.of(options)
-    tables = [] if shown.annotations == NONE else [shown.annotations]
+    tables = [shown.annotations] if shown.table else []
     there = [place(table) for table in tables]
     if first and all(Path(table).exists() for table in there):
         found = there[0] if there else NONE
@@ -144,10 +145,13 @@ def exported_root(_wildcards, output):
 
 
 def manifest_to_export(wildcards):
-    """Return the manifest of a sample; exports of which a file is gone run again."""
+    """Return the manifest of a sample; exports of which a file is gone run again.
+
+    Of whatever age: another report is a reason to write it again, not to export again.
+    """
     if first:
         run_again(PLANNING.outdated_exports(wildcards.sample))
-    return Paths(f"{RESULTS}/{wildcards.sample}").manifest
+    return ancient(str(Paths(f"{RESULTS}/{wildcards.sample}").manifest))
 
 
 def fasta_to_export(wildcards):

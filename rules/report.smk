@@ -41,8 +41,6 @@ rule report:
         merging=SAMPLE.merging,
         annotations=ANNOTATIONS,
         seconds=[SAMPLE.sharding_seconds, SAMPLE.merging_seconds],
-        packs=every_shard(SAMPLE.shard_packs),
-        runs=every_shard(SAMPLE.shard_run),
     output:
         report=report(
             SAMPLE.report, caption="../report/report.rst", category="{sample}"

@@ -37,7 +37,7 @@ ROOMS = {
         "results.reader",
     ),
     # What a terminal asks for; all else of a run is behind `pipeline`, which loads torch.
-    "commands": ("esm2", "embedding.signals", "results", "doctor", "pipeline"),
+    "commands": ("esm2", "embedding.signals", "results", "report", "doctor", "pipeline"),
 }
 # Modules at the root that lead into rooms. All others there are shared: they import no room.
 DOORS = ("__init__", "cli", "pipeline", "cluster")

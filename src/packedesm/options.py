@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from packedesm.errors import UserError
 
 SPECIAL_TOKENS = 2  # <cls> and <eos> around every window
+NONE = "none"  # in place of a path or a column
 
 
 class _Options:
@@ -211,6 +213,11 @@ class ReportOptions(_Options):
     def of(cls, config: Mapping[str, Any]) -> Self:
         """Return the options of a configuration, or of the `part` of one."""
         return super().of({**config, **config.get("report", {})})
+
+    @property
+    def table(self) -> Path | None:
+        """The table of annotations, if there is one."""
+        return None if self.annotations == NONE else Path(self.annotations)
 
 
 @dataclass(frozen=True)

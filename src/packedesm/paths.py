@@ -90,8 +90,11 @@ class Paths:
         """
         tables = [self.index, self.skipped, self.metrics, self.packing, self.throughput]
         arrays = [*self.arrays(OUTPUTS), *self._layer_arrays()]
-        last = [self.verification, self.report, *self.multiqc(), self.manifest]
-        return [*arrays, *tables, *last]
+        return [*arrays, *tables, self.verification, *self.drawn(), self.manifest]
+
+    def drawn(self) -> list[Path]:
+        """Return the files of the report, which are made of the other results alone."""
+        return [self.report, *self.multiqc()]
 
     def _layer_arrays(self) -> Iterable[Path]:
         for path in sorted(self.root.glob("*.layer*.npy")):

@@ -19,6 +19,7 @@ from packedesm.options import ShardOptions
 from packedesm.paths import Paths
 from packedesm.pipeline import _passed
 from packedesm.reference import whole_proteins
+from packedesm.report.words import number, percent
 from packedesm.results.merge import merge_shards
 from tests.jobs import Sample
 from tests.sharp import computing_wrong
@@ -149,6 +150,26 @@ def test_metrics_and_report_tell_masked_passes_apart(run):
     assert "masked_passes_per_second" in table
 
 
+def expect_masked_passes_told(alone: Run, row: dict) -> None:
+    """The page's table of speed and what MultiQC shows are of the masked passes, the only ones."""
+    page = (alone.folder / "report.html").read_text()
+    speed = page.split("<h2>How fast it was</h2>")[1].split("</table>")[0]
+    assert "unknown" not in speed
+    cells = [" ".join(cell.split()) for cell in re.findall(r"<td[^>]*>(.*?)</td>", speed)]
+    figures = (row["masked_passes_per_second"], row["masked_tokens_per_second"])
+    assert cells[3] == "30"
+    assert cells[5:7] == [*map(number, figures)]
+    packing = alone.metrics["packing"]["all"]
+    assert cells[-1] == percent(packing["masked_fill"])
+    statistics, bars = (
+        read_json(alone.folder / f"packedesm{name}_mqc.json")["data"][alone.folder.name]
+        for name in ("", "_packing")
+    )
+    assert bars == {"masked": row["masked_tokens"]}
+    assert statistics["masked_passes_per_second"] == figures[0]
+    assert statistics["fill"] == 100 * packing["masked_fill"]
+
+
 def test_without_vectors_no_record_goes_through_the_model_itself(run, fasta, tmp_path, checkpoints):
     for name in OUTPUTS[1:]:
         alone = Run(fasta, tmp_path / name, checkpoints, [name], "--token-budget", "24")
@@ -157,6 +178,7 @@ def test_without_vectors_no_record_goes_through_the_model_itself(run, fasta, tmp
         assert (row["tokens"], row["masked_passes"]) == (0, 30)
         assert row["residues_per_second"] is None
         assert alone.metrics["packing"]["all"]["fill"] is None
+        expect_masked_passes_told(alone, row)
         assert (alone.folder / "residue_letters.npy").exists() == (name == "masked_marginals")
 
 

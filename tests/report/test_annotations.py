@@ -1,14 +1,15 @@
+import os
+
 import pytest
 
 from packedesm.cli import main
-from packedesm.config import resolve
 from packedesm.errors import UserError
-from packedesm.esm2.registry import TINY
+from packedesm.files import file_digest
 from packedesm.options import ReportOptions
 from packedesm.report import annotations
 from packedesm.report.annotations import check_shown, read_annotations
 from packedesm.results.request import Request
-from tests.commands import state_of, the_line
+from tests.commands import the_line
 
 TABLE = "family\tid\tmass\nkinase\ta\t1.5\n\t b\t2\nkinase\tc\t\n"
 
@@ -34,7 +35,9 @@ def table(tmp_path):
 )
 def test_values_are_found_by_the_id_and_empty_ones_are_none(table, column, name, values):
     found = read_annotations(shown(table, column), ["a", "b", "c", "d"])
-    assert (found.file, found.column, found.values) == ("table.tsv", name, values)
+    assert (found.path, found.column, found.values) == (table, name, values)
+    assert found.sha256 == file_digest(table)
+    assert set(found.ids) == {"a", " b", "c"}
 
 
 def test_without_a_column_called_id_the_first_holds_them(tmp_path):
@@ -95,26 +98,16 @@ def test_a_bad_table_is_said_before_embedding_begins(tmp_path, checkpoints, caps
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_is_coloured_and_other_colours_are_another_request(tmp_path, checkpoints, capsys):
-    fasta, table = tmp_path / "in.fasta", tmp_path / "table.tsv"
-    fasta.write_text(">a\nMKV\n>b\nMKA\n>c\nMKC\n")
-    table.write_text("id\tx\ty\na\tsome\tmore\n")
-    command = ["embed", str(fasta), "-o", str(tmp_path / "out"), "--model", TINY]
-    command += ["--checkpoints", str(checkpoints), "--report-annotations", str(table)]
-    assert main(command) == 0
-    page = (tmp_path / "out" / "report.html").read_text("utf-8")
-    assert "The vectors by x" in page
-    before = state_of(tmp_path / "out")
-    assert main(command) == 0
-    assert "nothing to be done" in capsys.readouterr().out
-    assert main([*command, "--report-column", "y"]) == 2
-    assert "report was" in the_line(capsys.readouterr().err)
-    assert state_of(tmp_path / "out") == before
+def test_a_table_that_can_be_read_only_once_is_refused_and_not_waited_for(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match="/pipe: can be read only once, and is read again"):
+        check_shown(shown(pipe))
 
 
-def test_requests_of_before_there_was_a_choice_asked_for_the_same():
-    config = resolve({"fasta": "x"})
-    request = Request((), (), {"report": config["report"], "ids": "first_word"}, "m", {})
+def test_requests_of_before_the_report_was_no_part_of_them_asked_for_the_same():
+    request = Request((), (), {"ids": "first_word"}, "m", {})
     content = request.as_json()
-    del content["options"]["report"]
-    assert Request.from_json(content).differences(request, finished=True) == []
+    for options in ({}, {"report": {"map": "tsne"}}):
+        content["options"] = options
+        assert Request.from_json(content).differences(request, finished=True) == []

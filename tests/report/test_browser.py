@@ -55,6 +55,10 @@ FULL = {
         "restarts": 2,
     },
 }
+LAYERED = [f"{output}.layer{n}" for output in ("mean", "cls", "max", "residue") for n in (0, 3, 33)]
+HEADS = ["logits", "log_likelihood", "masked_marginals", "pseudo_perplexity", "contacts"]
+MANY = [*(record(output=name) for name in LAYERED), record(1, relative_l2=1e-15, output="mean")]
+MANY += [record(2, relative_l2=0.0123, output=name, cosine=None, passed=False) for name in HEADS]
 PAGES = {
     "full_" + "a_long_name_of_a_sample" * 8: FULL,
     "one": {"fasta": ">a\nMKTAYIAKQR\n", "records": [record()]},
@@ -160,6 +164,16 @@ def test_a_page_is_legible_at_any_width_light_and_dark_and_asks_for_nothing(tab:
         backgrounds.add(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert found == {}
     assert len(backgrounds) == 2
+
+
+def test_the_table_of_many_arrays_has_room_on_a_page_of_1000_pixels(tab: Tab, tmp_path):
+    report(tmp_path, records=MANY, passed=False)
+    tab.show(tmp_path / "report.html", 1000, dark=False)
+    table = "document.querySelector('#verified-arrays .scroll')"
+    rows = tab.evaluate(f"{table}.querySelectorAll('tr').length")
+    assert rows == len(MANY) + 1
+    wide, room = (tab.evaluate(f"{table}.{name}Width") for name in ("scroll", "client"))
+    assert wide <= room
 
 
 @pytest.mark.parametrize("page", [*PAGES][:1], indirect=True, ids=["full"])

@@ -1,5 +1,6 @@
 import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_names_of_the_user_are_shown_as_they_are():
 
 
 def test_a_column_makes_a_second_figure_and_missing_values_are_counted():
-    known = Annotations("t.tsv", "family", {"p0": "x", "p3": "y", "other": "z"})
+    known = Annotations(Path("t.tsv"), "", "family", {"p0": "x", "p3": "y"}, {"p0", "p3"})
     said, figures = draw_maps(vectors(5), known, PCA)
     assert [*figures] == ["vectors", "vectors_by_value"]
     assert (said["column"], said["file"], said["without"]) == ("family", "t.tsv", 3)

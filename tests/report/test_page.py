@@ -8,6 +8,7 @@ import pytest
 from packedesm.files import read_record, write_record
 from packedesm.paths import Paths
 from packedesm.report import plots
+from packedesm.report.course import course_of
 from packedesm.report.page import write_report
 from packedesm.report.svg import COLOURS
 from packedesm.results.manifest import write_manifest
@@ -18,6 +19,7 @@ from tests.typed import checkpoint, embed_plan
 TWO = "2 \N{MULTIPLICATION SIGN} 10⁻"  # and a power
 HOSTILE = """<script>alert("x")</script>'&amp;"""
 LOADING = {"src", "href", "xlink:href", "srcset", "data", "action", "poster", "background"}
+LAYERS = ["residue.layer3", "mean.layer3", "mean.layer0", "mean", "cls.layer0", "cls"]
 WIDE = ("mean", "residue", "logits", "log_likelihood", "masked_marginals", "pseudo_perplexity")
 FORBIDDEN = {"script", "link", "iframe", "img", "object", "embed", "base", "form", "image"}
 
@@ -231,6 +233,10 @@ def test_the_same_run_makes_the_same_page(tmp_path):
     assert write_report(Paths(tmp_path)).read_text(encoding="utf-8") == first
 
 
+def throughput(*shards) -> str:
+    return plots.throughput(**course_of(shards))
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "draw",
@@ -238,9 +244,9 @@ def test_the_same_run_makes_the_same_page(tmp_path):
         lambda: plots.lengths(np.array([0, 0, 5]), 2),
         lambda: plots.lengths(np.bincount([1, 35_000]), None),
         lambda: plots.padding(3, 3, 3),
-        lambda: plots.throughput([(0.0, np.array([1e-3]), np.array([1]))]),
-        lambda: plots.throughput([(5.0, np.array([]), np.array([])), (0, np.ones(1), np.ones(1))]),
-        lambda: plots.throughput([(0.0, np.arange(1, 50_001.0), np.full(50_000, 7))]),
+        lambda: throughput((0.0, np.array([1e-3]), np.array([1]))),
+        lambda: throughput((5.0, np.array([]), np.array([])), (0, np.ones(1), np.ones(1))),
+        lambda: throughput((0.0, np.arange(1, 50_001.0), np.full(50_000, 7))),
         lambda: plots.distances([record(relative_l2=0.0)], 1e-5),
         lambda: plots.distances([record(relative_l2=None)], 0.02),
         lambda: plots.distances([record(output=name) for name in WIDE], 0.02),
@@ -357,6 +363,8 @@ def test_an_error_of_another_output_is_not_told_as_that_of_the_picture(tmp_path)
         ({"vectors": along([np.nan] * 9)}, "4 vectors of those drawn from the results hold", 3),
         ({"run": {"arrays": ["residue"]}}, "there is none for a whole protein to draw", 3),
         ({"run": {"arrays": ["residue", "max"]}}, "Each dot is the max vector", 4),
+        ({"run": {"arrays": LAYERS}}, "Each dot is the mean vector of one protein.", 4),
+        ({"run": {"arrays": LAYERS[:3]}}, "Each dot is the mean.layer3 vector", 4),
     ],
 )
 def test_the_vectors_are_drawn_where_there_is_something_to_see(tmp_path, given, told, figures):
@@ -414,6 +422,31 @@ def test_the_python_of_the_page_runs(tmp_path, monkeypatch):
     assert eval(unescape(query[0]), known)["id"].tolist() == ["b"]
 
 
+@pytest.mark.parametrize(
+    ("arrays", "named"),
+    [
+        (LAYERS, "mean"),
+        (["cls.layer0", "cls.layer3"], "cls.layer3"),
+        (["residue.layer0", "residue"], "residue"),
+        (["logits", "pseudo_perplexity"], "logits"),
+    ],
+)
+def test_the_examples_read_the_array_of_the_picture(tmp_path, monkeypatch, arrays, named):
+    """And of outputs without a picture the first, of its last layer."""
+    html = report(tmp_path / "sample", run={"arrays": arrays})
+    write_manifest(Paths(tmp_path / "sample"), {})
+    code, rest = unescape(html.split("<h3>In Python</h3>\n<pre>")[1]).split("</pre>", 1)
+    assert f'numpy.load("{named}.npy"' in rest
+    assert f'np$load("{named}.npy")' in rest
+    monkeypatch.chdir(tmp_path)
+    exec(code, known := {})
+    if named not in ("residue", "logits"):
+        assert f'results.array("{named}")' in code
+        vector = known["results"].vector(0, named)
+        exec(code.replace("results.vector(", "vector = results.vector("), known)
+        np.testing.assert_array_equal(known["vector"], vector)
+
+
 def test_every_colour_of_the_page_is_known_in_light_and_in_dark(html):
     light, dark = html.split("@media screen and (prefers-color-scheme: dark)")
     used = set(re.findall(r"var\(--([\w-]+)\)", html))
@@ -444,6 +477,37 @@ def test_a_table_of_the_user_makes_a_second_map_and_what_it_lacks_is_told(tmp_pa
     assert "Of 2 proteins shown it has no value." in page.text
     assert "<i>" not in html
     assert len(page.ids) == len(set(page.ids))
+
+
+@pytest.mark.parametrize(
+    ("annotations", "said"),
+    [
+        (
+            "id\tkind\nB\tx\nC\ty\n",
+            "table.tsv: has 2 ids, the first 'B', and none is that of a record, of which the first "
+            "is 'a'; it colours no map until they are alike",
+        ),
+        ("id\tkind\n", "table.tsv: tells of no protein, and colours no map"),
+    ],
+)
+def test_a_table_that_tells_of_no_record_is_said_in_log_and_page(
+    tmp_path, caplog, annotations, said
+):
+    page = Page(report(tmp_path, annotations=annotations))
+    assert said in page.text
+    assert "by kind" not in page.text
+    (line,) = [found for found in caplog.messages if "table.tsv" in found]
+    assert said in line
+
+
+@pytest.mark.parametrize("annotations", ["id\tkind\nc\tx\n", "id\tkind\nc\t\n"])
+def test_a_table_that_tells_of_a_record_beyond_the_sample_is_no_wrong_one(
+    tmp_path, monkeypatch, annotations
+):
+    monkeypatch.setattr("packedesm.report.vectors.POINTS", 3)  # of a, b and d
+    text = Page(report(tmp_path, annotations=annotations)).text
+    assert "colours nothing" not in text
+    assert "by kind" in text
 
 
 def test_a_sample_of_many_proteins_is_said_to_be_one(tmp_path, monkeypatch):

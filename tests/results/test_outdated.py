@@ -35,7 +35,8 @@ def run(tmp_path) -> Paths:
         job = shard_run(shard=shard, checkpoint=weights)
         replace(job, options=EmbedOptions.of(CONFIG)).write(paths.shard_run(shard))
     write_record(paths.verification, {"options": VerifyOptions.part(CONFIG)})
-    write_record(paths.reporting, {"options": ReportOptions.part(CONFIG)})
+    reporting = {"options": ReportOptions.part(CONFIG), "table": "e" * 64}
+    write_record(paths.reporting, reporting)
     return run
 
 
@@ -79,6 +80,16 @@ def test_files_that_are_there_no_more_outdate_nothing(run):
     assert outdated(run, inputs=[MISSING]) == {"sharding.json"}
     assert outdated(run, inputs=[MISSING] * 3) == {"sharding.json"}
     assert outdated_checkpoint(run, checkpoint().model, [MISSING, INPUTS[1]]) == []
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [("3 " + "e" * 64, []), ("4 " + "e" * 64, []), ("3 " + "f" * 64, [True]), (MISSING, [])],
+)
+def test_a_table_of_other_content_outdates_the_report_alone(run, table, expected):
+    paths = Paths(run.root / "sample")
+    found = outdated_steps(run, paths, CONFIG, INPUTS, 2, table)
+    assert found == [paths.reporting for _ in expected]
 
 
 def test_another_number_of_shards_outdates_them(run):

@@ -1,5 +1,6 @@
 """What the rules ask while they are planned: the number of shards, and what is outdated."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from packedesm.config import resolve, with_arrays
 from packedesm.errors import UserError
 from packedesm.files import file_digest, write_record
-from packedesm.options import ShardOptions
+from packedesm.options import ReportOptions, ShardOptions
 from packedesm.paths import Paths
 from packedesm.results.inputs import unchanged
 from packedesm.results.planning import Planning
@@ -83,6 +84,22 @@ def test_steps_are_outdated_by_what_lies_where_the_module_puts_it(planned, prefi
     Path(f"{prefix}a.fasta").write_text(">other\nMKV\n")
     assert planning.outdated_steps("a", 2) == [paths.sharding]
     Path(f"{prefix}a.fasta").unlink()  # made by a rule, and removed after its use
+    assert planning.outdated_steps("a", 2) == []
+
+
+@pytest.mark.parametrize("prefix", ["", "sub/"])
+def test_a_report_is_outdated_by_another_table_of_whatever_age(planned, prefix):
+    planning = planned(prefix, report={"annotations": "table.tsv"})
+    paths, table = Paths(f"{prefix}results/a"), Path(f"{prefix}table.tsv")
+    cut(paths, f"{prefix}a.fasta", 2)
+    table.write_text("id\tx\na\tone\n")
+    options = ReportOptions.part(planning.options)
+    write_record(paths.reporting, {"options": options, "table": file_digest(table)})
+    assert planning.outdated_steps("a", 2) == []
+    table.write_text("id\tx\na\ttwo\n")
+    os.utime(table, (1, 1))
+    assert planning.outdated_steps("a", 2) == [paths.reporting]
+    table.unlink()  # made by a rule, and removed after its use
     assert planning.outdated_steps("a", 2) == []
 
 

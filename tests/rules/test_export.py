@@ -40,5 +40,9 @@ def test_a_format_that_is_asked_for_later_runs_that_rule_alone(run_in):
         np.testing.assert_array_equal(file[results.ids[7]], results.residues(7))
     assert run_in(["h5"], "--dry-run")[1] == set()
     assert run_in([], "--dry-run")[1] == set()
+    # Another report changes no vector: what was exported of them stands.
+    (paths.root.parent.parent / "table.tsv").write_text("id\tkind\nx\ty\n")
+    another = ("--dry-run", "--config", "report={'annotations': 'table.tsv'}")
+    assert run_in(["h5"], *another)[1] == {"report", "manifest"}
     (paths.exports / "per_protein.h5").unlink()
     assert run_in(["h5"], "--dry-run")[1] == {"export"}

@@ -1,4 +1,5 @@
 from packedesm.files import read_json
+from tests.rules.conftest import REPEATED
 from tests.workflow import snakemake
 
 
@@ -23,7 +24,7 @@ def test_a_table_colours_the_maps_and_one_that_is_none_stops_the_run_at_once(wit
     assert failed.returncode == 1
     assert "table.tsv: line 2 has 1 cells, the first line 2" in failed.stdout
     assert not (folder / page).exists()
-    table.write_text("id\tkind\nx\ty\n")
+    table.write_text(f"id\tkind\n{min(REPEATED)}\ty\n")
     done = snakemake(folder, page, *only)
     assert done.returncode == 0, done.stdout
     assert "The vectors by kind" in (folder / page).read_text()

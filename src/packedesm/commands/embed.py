@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from packedesm.errors import UserError, permissions_told
 from packedesm.esm2.input_files import present_files
 from packedesm.esm2.registry import locate
 from packedesm.files import explained, read_record
+from packedesm.options import ReportOptions
 from packedesm.outputs import needs
 from packedesm.paths import STANDARD_INPUT, Paths, named
 from packedesm.results.exports.configured import add_missing
 from packedesm.results.folder import at_rest, clean_up, finished_request, refuse_foreign, working_in
 from packedesm.results.inputs import check_together
+from packedesm.results.redrawing import kept_of_steps, record_redrawn, why_redraw
 from packedesm.results.request import Request, input_files
 
 
@@ -91,13 +94,14 @@ def _run(options: argparse.Namespace) -> None:
             f"{once[0]}: can be read only once, and --force looks at the input before it "
             "removes anything; write it to a file first"
         )
-    if not options.force and _finished_at_rest(paths, config):
+    redrawn = why_redraw(paths, ReportOptions.of(config))
+    if not (options.force or redrawn) and _finished_at_rest(paths, config):
         with stopping_on_signals():
             _add_exports(paths, config)
         return
     with stopping_on_signals(), working_in(paths):
         if not options.force and _finished(paths, config):
-            _add_exports(paths, config)
+            _add_exports(paths, config, _redraw(paths, config))
             return
         # Here: who asks for help, or for what is there, need not wait for torch.
         from packedesm.pipeline import embed_fasta
@@ -152,8 +156,23 @@ def _cores() -> int:
     )
 
 
-def _add_exports(paths: Paths, config: dict[str, Any]) -> None:
-    """Make the exports that finished results shall have and have not."""
+def _redraw(paths: Paths, config: dict[str, Any]) -> list[str]:
+    """Draw the report of finished results again if another is asked for; return that in words."""
+    shown = ReportOptions.of(config)
+    if not (why := why_redraw(paths, shown)):
+        return []
+    # Here: who asks for help, or for what is there, need not wait for matplotlib.
+    from packedesm.report.annotations import check_shown
+    from packedesm.report.page import Before, draw_report
+
+    check_shown(shown)
+    drawn = draw_report(paths, shown, Before(*kept_of_steps(paths)))
+    record_redrawn(paths, config, drawn)  # who is stopped before this draws it again
+    return [f"drew a new report ({'; '.join(why)})"]
+
+
+def _add_exports(paths: Paths, config: dict[str, Any], done: Sequence[str] = ()) -> None:
+    """Make the exports that finished results shall have and have not, and say what was `done`."""
     made = add_missing(paths.root, config["exports"])
-    said = f"exported {', '.join(made)}" if made else "nothing to be done"
-    say(f"{paths.root}: {said}, these results are there")
+    said = [*done, *([f"exported {', '.join(made)}"] if made else [])]
+    say(f"{paths.root}: {', '.join(said) or 'nothing to be done'}, these results are there")

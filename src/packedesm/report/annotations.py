@@ -8,10 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from packedesm.errors import UserError, listed, quote
-from packedesm.options import ReportOptions
+from packedesm.errors import UserError, listed, plural, printable, quote
+from packedesm.files import file_digest
+from packedesm.options import NONE, ReportOptions
+from packedesm.sequences.index import read_ids
 
-NONE = "none"  # in place of a path or a column
 LIBRARY, EXTRA = "openTSNE", "map"  # of t-SNE, and what brings it
 _ID = "id"
 _KEY = "config key report"
@@ -20,9 +21,29 @@ _KEY = "config key report"
 class Annotations(NamedTuple):
     """What a table says of some proteins."""
 
-    file: str
+    path: Path
+    sha256: str
     column: str
     values: dict[str, str]  # by id, without those that are empty
+    ids: Collection[str]  # of all proteins that it tells of
+
+    def matches_none(self, index: Path) -> str | None:
+        """Say in a line that the table tells of no record of an index, if that is so."""
+        if self.values:
+            return None
+        name = printable(str(self.path))
+        if not self.ids:
+            return f"{name}: tells of no protein, and colours no map; it has a first line alone"
+        first = None
+        for record in read_ids(index):
+            first = record if first is None else first
+            if record in self.ids:
+                return None
+        return (
+            f"{name}: has {plural(len(self.ids), 'id')}, the first {quote(next(iter(self.ids)))}, "
+            f"and none is that of a record, of which the first is {quote(str(first))}; it colours "
+            f"no map until they are alike ({_KEY}.annotations)"
+        )
 
 
 def check_shown(options: ReportOptions, *, library: bool = True) -> None:
@@ -54,17 +75,26 @@ def read_annotations(options: ReportOptions, ids: Collection[str]) -> Annotation
 
     Every line of it is read and checked. Raises UserError as `check_shown`.
     """
-    if options.annotations == NONE:
+    path = options.table
+    if path is None:
         if options.column != NONE:
             raise UserError(
                 f"{_KEY}.column: {quote(options.column)} is a column of no table; give it by "
                 "report.annotations"
             )
         return None
-    path = Path(options.annotations)
+    if path.is_fifo():
+        raise UserError(
+            f"{path}: can be read only once, and is read again for the report; write it to a file "
+            f"({_KEY}.annotations)"
+        )
     try:
+        # Before it is read: of a table that changes meanwhile another report is drawn next time.
+        sha256 = file_digest(path)
         with path.open(encoding="utf-8-sig", newline="") as handle:
-            return _read(path, csv.reader(handle, delimiter="\t", strict=True), options, set(ids))
+            lines = csv.reader(handle, delimiter="\t", strict=True)
+            column, values, known = _read(path, lines, options.column, set(ids))
+            return Annotations(path, sha256, column, values, known)
     except UnicodeDecodeError:
         raise UserError(f"{path}: is no text in UTF-8 ({_KEY}.annotations)") from None
     except csv.Error as error:
@@ -76,10 +106,11 @@ def read_annotations(options: ReportOptions, ids: Collection[str]) -> Annotation
 
 
 def _read(
-    path: Path, lines: Iterator[list[str]], options: ReportOptions, wanted: set[str]
-) -> Annotations:
+    path: Path, lines: Iterator[list[str]], column: str, wanted: set[str]
+) -> tuple[str, dict[str, str], Collection[str]]:
+    """Return the column's name, the values of the ids that are wanted, and all ids."""
     names = next(lines, [])
-    id_place, place = _places(path, names, options.column)
+    id_place, place = _places(path, names, column)
     known: dict[str, int] = {}  # a digest in place of each value: tables may be long
     values = {}
     for number, line in enumerate(lines, 2):
@@ -94,7 +125,7 @@ def _read(
             raise UserError(f"{path}: line {number}: {quote(name)} had another value before")
         if value and name in wanted:
             values[name] = value
-    return Annotations(path.name, names[place], values)
+    return names[place], values, known.keys()
 
 
 def _places(path: Path, names: list[str], column: str) -> tuple[int, int]:

@@ -83,7 +83,7 @@ def draw_maps(
     if annotations is not None:
         values = [annotations.values.get(name) for name in vectors.ids]
         groups = value_groups(values)
-        said["column"], said["file"] = printable(annotations.column), annotations.file
+        said["column"], said["file"] = printable(annotations.column), annotations.path.name
         said["without"] = sum(value is None for value in values)
         label = _shortened(annotations.column)
         with warnings.catch_warnings():

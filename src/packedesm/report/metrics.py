@@ -10,6 +10,7 @@ import numpy as np
 from packedesm.embedding.record import ShardRun
 from packedesm.files import file_digest, write_record
 from packedesm.paths import Paths
+from packedesm.report.course import course_of, packs_of, timelines
 from packedesm.report.packing import packing_of, packing_of_all, ratio
 from packedesm.report.tables import write_tables
 from packedesm.sequences.arrow import read_columns, to_numpy
@@ -48,7 +49,10 @@ def write_metrics(paths: Paths, shards: int) -> dict[str, Any]:
     """
     sharding = read_summary(paths)
     runs = [ShardRun.read(paths.shard_run(shard)) for shard in range(shards)]
-    packing = [packing_of(paths, run, sharding) for run in runs]
+    packs = [packs_of(paths, run) for run in runs]
+    packing = [
+        packing_of(paths, run, held, sharding) for run, held in zip(runs, packs, strict=True)
+    ]
     throughput = [_throughput(run) for run in runs]
     with reading_sharded(paths, paths.shard_index, summary=sharding):
         counts, float32_records = length_counts(paths.shard_index), _float32_records(paths, runs)
@@ -62,6 +66,7 @@ def write_metrics(paths: Paths, shards: int) -> dict[str, Any]:
             "shards": throughput,
             "spread": _spread(throughput),
             "elapsed": _elapsed(runs),
+            "course": course_of(timelines(runs, packs)),
         },
         "recoveries": {
             **{name: sum(getattr(run, name) for run in runs) for name in RECOVERIES},

@@ -34,9 +34,16 @@ _STATISTICS: dict[str, dict[str, Any]] = {
         "min": 0,
         "scale": "Blues",
     },
+    "masked_passes_per_second": {
+        "title": "Masked passes/s",
+        "description": "Passes over a protein with one residue masked, per second, per job",
+        "format": "{:,.0f}",
+        "min": 0,
+        "scale": "Blues",
+    },
     "fill": {
         "title": "Fill",
-        "description": "Part of the packs that holds proteins",
+        "description": "Part of the packs that holds proteins, or masked copies if all packs do",
         "suffix": "%",
         "format": "{:,.1f}",
         "min": 0,
@@ -108,6 +115,16 @@ _ACCURACY = {
     "dtype": {"title": "Computed in", "description": "Number format of the computation"},
 }
 
+_PACKING = (
+    "Tokens that packing computes, of proteins and of copies of them in which a residue is masked, "
+    "and that padded batches of the proteins in file order would add."
+)
+_TOKENS = {  # the same for every sample: MultiQC takes them from one
+    "tokens": {"name": "proteins"},
+    "padding": {"name": "padding that was avoided"},
+    "masked": {"name": "masked copies"},
+}
+
 _TIME = "What jobs spent their time on, over all jobs of a sample."
 _PHASES = {
     "embedding": {"name": "embedding"},
@@ -141,8 +158,6 @@ def write_multiqc(
 def _sections(
     sample: str, metrics: dict[str, Any], verification: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    packing = metrics["packing"]["all"]
-    padding = max(0, packing["padded_tokens_arrival"] - packing["tokens"])
     return [
         {
             "id": "packedesm_statistics",
@@ -151,13 +166,7 @@ def _sections(
             "headers": _STATISTICS,
             "data": {sample: _known(_statistics(metrics, verification))},
         },
-        _section(
-            "packing",
-            "Tokens that packing computes, and that padded batches in file order would add.",
-            {"tokens": {"name": "proteins"}, "padding": {"name": "padding that was avoided"}},
-            {sample: {"tokens": packing["tokens"], "padding": padding}},
-            "tokens",
-        ),
+        _section("packing", _PACKING, _TOKENS, {sample: _tokens(metrics)}, "tokens"),
         _section("time", _TIME, _PHASES, {sample: _times(metrics, verification)}, "seconds"),
         {
             **_COMMON,
@@ -182,11 +191,23 @@ def _statistics(metrics: dict[str, Any], verification: dict[str, Any]) -> dict[s
     return {
         "proteins": metrics["records"],
         "residues_per_second": speed["residues_per_second"],
-        "fill": _percent(packing["fill"]),
+        "masked_passes_per_second": speed["masked_passes_per_second"],
+        "fill": _percent(packing["fill"] if packing["tokens"] else packing["masked_fill"]),
         "padding_avoided": _percent(packing["padding_avoided_arrival"]),
         "verified": {True: "yes", False: "NO", None: "not verified"}[verification["passed"]],
         "relative_l2": verification["worst"]["relative_l2"],
     }
+
+
+def _tokens(metrics: dict[str, Any]) -> dict[str, float]:
+    """Return the tokens of a bar, without kinds of passes that the run did not make."""
+    packing = metrics["packing"]["all"]
+    tokens, masked = packing["tokens"], packing["masked_tokens"]
+    bar: dict[str, float] = {
+        "tokens": tokens,
+        "padding": max(0, packing["padded_tokens_arrival"] - tokens),
+    }
+    return (bar if tokens else {}) | ({"masked": masked} if masked else {})
 
 
 def _times(metrics: dict[str, Any], verification: dict[str, Any]) -> dict[str, float]:

@@ -4,17 +4,19 @@ from typing import Any
 
 import numpy as np
 
-from packedesm.embedding.pack import read_packs
 from packedesm.embedding.record import ShardRun
-from packedesm.files import reading
 from packedesm.packing.copies import masked_tokens
 from packedesm.packing.packer import padded_tokens
 from packedesm.paths import Paths
 from packedesm.sequences.faidx import read_faidx
 from packedesm.sequences.summary import reading_sharded
 
+FULL = 0.95  # of its token budget: then a pack counts as full
 
-def packing_of(paths: Paths, run: ShardRun, sharding: dict[str, Any]) -> dict[str, Any]:
+
+def packing_of(
+    paths: Paths, run: ShardRun, packs: dict[str, np.ndarray], sharding: dict[str, Any]
+) -> dict[str, Any]:
     """Return what the packs of a shard held, and what padding would have computed.
 
     Packs of masked copies are told of apart, under names that begin with ``masked_``.
@@ -28,8 +30,6 @@ def packing_of(paths: Paths, run: ShardRun, sharding: dict[str, Any]) -> dict[st
     with reading_sharded(paths, paths.shard_fai(shard), summary=sharding):
         lengths = read_faidx(paths.shard_fai(shard)).lengths
     sequences = run.options.length.sequence_tokens(lengths)
-    with reading(paths.shard_packs(shard), sha256=run.packs_sha256):
-        packs = read_packs(paths.shard_packs(shard))
     masked = packs["masked"] > 0
     own, copies = (_packed({k: v[kind] for k, v in packs.items()}) for kind in (~masked, masked))
     # Where only what takes masked passes is asked for, no record itself goes through the model.
@@ -56,6 +56,7 @@ def _packed(packs: dict[str, np.ndarray]) -> dict[str, int]:
     """Return what packs of one kind hold."""
     return {
         "packs": len(packs["tokens"]),
+        "full_packs": int((packs["fill"] >= FULL).sum()),
         "tokens": int(packs["tokens"].sum()),
         # A record longer than the budget has a pack of its own, and that pack is full.
         "capacity": int(np.maximum(packs["tokens"], packs["token_budget"]).sum()),
@@ -72,9 +73,11 @@ def packing_of_all(rows: list[dict]) -> dict[str, Any]:
     summed = (
         "records",
         "packs",
+        "full_packs",
         "tokens",
         "capacity",
         "masked_packs",
+        "masked_full_packs",
         "masked_tokens",
         "masked_capacity",
         "padded_tokens_arrival",

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from packedesm.embedding.pack import read_packs
-from packedesm.embedding.record import ShardRun
 from packedesm.files import (
     RECORD_DIGEST,
     file_digest,
@@ -24,16 +21,16 @@ from packedesm.files import (
     write_record,
     write_text,
 )
-from packedesm.options import ReportOptions
-from packedesm.outputs import OUTPUTS, RECORD, Array
+from packedesm.options import NONE, ReportOptions
+from packedesm.outputs import OUTPUTS, Array
 from packedesm.paths import Paths
 from packedesm.report import plots, words
-from packedesm.report.annotations import NONE, read_annotations
+from packedesm.report.annotations import Annotations, read_annotations
 from packedesm.report.flagged import first_flagged
 from packedesm.report.maps import draw_maps
 from packedesm.report.methods import methods
 from packedesm.report.multiqc import write_multiqc
-from packedesm.report.vectors import Vectors, apart, read_vectors
+from packedesm.report.vectors import Vectors, apart, foremost, is_pooled, read_vectors
 from packedesm.sequences.flags import FLAGS, Flag
 from packedesm.sequences.index import FLOAT32, length_counts
 
@@ -43,6 +40,13 @@ PLAIN = ReportOptions("pca", NONE, NONE, 1)
 _UNEXPLAINED = Flag("See the table of flags in the documentation.")
 
 
+class Before(NamedTuple):
+    """What the steps before the report say, and the manifest of finished results too."""
+
+    merged: Mapping[str, str]  # digests of the merged files, by name
+    seconds: Mapping[str, float]  # that "sharding" and "merging" took
+
+
 def write_report(
     paths: Paths,
     options: ReportOptions = PLAIN,
@@ -50,7 +54,27 @@ def write_report(
     table: str | None = None,
     workflow: bool = False,
 ) -> Path:
-    """Write report.html from metrics.json, verification.json, the packs and the merged results.
+    """Write the report of a run whose steps before it are done, and return it.
+
+    Parameters and errors as those of `draw_report`, whose record is written too.
+    """
+    steps = {"sharding": paths.sharding_seconds, "merging": paths.merging_seconds}
+    seconds = {step: read_record(path)["seconds"] for step, path in steps.items()}
+    before = Before(read_record(paths.merging)["sha256"], seconds)
+    record = draw_report(paths, options, before, table=table, workflow=workflow)
+    write_record(paths.reporting, record)
+    return paths.report
+
+
+def draw_report(
+    paths: Paths,
+    options: ReportOptions,
+    before: Before,
+    *,
+    table: str | None = None,
+    workflow: bool = False,
+) -> dict[str, Any]:
+    """Write report.html from metrics.json, verification.json and the merged results.
 
     And beside it what MultiQC shows of the sample.
 
@@ -61,6 +85,8 @@ def write_report(
     ----------
     options
         What is shown of the vectors.
+    before
+        What else is to be known.
     table
         Where the annotations lie, if that is not the path that `options` name.
     workflow
@@ -68,8 +94,8 @@ def write_report(
 
     Returns
     -------
-    Path
-        The report.
+    dict
+        The record of what was written, and from what.
 
     Raises
     ------
@@ -79,29 +105,31 @@ def write_report(
         If the annotations cannot be read, or the library of a map is not installed.
     """
     metrics, verification = read_record(paths.metrics), read_record(paths.verification)
-    merged = read_record(paths.merging)["sha256"]
-    packs = [_packs(paths, run["shard"]) for run in metrics["runs"]]
-    arrays = map(Array.named, metrics["arrays"])
-    pooled = [a.name for a in arrays if a.output.layered and a.per == RECORD]
-    vectors = read_vectors(paths, pooled[0], merged) if pooled else None
-    flags = metrics["flags"] | {FLOAT32: metrics["recoveries"]["float32_records"]}
-    with reading(paths.index, sha256=merged[paths.index.name]):
-        counts, flagged = length_counts(paths.index), first_flagged(paths.index, flags)
+    array = foremost(metrics["arrays"])
+    vectors = read_vectors(paths, array.name, before.merged) if is_pooled(array) else None
     shown = options if table is None else replace(options, annotations=table)
-    picture, drawn = _maps(vectors, shown)
+    annotations = read_annotations(shown, vectors.ids if vectors else ())
+    flags = metrics["flags"] | {FLOAT32: metrics["recoveries"]["float32_records"]}
+    with reading(paths.index, sha256=before.merged[paths.index.name]):
+        counts, flagged = length_counts(paths.index), first_flagged(paths.index, flags)
+        colourless = annotations.matches_none(paths.index) if annotations else None
+    if colourless:
+        logger.warning("%s", colourless)
+    picture, drawn = _maps(vectors, None if colourless else annotations, shown)
     content = {
         "sample": paths.root.resolve().name,
         "metrics": metrics,
         "verification": verification,
-        "figures": _figures(metrics, verification, counts, packs) | drawn,
+        "figures": _figures(metrics, verification, counts) | drawn,
         "picture": picture,
+        "colourless": colourless,
         **_made(metrics),
         "error": _error(verification, vectors) if vectors else None,
-        "full_packs": float(np.mean(np.concatenate([pack["fill"] for pack in packs]) >= 0.95)),
         "flags": _flags(flags, flagged),
-        "offsets": _offsets(paths, metrics["arrays"][0]),
+        "output": array.name,
+        "offsets": _offsets(paths, array),
         "files": _files(paths, metrics),
-        "phases": _phases(paths, metrics, verification),
+        "phases": _phases(before.seconds, metrics, verification),
         "run_facts": _run_facts(metrics),
         "versions": _distinct(metrics, lambda run: run["versions"]),
         "methods": methods(metrics, verification, workflow=workflow),
@@ -110,16 +138,19 @@ def write_report(
     made_from = [record[RECORD_DIGEST] for record in (metrics, verification)]
     digests = {paths.report.name: file_digest(paths.report)}
     digests |= write_multiqc(paths, metrics, verification)
-    record = {"sha256": digests, "made_from": made_from, "options": options.as_config()}
-    write_record(paths.reporting, record)
-    return paths.report
+    return {
+        "sha256": digests,
+        "made_from": made_from,
+        "options": options.as_config(),
+        "table": annotations.sha256 if annotations else None,
+        "seconds": dict(before.seconds),
+    }
 
 
 def _maps(
-    vectors: Vectors | None, options: ReportOptions
+    vectors: Vectors | None, annotations: Annotations | None, options: ReportOptions
 ) -> tuple[dict[str, Any], dict[str, Markup]]:
     """Return what the page says of the maps of the vectors, and the figures."""
-    annotations = read_annotations(options, vectors.ids if vectors else ())
     if vectors is None:
         return {"kind": "none", "lost": 0}, {}
     said, figures = draw_maps(vectors, annotations, options)
@@ -139,9 +170,7 @@ def _made(metrics: dict) -> dict[str, Any]:
     return {"what": "vectors" if layered else "results", "made": "" if layered else made}
 
 
-def _figures(
-    metrics: dict, verification: dict, counts: np.ndarray, packs: list[dict]
-) -> dict[str, Markup]:
+def _figures(metrics: dict, verification: dict, counts: np.ndarray) -> dict[str, Markup]:
     packing = metrics["packing"]["all"]
     limit = None if metrics["long_sequences"] == "full" else metrics["max_length"]
     figures = {
@@ -149,7 +178,7 @@ def _figures(
         "padding": plots.padding(
             packing["tokens"], packing["padded_tokens_sorted"], packing["padded_tokens_arrival"]
         ),
-        "throughput": plots.throughput(_timelines(metrics["runs"], packs)),
+        "throughput": plots.throughput(**metrics["throughput"]["course"]),
     }
     if packing["tokens"] == 0:  # only masked copies went through the model
         del figures["padding"], figures["throughput"]
@@ -179,24 +208,6 @@ def _error(verification: dict, vectors: Vectors) -> dict[str, Any] | None:
     }
 
 
-def _packs(paths: Paths, shard: int) -> dict[str, np.ndarray]:
-    path, run = paths.shard_packs(shard), ShardRun.read(paths.shard_run(shard))
-    with reading(path, sha256=run.packs_sha256):
-        return read_packs(path)
-
-
-def _timelines(runs: list[dict], packs: list[dict]) -> list[tuple[float, np.ndarray, np.ndarray]]:
-    starts = [datetime.fromisoformat(run["started"]) for run in runs]
-    return [
-        (
-            (start - min(starts)).total_seconds() + run["seconds"]["setup"],
-            pack["finished_seconds"],
-            pack["residues"],
-        )
-        for start, run, pack in zip(starts, runs, packs, strict=True)
-    ]
-
-
 def _flags(counts: dict[str, int], flagged: dict[str, list]) -> list[dict[str, Any]]:
     """Return what is said of each flag that a record carries; those that nobody explains first."""
     order = [*FLAGS]
@@ -214,9 +225,9 @@ def _flags(counts: dict[str, int], flagged: dict[str, list]) -> list[dict[str, A
     )
 
 
-def _offsets(paths: Paths, name: str) -> str | None:
+def _offsets(paths: Paths, array: Array) -> str | None:
     """Return the file of where each protein's rows begin in an array; None: each has one row."""
-    found = paths.offsets(Array.named(name).per)
+    found = paths.offsets(array.per)
     return None if found is None else found.name
 
 
@@ -236,19 +247,19 @@ def _files(paths: Paths, metrics: dict) -> list[dict[str, str]]:
     return files + [{"name": name, "holds": holds} for name, holds in words.FILES.items()]
 
 
-def _phases(paths: Paths, metrics: dict, verification: dict) -> list[dict[str, Any]]:
+def _phases(before: Mapping[str, float], metrics: dict, verification: dict) -> list[dict[str, Any]]:
     """Return the steps in their order, with the seconds that each took, over all jobs."""
     jobs = [run["seconds"] for run in metrics["runs"]]
     setup, embedding, total = (
         sum(job[name] for job in jobs) for name in ("setup", "embedding", "total")
     )
     phases = [
-        ("Reading the FASTA and cutting shards", read_record(paths.sharding_seconds)["seconds"]),
+        ("Reading the FASTA and cutting shards", before["sharding"]),
         ("Reference for the verification", verification.get("reference_seconds")),
         ("Starting: weights, device, first measurements", setup),
         ("Embedding", embedding),
         ("Writing what was embedded", max(0.0, total - setup - embedding)),
-        ("Merging the shards", read_record(paths.merging_seconds)["seconds"]),
+        ("Merging the shards", before["merging"]),
         ("Verification", verification["seconds"]),
     ]
     known = [(name, seconds) for name, seconds in phases if seconds is not None]

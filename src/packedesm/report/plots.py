@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,6 @@ OUTPUT_STYLES = {
     "pseudo_perplexity": (colour("purple"), "P"),
     "contacts": (colour("ochre"), "h"),
 }
-TIME_POINTS = 80  # more would not be seen and would weigh the page down
 # float64 cannot tell two cosines near 1 apart below this, and a logarithmic axis has no zero.
 SMALLEST = 1e-16
 DASHED = (0, (4, 3))
@@ -88,27 +87,19 @@ def padding(axes: Axes, tokens: int, padded_sorted: int, padded_arrival: int) ->
 
 
 @drawn("Residues embedded per second over the time of the run")
-def throughput(axes: Axes, shards: Iterable[tuple[float, np.ndarray, np.ndarray]]) -> None:
+def throughput(axes: Axes, seconds: Sequence[float], residues: Sequence[float]) -> None:
     """Draw the residues embedded per second, by all jobs together, from the first job's start.
 
     Parameters
     ----------
-    shards
-        For each shard the second at which it began to embed, the seconds from then at which its
-        packs were done (ascending), and the residues of these packs.
+    seconds, residues
+        Points of time since then, ascending, and the residues that were done by each; see
+        `packedesm.report.course.course_of`.
     """
-    lines = [
-        (begin + np.append(0, finished), np.append(0, np.cumsum(residues)))
-        for begin, finished, residues in shards
-        if len(finished)
-    ]
-    start, stop = min(line[0][0] for line in lines), max(line[0][-1] for line in lines)
-    packs = sum(len(line[0]) - 1 for line in lines)
-    edges = np.linspace(start, stop, min(TIME_POINTS, max(4, packs // 2)) + 1)
-    done = sum(np.interp(edges, times, residues) for times, residues in lines)
-    scale, unit = _time_unit(stop)
+    edges, done = np.asarray(seconds), np.asarray(residues)
+    scale, unit = _time_unit(edges[-1])
     axes.stairs(np.diff(done) / np.diff(edges), edges / scale, fill=True, color=BLUE)
-    mean = done[-1] / (stop - start)
+    mean = done[-1] / (edges[-1] - edges[0])
     axes.axhline(
         mean, color=INK, linewidth=1, linestyle=DASHED, label=f"mean: {_short(mean)} per second"
     )

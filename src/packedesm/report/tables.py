@@ -39,6 +39,7 @@ THROUGHPUT_COLUMNS = (
     "masked_tokens",
     "masked_seconds",
     "masked_passes_per_second",
+    "masked_tokens_per_second",
     "setup_seconds",
     "gpu_utilisation_percent",
     "energy_j",

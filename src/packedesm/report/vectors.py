@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from packedesm.files import reading
+from packedesm.outputs import RECORD, Array
 from packedesm.paths import Paths
 from packedesm.sequences.index import read_rows
 
@@ -36,7 +39,24 @@ class Apart(NamedTuple):
     close: float  # one of a hundred pairs is closer
 
 
-def read_vectors(paths: Paths, output: str, merged: dict[str, str]) -> Vectors:
+def foremost(names: Iterable[str]) -> Array:
+    """Return which array of a run the page shows and names: one of vectors of records, if any.
+
+    That is the first output of these, else the first one; and of its layers the last.
+    """
+    arrays = [Array.named(name) for name in names]
+    pooled = (array for array in arrays if is_pooled(array))
+    output = next(pooled, arrays[0]).output
+    layers = [array for array in arrays if array.output == output]
+    return max(layers, key=lambda array: math.inf if array.layer is None else array.layer)
+
+
+def is_pooled(array: Array) -> bool:
+    """Tell whether an array has a vector for each record."""
+    return array.output.layered and array.per == RECORD
+
+
+def read_vectors(paths: Paths, output: str, merged: Mapping[str, str]) -> Vectors:
     """Read the vectors of at most `POINTS` records, every k-th row.
 
     Parameters

@@ -176,6 +176,8 @@ def one_at_a_time(paths: Paths, step: str) -> Iterator[None]:
 def finished_request(paths: Paths) -> Request | None:
     """Return the request of finished results that are whole; None if the folder is not finished.
 
+    The files of the report are not looked at: see `packedesm.results.redrawing`.
+
     Raises
     ------
     UserError
@@ -191,8 +193,9 @@ def finished_request(paths: Paths) -> Request | None:
         raise UserError(
             f"{paths.manifest}: is damaged or not of this command; give a new folder with -o"
         ) from None
-    for name, digest in digests.items():
-        path = paths.root / name
+    for path, digest in ((paths.root / name, digest) for name, digest in digests.items()):
+        if path in paths.drawn():
+            continue
         if not path.is_file() or file_digest(path) != digest:
             raise UserError(
                 f"{path}: is missing or damaged; give a new folder with -o, or --force to start "

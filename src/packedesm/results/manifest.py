@@ -50,7 +50,8 @@ def write_manifest(
     verification = read_record(paths.verification)
     if verification["passed"] is False:
         raise UserError(_explain_failure(paths, verification))
-    digests = _chained_digests(paths, verification)
+    reporting = read_record(paths.reporting)
+    digests = _chained_digests(paths, verification, reporting)
     run = ShardRun.read(paths.shard_run(0))
     _expect_asked(paths, run, config)
     with ExitStack() as stack:
@@ -59,7 +60,6 @@ def write_manifest(
         index = index_columns(paths.index, ["embedded_length"])
         residues = to_numpy(index["embedded_length"]).astype(np.int64)
         arrays = _check_arrays(paths, run, residues)
-    text = json.dumps(config, sort_keys=True, default=str)
     manifest = {
         "format": FORMAT,
         "records": index.num_rows,
@@ -70,14 +70,30 @@ def write_manifest(
         "arrays": arrays,
         "sha256": digests,
         "verified": verification["sequences"],
-        "config": json.loads(text),
-        "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        **configured(config),
+        "report": reported(reporting),
         "versions": versions(),
         "request": request.as_json() if request else None,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_record(paths.manifest, manifest)
     return manifest
+
+
+def configured(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a manifest says of a resolved configuration."""
+    text = json.dumps(config, sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {"config": json.loads(text), "config_sha256": digest}
+
+
+def reported(reporting: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a manifest says of a report.
+
+    That is what it was asked for, the digest of its table, and what cannot be known from the
+    results when it is drawn again.
+    """
+    return {key: reporting[key] for key in ("options", "table", "seconds")}
 
 
 def _expect_asked(paths: Paths, run: ShardRun, config: Mapping[str, Any]) -> None:
@@ -114,7 +130,9 @@ def _check_arrays(paths: Paths, run: ShardRun, residues: np.ndarray) -> dict[str
     return arrays
 
 
-def _chained_digests(paths: Paths, verification: Mapping[str, Any]) -> dict[str, str]:
+def _chained_digests(
+    paths: Paths, verification: Mapping[str, Any], reporting: Mapping[str, Any]
+) -> dict[str, str]:
     """Return the digests that all results were written with, by name.
 
     Raises
@@ -123,7 +141,6 @@ def _chained_digests(paths: Paths, verification: Mapping[str, Any]) -> dict[str,
         If a step worked on other files than those that are there now.
     """
     metrics, merging = read_record(paths.metrics), read_record(paths.merging)
-    reporting = read_record(paths.reporting)
     shards = range(len(metrics["runs"]))
     runs = [ShardRun.read(paths.shard_run(shard)).record_sha256 for shard in shards]
     made_from = {

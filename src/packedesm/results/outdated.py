@@ -54,7 +54,12 @@ def outdated_checkpoint(
 
 
 def outdated_steps(
-    run: Paths, paths: Paths, config: Mapping[str, Any], inputs: Sequence[str], shards: int
+    run: Paths,
+    paths: Paths,
+    config: Mapping[str, Any],
+    inputs: Sequence[str],
+    shards: int,
+    table: str = MISSING,
 ) -> list[Path]:
     """Return those records of a sample's steps whose step was given something else.
 
@@ -66,6 +71,8 @@ def outdated_steps(
         The resolved configuration, and the number of shards.
     inputs
         What `packedesm.results.inputs.describe` says of the sample's FASTA files.
+    table
+        And of the table of annotations, if there is one.
     """
     found = []
     if _record(paths.sharding) and kept_number(paths, config, inputs) != shards:
@@ -90,9 +97,8 @@ def outdated_steps(
     verification = _record(paths.verification)
     if verification and verification.get("options", verify) != verify:
         found.append(paths.verification)
-    report = ReportOptions.part(config)
     reporting = _record(paths.reporting)
-    if reporting and reporting.get("options", report) != report:
+    if reporting and _otherwise_reported(reporting, ReportOptions.part(config), table):
         found.append(paths.reporting)
     return found
 
@@ -122,6 +128,13 @@ def kept_number(paths: Paths, config: Mapping[str, Any], inputs: Sequence[str]) 
         for before, line, digest in zip_longest(read, inputs, digests_of(inputs))
     ]
     return len(sharding["shards"]) if (read, was) == (now, options) else None
+
+
+def _otherwise_reported(reporting: Mapping[str, Any], options: Any, table: str) -> bool:
+    """Tell whether a report was asked for otherwise, or its table was another one."""
+    read = reporting.get("table")
+    other = table != MISSING and read is not None and digests_of([table]) != [read]
+    return other or reporting.get("options", options) != options
 
 
 def _record(path: Path) -> dict[str, Any] | None:

@@ -10,11 +10,12 @@ from typing import Any
 
 from packedesm.errors import Damaged, UserError
 from packedesm.files import read_record, write_record
+from packedesm.options import ReportOptions
 from packedesm.outputs import needs
 from packedesm.paths import Paths
 from packedesm.results.exports.record import outdated_exports
 from packedesm.results.folder import refuse_foreign_sample
-from packedesm.results.inputs import describe
+from packedesm.results.inputs import MISSING, describe
 from packedesm.results.outdated import (
     embedded_as,
     kept_number,
@@ -121,7 +122,9 @@ class Planning:
         if not paths.sharding.exists():
             return []
         inputs = self._described(self.samples[name])
-        return outdated_steps(self._run, paths, self.options, inputs, shards)
+        table = ReportOptions.of(self.options).table
+        (read,) = self._described([table]) if table else [MISSING]
+        return outdated_steps(self._run, paths, self.options, inputs, shards, read)
 
     def outdated_exports(self, name: str) -> list[Path]:
         """Return the records of a sample's exports of which a file is gone."""

@@ -15,23 +15,24 @@ from packedesm.results.inputs import Input, check_read
 from packedesm.versions import versions
 
 FORMAT = 1
-# What changes no vector, nor where it stands: where things lie, and how a job works. The device is
-# one of them so that whoever turns to another one keeps what is finished.
+# What changes no vector, nor where it stands: where things lie, how a job works, what is made of
+# results. The device is one of them so that whoever turns to another one keeps what is finished.
 NOT_DECIDING = (
     *("fasta", "results", "model", "checkpoints", "device", "workers", "commit_seconds"),
-    *("commit_packs", "cluster", "exports"),
+    *("commit_packs", "cluster", "exports", "report"),
 )
-# What decides how results are looked at, and no vector: compared only with what is finished.
-ONLY_VERIFIED = ("verify", "seed", "report")
-
-# What reports showed before there was a choice.
-_BEFORE = {"map": "pca", "annotations": "none", "column": "none"}
+# What decides how results are verified, and no vector: compared only with what is finished.
+ONLY_VERIFIED = ("verify", "seed")
 
 
 def input_files(config: Mapping[str, Any]) -> list[Path]:
     """Return the FASTA files of a run of the command: one sample, in this order."""
     fasta = config["fasta"]
     return [Path(path) for path in ([fasta] if isinstance(fasta, str) else fasta)]
+
+
+def _deciding(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key not in NOT_DECIDING}
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Request:
         return cls(
             inputs=tuple(map(read, input_files(config))),
             weights=tuple(read(path, digest) for path in weights),
-            options={key: value for key, value in plain.items() if key not in NOT_DECIDING},
+            options=_deciding(plain),
             model=config["model"],
             versions=versions(),
         )
@@ -106,8 +107,8 @@ class Request:
                 name: tuple(Input.from_json(entry) for entry in content[name])
                 for name in ("inputs", "weights")
             }
-            # What could not be chosen before.
-            options = {"ids": "first_word", "report": _BEFORE, **content["options"]}
+            # What could not be chosen before, without what decided then.
+            options = _deciding({"ids": "first_word", **content["options"]})
             versions = dict(content["versions"])
             return cls(**files, options=options, model=str(content["model"]), versions=versions)
         except (KeyError, TypeError, AttributeError) as error:

@@ -121,6 +121,12 @@ def length_counts(index: Path) -> np.ndarray:
     return counts
 
 
+def read_ids(index: Path) -> Iterator[str]:
+    """Yield the ids of all records in their order, in constant memory."""
+    for batch in pq.ParquetFile(index).iter_batches(1 << 16, columns=["id"]):
+        yield from batch.column(0).to_pylist()
+
+
 def read_rows(index: Path, rows: np.ndarray, columns: list[str] | None = None) -> Iterator[dict]:
     """Yield some rows, ascending, with their columns; opens only the row groups that hold them."""
     file = pq.ParquetFile(index)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from packedesm.errors import Fault, UserError, first_line, listed, plural, printable, quote
-from packedesm.files import RECORD_DIGEST, reading
+from packedesm.files import combined, reading
 from packedesm.outputs import Array
 from packedesm.paths import Paths
 from packedesm.results.exports.formats import FORMATS, POSITION, Format, Writer
@@ -301,5 +301,9 @@ def _made(results: Results, asked: Asked) -> dict[str, Any]:
 
 
 def _digest(results: Results) -> str:
-    """Return what tells these results from others."""
-    return str(results.manifest.get(RECORD_DIGEST) or results.manifest["written"])
+    """Return what tells these results from others, whatever report there is of them."""
+    manifest, paths = results.manifest, Paths(results.path)
+    if "sha256" not in manifest:
+        return str(manifest["written"])
+    exported = [path.name for path in (*paths.arrays(results.arrays), paths.index)]
+    return combined([manifest["sha256"][name] for name in exported])
