@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from packedesm import cli
+from packedesm.commands import embed
+from packedesm.commands.options import schema_options
 from packedesm.config import resolve, samples, schema, with_arrays
 from packedesm.errors import UserError
 from packedesm.esm2.registry import locate
@@ -42,7 +44,7 @@ DEPTH = 6  # layers of the model that is meant
 
 
 def keys() -> list[str]:
-    return [key for _flag, key, _described in cli._schema_options()]
+    return [key for _flag, key, _described in schema_options()]
 
 
 def understood(config: dict[str, Any]) -> bool:
@@ -78,7 +80,7 @@ def configuration(chance: random.Random, fasta: Path) -> dict[str, Any]:
 def flags(chance: random.Random, fasta: Path) -> list[str]:
     """Arguments of the command with some odd values."""
     arguments = ["embed", str(fasta), "-o", "out", "--model=esm2_tiny_random"]
-    for flag, _key, _described in chance.sample(cli._schema_options(), chance.choice((1, 1, 2, 3))):
+    for flag, _key, _described in chance.sample(schema_options(), chance.choice((1, 1, 2, 3))):
         arguments.append(f"{flag}={chance.choice(WORDS)}")
     return arguments
 
@@ -111,7 +113,7 @@ def test_any_flags_are_understood_or_refused_in_one_line(fasta, first, count, te
     for seed in range(first, first + count):
         options = cli._parser().parse_args(flags(random.Random(seed), fasta))
         try:
-            ends.append(understood(cli._config(options)))
+            ends.append(understood(embed._config(options)))
         except UserError as error:
             assert "\n" not in str(error) and str(error).isprintable()
             ends.append(False)
