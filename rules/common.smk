@@ -78,6 +78,9 @@ SAMPLE = Paths(f"{RESULTS}/{{sample}}")
 ARRAYS = OPTIONS["arrays"]
 # `workflow.cores` refuses to be read where no --cores was given, as on a cluster.
 CORES = workflow.resource_settings.cores or 4
+# One job per GPU at a time on this machine, and a core beside them for the reference; and the whole
+# machine for one job on a CPU. On a cluster the profile's set-threads decides.
+THREADS_TO_EMBED = max(1, min(4, (CORES - 1) // GPUS)) if GPUS else CORES
 MAX_MINUTES = OPTIONS["cluster"]["max_minutes"]
 
 
@@ -204,7 +207,8 @@ def minutes_for_reference(_wildcards, input, attempt):
     """Return the time limit of the reference, from its records and the size of the model."""
     # Where anything comes from masked passes, four residues of each record are masked in turn.
     passes = 5 if ShardOptions.of(OPTIONS).masked else 1
-    tokens = passes * OPTIONS["verify"]["sequences"] * (OPTIONS["max_length"] + 2)
+    records = ReferenceOptions.of(OPTIONS).most
+    tokens = passes * records * (OPTIONS["max_length"] + 2)
     return reference_minutes(
         Checkpoint.read(input.checkpoint), tokens, attempt, max_minutes=MAX_MINUTES
     )

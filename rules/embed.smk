@@ -18,10 +18,8 @@ rule embed:
         benchmark_of("embed.{shard}", "sample")
     conda:
         "../envs/packedesm.yaml"
-    # One job per GPU at a time on this machine, beside which there is work for CPUs; and the whole
-    # machine for one job on a CPU. On a cluster the profile's set-threads decides, and its
-    # set-resources the type of the GPU.
-    threads: max(1, min(4, CORES // GPUS)) if GPUS else CORES
+    threads: THREADS_TO_EMBED
+    # On a cluster the profile's set-resources decides the type of the GPU.
     resources:
         gpu=0 if OPTIONS["device"] == "cpu" else 1,
         mem_mb=megabytes_with_model,

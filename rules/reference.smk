@@ -18,7 +18,8 @@ rule reference:
         benchmark_of("reference.{part}", "sample")
     conda:
         "../envs/packedesm.yaml"
-    threads: min(4, CORES)
+    # So many proteins at a time: on a GPU machine by the cores that the jobs leave.
+    threads: max(1, min(16, CORES - GPUS * THREADS_TO_EMBED))
     resources:
         mem_mb=megabytes_with_model,
         runtime=minutes_for_reference,

@@ -5,6 +5,7 @@ rule metrics:
         fai=every_shard(SAMPLE.shard_fai),
         packs=every_shard(SAMPLE.shard_packs),
         runs=every_shard(SAMPLE.shard_run),
+        reference=SAMPLE.reference(FIRST),
     output:
         metrics=SAMPLE.metrics,
         packing=report(

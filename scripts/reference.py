@@ -16,4 +16,5 @@ if __name__ == "__main__":
             ReferenceOptions.of(snakemake.params.options),
             part,
             shards=snakemake.params.shards,
+            threads=snakemake.threads,
         )

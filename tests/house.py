@@ -16,7 +16,7 @@ ROOMS = {
     "packing": ("sequences",),
     "esm2": (),
     "device": ("esm2",),
-    "reference": ("sequences", "esm2"),
+    "reference": ("sequences", "esm2", "device.memory"),
     # Of the reference only what tells of it: it loads no fair-esm.
     "embedding": (
         *("sequences", "packing", "esm2", "device"),

@@ -77,7 +77,7 @@ READERS = {
     "shard_skipped": ["merge"],
     "shard_fai": ["first", "rest", "metrics"],
     "shard_fasta": ["rest"],  # the first part reads four records, each with its digest
-    "facts first": ["rest", "verify"],
+    "facts first": ["rest", "verify", "metrics"],
     "numbers first": ["rest", "verify"],
     "facts rest": ["verify"],
     "numbers rest": ["verify"],

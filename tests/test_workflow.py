@@ -79,7 +79,7 @@ AFTER_SHARDS = {"reference", "embed", "merge", "metrics", "verify", "report", "m
 @pytest.mark.parametrize(
     ("changed", "rules"),
     [
-        ("verify={'sequences':5}", {"reference", "verify", "report", "manifest"}),
+        ("verify={'sequences':5}", {"reference", "metrics", "verify", "report", "manifest"}),
         (
             "max_length=500",
             {"shard", "reference", "embed", "merge", "metrics", "verify", "report", "manifest"},

@@ -14,6 +14,8 @@ from packedesm.errors import UserError
 SPECIAL_TOKENS = 2  # <cls> and <eos> around every window
 NONE = "none"  # in place of a path or a column
 
+_MOST_BY_AUTO = 16  # records that are verified where no number is asked for
+
 
 class _Options:
     """Base of options that are made from keys of the configuration with the names of its fields."""
@@ -175,7 +177,7 @@ class JobOptions(_OfVerify):
     seed: int
     commit_seconds: float  # most time between two commits
     commit_packs: int  # most packs between two commits
-    sequences: int  # records that are verified; with 0 the job does not check itself either
+    sequences: int | str  # that are verified, or auto; with 0 the job does not check itself either
     min_cosine: float  # what passes its first check, see `VerifyOptions`
     max_relative_l2: float | str
 
@@ -186,15 +188,20 @@ class ReferenceOptions(_OfVerify):
 
     length: LengthPolicy
     arrays: tuple[str, ...]
-    sequences: int  # records; 0 turns verification off
+    sequences: int | str  # records, 0 turns verification off; or auto, a share of the run
     seed: int  # of the sample
+
+    @property
+    def most(self) -> int:
+        """Most records that are verified."""
+        return _MOST_BY_AUTO if isinstance(self.sequences, str) else self.sequences
 
 
 @dataclass(frozen=True)
 class VerifyOptions(_OfVerify):
     """How the results are compared with the reference."""
 
-    sequences: int  # records to compare; 0 turns verification off
+    sequences: int | str  # records to compare; 0 turns verification off; or auto
     min_cosine: float  # smallest cosine similarity that passes; each residue's for "residue"
     max_relative_l2: float | str  # largest |x - reference| / |reference| that passes, or auto
     seed: int  # of the sample

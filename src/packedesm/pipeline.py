@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from packedesm.cluster import shards_for
 from packedesm.config import with_arrays
 from packedesm.device.places import Place, anywhere, find_places
+from packedesm.embedding.beside import beside
 from packedesm.embedding.job import embed_shard
 from packedesm.embedding.output import expect_same_numbers, finished
 from packedesm.embedding.pool import embed_shards
@@ -27,8 +29,9 @@ from packedesm.options import (
 )
 from packedesm.outputs import Array, needs
 from packedesm.paths import Paths
+from packedesm.reference.memory import available_bytes
 from packedesm.reference.step import write_reference
-from packedesm.reference.vectors import FIRST, REST
+from packedesm.reference.vectors import FIRST, REST, ReferenceVectors
 from packedesm.report.annotations import check_shown
 from packedesm.report.metrics import write_metrics
 from packedesm.report.page import write_report
@@ -44,6 +47,8 @@ from packedesm.sequences.partition import Number
 from packedesm.sequences.shards import write_shards
 
 logger = logging.getLogger(__name__)
+
+_THREADS_PER_GPU = 2  # that read, tokenise, launch and write
 
 
 def embed_fasta(
@@ -91,10 +96,15 @@ def embed_fasta(
     summary = write_shards(fastas, paths, ShardOptions.of(config), shards=number, width=width)
     request.check_read([source["sha256"] for source in summary["inputs"]])
     shards, reference = len(summary["shards"]), ReferenceOptions.of(options)
-    write_reference(paths, checkpoint, reference, FIRST, shards=shards)
-    _embed(paths, options, checkpoint, summary, places, threads)
-    merge_shards(paths, shards, options["arrays"])
-    write_reference(paths, checkpoint, reference, REST, shards=shards)
+    compute = partial(write_reference, paths, checkpoint, reference, shards=shards)
+    first = compute(FIRST, threads=threads)
+    idle = 0
+    if not paths.reference(REST).exists():
+        idle = _idle_threads(first, reference, checkpoint, places, threads)
+    with beside(partial(compute, REST, threads=idle), "reference") if idle else nullcontext():
+        _embed(paths, options, checkpoint, summary, places, threads)
+        merge_shards(paths, shards, options["arrays"])
+    compute(REST, threads=threads)  # unless that is done
     verify(paths, VerifyOptions.of(config), shards=shards)
     write_metrics(paths, shards)
     write_report(paths, shown)
@@ -111,6 +121,28 @@ def _number_of_shards(
     if kept is None and len(places) > 1:
         return lambda cost: shards_for(checkpoint, cost, len(places), places[0].kind)
     return kept or 1
+
+
+def _idle_threads(
+    first: ReferenceVectors,
+    options: ReferenceOptions,
+    checkpoint: Checkpoint,
+    places: list[Place],
+    threads: int,
+) -> int:
+    """Return how many threads may compute the rest of the reference while devices embed.
+
+    None on a CPU, which embeds with all of them, or where there is no rest, or no memory for it.
+    """
+    if places[0].kind == "cpu" or first.drawn is None:
+        return 0
+    masked = any(Array.named(name).masked for name in options.arrays)
+    if len(first.proteins) == first.drawn.sequences and not masked:
+        return 0
+    # fair-esm holds two copies of the weights while it reads them, and the jobs read them, too.
+    if 4 * 4 * checkpoint.geometry.parameters > available_bytes():
+        return 0
+    return max(1, threads - _THREADS_PER_GPU * len(places))
 
 
 def _embed(

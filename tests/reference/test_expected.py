@@ -125,7 +125,7 @@ def test_contacts_of_a_long_protein_are_those_of_fair_esm_too(reference, fair_es
 
 
 def test_contacts_that_do_not_fit_are_not_begun_where_the_rest_is(reference, monkeypatch):
-    monkeypatch.setattr("packedesm.reference.model.available_bytes", lambda: 2e5)
+    monkeypatch.setattr("packedesm.reference.memory.available_bytes", lambda: 2e5)
     reference_vectors(reference, SEQUENCE, WHOLE, named("mean", "logits"))
     with pytest.raises(DoesNotFitError):
         reference_vectors(reference, SEQUENCE, WHOLE, named("contacts"))

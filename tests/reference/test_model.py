@@ -12,7 +12,8 @@ from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.registry import MODELS
 from packedesm.reference import blocked_attention
-from packedesm.reference.model import DoesNotFitError, Reference, available_bytes
+from packedesm.reference.memory import available_bytes
+from packedesm.reference.model import DoesNotFitError, Reference
 
 GEOMETRIES = {
     "tiny": Geometry(layers=3, width=32, heads=4),
@@ -76,6 +77,6 @@ except DoesNotFitError:
 
 def test_what_the_system_would_kill_is_not_begun(model, monkeypatch):
     assert 1e8 < available_bytes() < 1e14
-    monkeypatch.setattr("packedesm.reference.model.available_bytes", lambda: 1e4)
+    monkeypatch.setattr("packedesm.reference.memory.available_bytes", lambda: 1e4)
     with pytest.raises(DoesNotFitError):
         model.representation("MKV" * 100)

@@ -1,6 +1,6 @@
 """A small run as its embedding jobs leave it, and merged, for the tests of what comes after."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +8,12 @@ import numpy as np
 from packedesm.embedding.pack import PackStatistics, write_packs
 from packedesm.embedding.record import Seconds, ShardRun
 from packedesm.files import RECORD_DIGEST, file_digest, read_record, write_record
-from packedesm.options import EmbedOptions
+from packedesm.options import EmbedOptions, ReferenceOptions
 from packedesm.outputs import Array
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.packing.packer import plan_packs
 from packedesm.paths import Paths
+from packedesm.reference.vectors import FIRST, Drawn, ReferenceVectors
 from packedesm.report.metrics import write_metrics
 from packedesm.report.page import PLAIN, write_report
 from packedesm.results.merge import merge_shards
@@ -24,6 +25,7 @@ FASTA = f">a one\n{'M' + 'A' * 39}\n>b\n{'M' + 'C' * 79}\n>c\n{'M' * 8}\n>d\n{'M
 CONFIG = {"max_length": 60, "window_overlap": 20}
 BUDGET = 100
 PACK_SECONDS = 0.5  # each pack of the run took this long
+DRAWN = Drawn(sequences=4, records=5, asked=16, share=0.09, most_share=0.1)
 
 
 def write_run(
@@ -45,6 +47,8 @@ def write_run(
         job = _write_job(paths, shard, options(EmbedOptions, **config), run or {})
         _write_arrays(paths, job, vectors or _random)
     merge_shards(paths, shards, job.plan.arrays)
+    reference = ReferenceVectors((), (), "fair-esm", 0.0, DRAWN)
+    reference.write(paths, FIRST, options(ReferenceOptions, **config), job.checkpoint.sha256)
     return paths
 
 
@@ -91,6 +95,7 @@ def measured(root, *, fasta=FASTA, shards=1, records=None, passed=True, **run) -
         verification = read_record(paths.verification)
         worst = {"cosine": 1.0, "relative_l2": 2e-7, "row": 0, "array": "mean", "output": "mean"}
         found = {"passed": passed, "sequences": len(records), "records": records, "worst": worst}
+        found["drawn"] = asdict(DRAWN)
         found["arrays"] = [*map(_summary, {record["array"]: record for record in records}.values())]
         write_record(paths.verification, verification | found)
     write_metrics(paths, shards)

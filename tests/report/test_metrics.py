@@ -1,5 +1,5 @@
 import csv
-from dataclasses import replace
+from dataclasses import asdict, replace
 from unittest.mock import ANY
 
 import numpy as np
@@ -13,7 +13,7 @@ from packedesm.files import RECORD_DIGEST, file_digest, read_json, read_record, 
 from packedesm.paths import Paths
 from packedesm.report.metrics import write_metrics
 from packedesm.sequences.index import length_counts
-from tests.report.finished_run import write_run
+from tests.report.finished_run import DRAWN, write_run
 
 # Residues 40, 50, 8, 28 and a repeat of the third: 42, 52, 10 and 30 tokens in four unique records.
 FASTA = (
@@ -202,3 +202,7 @@ def test_recoveries_of_all_jobs_are_counted(tmp_path):
     paths = write_run(tmp_path / "sample", FASTA, 1, run=disturbed)
     del disturbed["float32_rows"]
     assert write_metrics(paths, 1)["recoveries"] == disturbed | {"float32_records": 2}
+
+
+def test_how_many_records_are_verified_is_told(paths):
+    assert write_metrics(paths, 1)["drawn"] == asdict(DRAWN)

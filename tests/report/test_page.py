@@ -102,7 +102,9 @@ def test_random_weights_are_called_meaningless(tmp_path, html):
 
 
 def test_verification_is_judged_at_the_top(tmp_path, html):
-    assert "Verified. 1 protein was computed again" in Page(html).text
+    text = Page(html).text
+    assert "Verified. 1 protein was computed again" in text
+    assert "They were to be 4 of 5 proteins; asked for 16, limited to 10% of the run's" in text
     missed = [record(), record(row=1, relative_l2=0.3, cosine=0.9, passed=False)]
     failed = report(tmp_path / "failed", records=missed, passed=False)
     assert "Verification failed. Do not use these vectors. 1 of 2" in Page(failed).text

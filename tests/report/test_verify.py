@@ -17,7 +17,6 @@ from packedesm.options import ReferenceOptions, VerifyOptions
 from packedesm.paths import Paths
 from packedesm.reference.comparison import USUAL_COSINE, Distance, Limits, compare
 from packedesm.reference.model import DoesNotFitError, Reference
-from packedesm.reference.sample import choose
 from packedesm.reference.step import write_reference
 from packedesm.reference.vectors import PARTS
 from packedesm.report.verify import verify
@@ -87,7 +86,7 @@ def recorded(path) -> Checkpoint:
     return typed.checkpoint(path=str(path), geometry=geometry, sha256=file_digest(path))
 
 
-def run(paths: Paths, sequences: int = 100, shards: int = 2, **changes) -> dict:
+def run(paths: Paths, sequences: int | str = 100, shards: int = 2, **changes) -> dict:
     config = {"verify": {"sequences": sequences, **changes}, "outputs": OUTPUTS}
     length = ShardRun.read(paths.shard_run(0)).options.length
     reference = replace(typed.options(ReferenceOptions, **config), length=length)
@@ -292,28 +291,17 @@ def test_the_sample_is_as_large_as_asked_and_seeded(paths):
     assert [record["row"] for record in run(paths, 5)["records"]] == rows
 
 
-def test_sample_holds_shortest_longest_and_each_stratum_of_lengths():
-    lengths = np.random.default_rng(5).permutation(np.arange(10, 1010))
-    rows = choose(lengths, 16, seed=1)
-    chosen = np.sort(lengths[rows])
-    assert len(set(rows.tolist())) == 16
-    assert (chosen[0], chosen[-1]) == (10, 1009)
-    # 998 lengths in 14 strata of 71 or 72: neighbours are never two strata apart.
-    assert np.diff(chosen).max() < 2 * 72
-    assert choose(lengths, 16, seed=1).tolist() == rows.tolist()
-    assert choose(lengths, 16, seed=2).tolist() != rows.tolist()
-
-
-@pytest.mark.parametrize("records", range(1, 9))
-@pytest.mark.parametrize("count", range(10))
-def test_sample_has_no_record_twice(records, count):
-    rows = choose(np.full(records, 7), count, seed=0)
-    assert len(set(rows.tolist())) == len(rows) == min(records, count)
-    assert all(0 <= row < records for row in rows)
-
-
-def test_one_record_is_the_longest():
-    assert choose(np.array([5, 9, 2]), 1, seed=0).tolist() == [1]
+def test_how_many_records_are_verified_and_why_is_told(paths, caplog):
+    caplog.set_level("INFO")
+    records = pq.ParquetFile(paths.shard_index).metadata.num_rows
+    result = run(paths, "auto")
+    assert result["sequences"] == result["drawn"]["sequences"] == 4
+    assert (result["drawn"]["records"], result["drawn"]["asked"]) == (records, 16)
+    assert result["drawn"]["share"] > result["drawn"]["most_share"] == 0.1
+    words = f"4 of {records} proteins; asked for 16, limited to 10% of the run's operations"
+    assert f"to be verified: {words} and at least 4" in caplog.messages
+    assert run(paths, 5)["drawn"]["most_share"] is None
+    assert run(paths, 0)["drawn"] is None
 
 
 def test_vectors_of_zeros_or_another_width_miss():
@@ -348,6 +336,7 @@ def test_a_record_that_does_not_fit_is_replaced_by_the_longest_that_does(paths, 
 
     monkeypatch.setattr(Reference, "says", bounded)
     monkeypatch.setattr("packedesm.options.LengthPolicy.windows", lambda _self, n: [(0, n)])
+    monkeypatch.setattr("packedesm.options.LengthPolicy.embedded", lambda _self, n: np.asarray(n))
     result = run(paths, 1, max_relative_l2=1000, min_cosine=0)
     assert result["sequences"] == 1
     (row,) = {record["row"] for record in result["records"]}

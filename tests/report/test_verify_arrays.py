@@ -314,7 +314,7 @@ def test_a_perplexity_held_to_the_runs_own_marginals_is_told_apart(paths, monkey
 def test_contacts_whose_reference_does_not_fit_are_left_out_and_told(paths, monkeypatch, caplog):
     # So much as 20 residues take: attention weights of 2 x 2 heads, 30 bytes each, and the tokens.
     room = 4 * 30 * 22**2 + 16 * 100 * 22
-    monkeypatch.setattr("packedesm.reference.model.available_bytes", lambda: room)
+    monkeypatch.setattr("packedesm.reference.memory.available_bytes", lambda: room)
     result = again(paths, ("mean", "contacts"))
     assert {r["row"] for r in result["records"] if r["array"] == "contacts"} == {0, 2, 3, 4}
     assert {r["row"] for r in result["records"] if r["array"] == "mean"} == {*range(6)}
@@ -325,7 +325,7 @@ def test_contacts_whose_reference_does_not_fit_are_left_out_and_told(paths, monk
 
 def test_of_contacts_alone_a_shorter_protein_is_taken_instead(paths, monkeypatch):
     room = 4 * 30 * 22**2 + 16 * 100 * 22
-    monkeypatch.setattr("packedesm.reference.model.available_bytes", lambda: room)
+    monkeypatch.setattr("packedesm.reference.memory.available_bytes", lambda: room)
     result = again(paths, ("contacts",), sequences=1)
     assert [told["row"] for told in result["replaced"]] == [5, 1]
     assert {r["row"] for r in result["records"]} == {result["replaced"][-1]["by"]}

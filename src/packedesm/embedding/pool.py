@@ -8,24 +8,14 @@ import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from multiprocessing.resource_tracker import ensure_running
 
 from packedesm.device.places import Place
-from packedesm.embedding.pool_process import (
-    REMIND_SECONDS,
-    Embed,
-    Embedded,
-    Failed,
-    Message,
-    Ready,
-    Said,
-    embed_at,
-)
-from packedesm.embedding.signals import SIGNALS
+from packedesm.embedding.child_process import REMIND_SECONDS, Said, log, signals_held_back
+from packedesm.embedding.pool_process import Embed, Embedded, Failed, Message, Ready, embed_at
 from packedesm.errors import Fault, UserError, first_line
 from packedesm.progress import Progress
 
@@ -152,7 +142,7 @@ class _Pool:
                     self._give_up()
                 for _process, message in self._heard():
                     if isinstance(message, Said):
-                        _log(message)
+                        log(message)
             except BaseException as error:
                 interruption = error
         if interruption is not None:
@@ -174,7 +164,7 @@ class _Pool:
 
     def _start(self, place: Place) -> None:
         self._started[place] += 1
-        with _signals_held_back():
+        with signals_held_back():
             ours, theirs = _CONTEXT.Pipe()
             process = _CONTEXT.Process(target=embed_at, args=(place, self._embed, theirs))
             try:
@@ -222,7 +212,7 @@ class _Pool:
         elif isinstance(message, Ready):
             process.ready = True
         elif isinstance(message, Said):
-            _log(message)
+            log(message)
         elif isinstance(message, Failed):
             process.error = message.error
             process.process.kill()  # it has said all, and may hang at a device that failed
@@ -255,24 +245,6 @@ class _Pool:
             "" if shard is None else f", and what is left of shard {shard} goes to another process",
             exc_info=error if process.ready else None,
         )
-
-
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Let a process that is started in the block begin its life without being interrupted."""
-    ensure_running()  # or `start` would do it, and let signals through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _log(message: Said) -> None:
-    record = logging.makeLogRecord(message.record)
-    log = logging.getLogger(record.name)
-    if log.isEnabledFor(record.levelno):
-        log.handle(record)
 
 
 def _why_it_ended(process: _Process) -> str:

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
-import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import parent_process
-from multiprocessing.connection import Connection, wait
-from queue import SimpleQueue
-from threading import Thread
-from typing import Any
+from multiprocessing.connection import Connection
 
 from packedesm.device.hardware import leased_device
 from packedesm.device.places import Place
-from packedesm.embedding import signals
-from packedesm.embedding.signals import SIGNALS, stopping_on_signals
+from packedesm.embedding.child_process import (
+    Said,
+    Tell,
+    heed_parent,
+    leave_terminal_to_parent,
+    log_to,
+    sending,
+)
+from packedesm.embedding.signals import stopping_on_signals
 from packedesm.errors import Damaged, Fault, UserError
-from packedesm.log import LineFormatter
 from packedesm.progress import telling
-
-# A signal that comes just before a thread begins to wait does not wake it up. So it is sent again,
-# and nobody waits for longer.
-REMIND_SECONDS = 1.0
 
 Embed = Callable[[int], object]  # embeds one shard
 
@@ -35,13 +28,6 @@ Embed = Callable[[int], object]  # embeds one shard
 @dataclass(frozen=True)
 class Ready:
     """The process holds its device."""
-
-
-@dataclass(frozen=True)
-class Said:
-    """What it would write to its log: attributes of a `logging.LogRecord`."""
-
-    record: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -67,7 +53,6 @@ class Failed:
 
 
 Message = Ready | Said | Embedded | Finished | Failed
-Tell = Callable[[Message], None]
 
 
 def embed_at(place: Place, embed: Embed, connection: Connection) -> None:
@@ -77,13 +62,10 @@ def embed_at(place: Place, embed: Embed, connection: Connection) -> None:
     signals reach it and its parent alike: it leaves them to the parent, which sends SIGTERM where
     it is to stop. If the parent dies it stops as if that had been sent.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with _telling(connection) as tell, stopping_on_signals() as check_stop:
-        _log_to(tell, place)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        Thread(target=_stop_with_parent, daemon=True).start()
+    leave_terminal_to_parent()
+    with sending(connection) as tell, stopping_on_signals() as check_stop:
+        log_to(tell, place)
+        heed_parent()
         try:
             with leased_device(place.device):
                 tell(Ready())
@@ -105,56 +87,6 @@ def _next(connection: Connection) -> int | None:
         return connection.recv()
     except (EOFError, OSError):  # the parent is gone
         return None
-
-
-def _stop_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        while True:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(REMIND_SECONDS)
-
-
-@contextmanager
-def _telling(connection: Connection) -> Iterator[Tell]:
-    """Give a function that sends a message; all that it was given are sent when the block ends.
-
-    A signal's handler may call it in the midst of another call, so a thread does the sending.
-    """
-    messages: SimpleQueue[Message | None] = SimpleQueue()
-
-    def send() -> None:
-        while (message := messages.get()) is not None:
-            try:
-                connection.send(message)
-            except OSError:  # the parent is gone
-                return
-
-    thread = Thread(target=send, daemon=True)
-    thread.start()
-    try:
-        yield messages.put
-    finally:
-        messages.put(None)
-        thread.join()
-
-
-def _log_to(tell: Tell, place: Place) -> None:
-    """Let all that this process logs be told, each line with the name of its place."""
-
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            told = {
-                key: getattr(record, key) for key in ("name", "levelno", "levelname", "created")
-            }
-            error = record.exc_info and LineFormatter().formatException(record.exc_info)
-            tell(Said(told | {"msg": f"{place}: {record.getMessage()}", "exc_text": error}))
-
-    handler = Handler()
-    # That it was told to stop its parent has said already.
-    handler.addFilter(lambda record: record.name != signals.__name__)
-    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
 
 
 def _portable(error: Exception) -> Exception:

@@ -16,7 +16,8 @@ from packedesm.esm2.checkpoints import reading_weights
 from packedesm.esm2.registry import Checkpoint
 from packedesm.notebook.request import CallKeys, call_options, resolved
 from packedesm.reference.comparison import USUAL_COSINE, Limits
-from packedesm.reference.model import Reference, available_bytes
+from packedesm.reference.memory import available_bytes
+from packedesm.reference.model import Reference
 from packedesm.reference.vectors import Protein
 
 if TYPE_CHECKING:

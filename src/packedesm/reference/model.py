@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable
-from contextlib import nullcontext, suppress
-from math import inf
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import nullcontext
+from copy import copy, deepcopy
 from pathlib import Path
-from typing import NamedTuple
+from threading import Event
+from typing import Any, NamedTuple
 
 import esm
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 from packedesm.esm2.checkpoints import read
 from packedesm.esm2.fair_esm import is_published
@@ -19,6 +21,7 @@ from packedesm.esm2.tensor_files import load_archive
 from packedesm.esm2.weights import Weights
 from packedesm.outputs import CONTACT_HEAD
 from packedesm.reference.blocked_attention import blocked
+from packedesm.reference.memory import DoesNotFitError, Memory
 
 # Peak memory over the numbers of all tokens' vectors: fair-esm's GELU holds four times four of
 # them, the residual stream, q, k, v and the result six more, and they are pooled in float64.
@@ -27,10 +30,6 @@ _BYTES_PER_NUMBER = 100
 # leaves out <eos>, symmetrises, corrects and transposes, and holds seven copies of float32 for it
 # (measured: 6.1 to 7.0 with 400 to 1,022 residues, 2 to 12 layers of 20 heads).
 _BYTES_PER_WEIGHT = 7 * 4 + 2
-
-
-class DoesNotFitError(Exception):
-    """The memory of this machine does not hold the reference of a protein."""
 
 
 class Said(NamedTuple):
@@ -88,6 +87,7 @@ class Reference:
         # Checked before fair-esm sees it, whose errors are tracebacks.
         self._heads, weights = frozenset(needs), read(path, base, needs, regression)
         self._model = _model(path, weights, regression).eval()
+        self._memory = Memory()
         self._converter = self._model.alphabet.get_batch_converter()
         self.depth: int = self._model.num_layers
 
@@ -132,11 +132,9 @@ class Reference:
             self.expect(CONTACT_HEAD)
         text = sequence.decode("ascii") if isinstance(sequence, bytes) else sequence
         _, _, tokens = self._converter([("", text)])
-        if self._bytes(tokens.shape[1], contacts=contacts) > available_bytes():
-            raise DoesNotFitError  # the system would rather kill this process than refuse
         bounded = nullcontext() if contacts else blocked(self._model, tokens.shape[1])
         try:
-            with bounded:
+            with self._memory.holding(self._bytes(tokens.shape[1], contacts=contacts)), bounded:
                 result = self._model(tokens, repr_layers=[*layers], return_contacts=contacts)
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
@@ -148,8 +146,26 @@ class Reference:
             result["contacts"][0].numpy() if contacts else None,
         )
 
+    def twin(self, stop: Event) -> Reference:
+        """Return another one for another thread, with the same weights in memory.
+
+        What fair-esm keeps beside its weights, such as the rotary phases of the last length, is no
+        matter for two threads. After `stop` was set no layer is begun.
+        """
+
+        def check(*_call: object) -> None:
+            if stop.is_set():
+                raise InterruptedError("the reference is no longer asked for")
+
+        other = copy(self)
+        shared = {id(tensor): tensor for tensor in self._model.parameters()}
+        other._model = deepcopy(self._model, shared)
+        for layer in other._model.layers:
+            layer.register_forward_pre_hook(check)
+        return other
+
     def expect(self, head: str) -> None:
-        """Raise ValueError if a head was not loaded: fair-esm's is then random."""
+        """Raise ValueError if a head was not loaded: fair-esm's then holds zeros."""
         if head not in self._heads:
             raise ValueError(f"the {head} is not among what was loaded")
 
@@ -159,33 +175,34 @@ class Reference:
         return tokens * model.embed_dim * _BYTES_PER_NUMBER + weights * _BYTES_PER_WEIGHT
 
 
-def available_bytes() -> float:
-    """Return the memory that this process may still take; infinity where Linux does not tell."""
-    found = [inf]
-    with suppress(OSError):
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
-    with suppress(OSError, ValueError):  # of its control group (v2) and those around it
-        group = Path("/proc/self/cgroup").read_text(encoding="utf-8").strip().rpartition("::/")[2]
-        for part in [Path(group), *Path(group).parents]:
-            folder = Path("/sys/fs/cgroup") / part
-            with suppress(OSError, ValueError):  # "max", or the root
-                limit = int((folder / "memory.max").read_text())
-                found.append(limit - int((folder / "memory.current").read_text()))
-    return min(found)
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves out that fair-esm draws weights at random, all of which it then reads or never uses.
+
+    Of 650 million that takes longer than to read them.
+    """
+
+    def __torch_function__(
+        self, func: Any, _types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "").endswith(("uniform_", "normal_")):
+            return (args[0] if args else kwargs["tensor"]).zero_()
+        return func(*args, **kwargs)
 
 
+@torch.no_grad()
 def _model(path: Path, weights: Weights, regression: str | Path | None) -> esm.ESM2:
     content = None if path.is_dir() else load_archive(path)
     if is_published(content) and "lm_head" in weights.left_out:
         beside = None if regression is None else load_archive(Path(regression))
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _NothingDrawn():
             # Where there are none nobody asks for contacts: see `Reference.expect`.
             warnings.filterwarnings("ignore", message="Regression weights not found")
             # fair-esm tells ESM-2 from its older models by the beginning of the name.
             return esm.pretrained.load_model_and_alphabet_core("esm2", content, beside)[0]
     geometry = weights.geometry
-    model = esm.ESM2(geometry.layers, geometry.width, geometry.heads)
-    # `read` has checked what is needed; heads that are not are random, see `Reference.expect`.
+    with _NothingDrawn():
+        model = esm.ESM2(geometry.layers, geometry.width, geometry.heads)
+    # `read` has checked what is needed; heads that are not stay zeros, see `Reference.expect`.
     model.load_state_dict({**weights.state, **weights.heads}, strict=False)
     return model

@@ -13,25 +13,35 @@ from pyfaidx import Fasta
 
 from packedesm.errors import quote
 from packedesm.files import expect
-from packedesm.options import LengthPolicy
+from packedesm.options import LengthPolicy, ReferenceOptions
 from packedesm.paths import Paths
+from packedesm.reference.vectors import Drawn
 from packedesm.sequences.arrow import read_columns, to_numpy
 from packedesm.sequences.index import read_rows
+from packedesm.sequences.partition import token_cost
 from packedesm.sequences.summary import read_summary, reading_sharded
 
 logger = logging.getLogger(__name__)
 
 
-def choose(lengths: np.ndarray, count: int, seed: int) -> np.ndarray:
+# What `auto` verifies takes at most this share of the operations of the run, but is so many records
+# in any case: the shortest, the longest and two between.
+_SHARE, _LEAST = 0.1, 4
+
+
+def choose(lengths: np.ndarray, policy: LengthPolicy, count: int, seed: int) -> np.ndarray:
     """Choose records spread over the lengths, the shortest and the longest among them.
 
     The records are sorted by length and cut into strata of equal size; one record is drawn from
-    each, so that rare lengths are met as the quantiles meet them.
+    each, so that rare lengths are met as the quantiles meet them. Of those of the greatest embedded
+    length, which cost the most, the longest is enough, unless they are most of the records.
 
     Parameters
     ----------
     lengths : ndarray of int, shape (N,)
         Residues of each record.
+    policy
+        Which of them are embedded.
     count
         How many records to choose; all of them if there are no more.
     seed
@@ -47,9 +57,55 @@ def choose(lengths: np.ndarray, count: int, seed: int) -> np.ndarray:
         return np.arange(len(order))
     if count < 2:
         return order[len(order) - count :]
+    embedded = policy.embedded(lengths[order])  # ascending, too
+    below = int(np.searchsorted(embedded, embedded[-1]))
+    if below >= max(count - 1, len(order) / 2):
+        order = np.append(order[:below], order[-1])
     edges = np.linspace(1, len(order) - 1, count - 1).astype(np.int64)
     drawn = np.random.default_rng(seed).integers(edges[:-1], edges[1:])
     return np.sort(order[np.concatenate(([0], drawn, [len(order) - 1]))])
+
+
+def draw(
+    lengths: np.ndarray, cost: float, width: int, options: ReferenceOptions
+) -> tuple[np.ndarray, Drawn]:
+    """Draw the records to verify, and tell of it.
+
+    Under ``auto`` as many as take no more than a tenth of the operations of the run, counted alike:
+    one unmasked pass of each record that is drawn, and all passes of the run.
+
+    Parameters
+    ----------
+    lengths : ndarray of int, shape (N,)
+        Residues of each record.
+    cost
+        Of all that is embedded, in tokens, as ``sharding.json`` has it.
+    width
+        Of the model.
+
+    Returns
+    -------
+    ndarray of int64
+        Rows, ascending, as `choose` gives them.
+    Drawn
+        How many.
+    """
+    policy, most = options.length, min(options.most, len(lengths))
+
+    def drawn(count: int) -> tuple[np.ndarray, float]:
+        rows = choose(lengths, policy, count, options.seed)
+        passes = policy.counts(lengths[rows])
+        costs = passes * token_cost(policy.window_tokens(lengths[rows]), width)
+        # The number of shards, whose costs are summed, must not decide.
+        return rows, round(float(costs.sum()) / cost, 6)
+
+    count = most
+    rows, share = drawn(count)
+    while options.sequences == "auto" and share > _SHARE and count > _LEAST:
+        count -= 1
+        rows, share = drawn(count)
+    bound = _SHARE if count < most else None
+    return rows, Drawn(count, len(lengths), options.most, share, bound)
 
 
 # A check before a job takes seconds, with any model.
@@ -64,27 +120,34 @@ class Sample:
     ----------
     paths, shards
         A sample that was sharded, and the number of its shards.
-    count, seed
-        As `choose` takes them.
+    options, width
+        As `draw` takes them.
+
+    Attributes
+    ----------
+    drawn
+        How many records were drawn, and why so many.
     """
 
-    def __init__(self, paths: Paths, shards: int, count: int, seed: int) -> None:
-        self._paths, self._shards = paths, shards
+    def __init__(self, paths: Paths, shards: int, options: ReferenceOptions, width: int) -> None:
+        self._paths, self._shards, self._policy = paths, shards, options.length
         self._summary = read_summary(paths)
         with reading_sharded(paths, paths.shard_index, summary=self._summary):
             self._lengths = to_numpy(read_columns(paths.shard_index, ["length"])["length"])
-        self._rows = choose(self._lengths, count, seed).tolist()
+        cost = sum(shard["cost"] for shard in self._summary["shards"])
+        rows, self.drawn = draw(self._lengths, cost, width, options)
+        self._rows = rows.tolist()
 
     @property
     def masked_tokens(self) -> int:
         """Tokens of all masked passes of the run; 0 if it takes none."""
         return sum(shard["masked_tokens"] for shard in self._summary["shards"])
 
-    def first(self, policy: LengthPolicy) -> list[int]:
+    def first(self) -> list[int]:
         """Return the rows of the shortest, the longest and two between, of what is quickly done."""
         rows = np.array(self._rows)
         rows = rows[np.argsort(self._lengths[rows], kind="stable")]
-        quick = rows[policy.tokens(self._lengths[rows]) <= _FIRST_TOKENS]
+        quick = rows[self._policy.tokens(self._lengths[rows]) <= _FIRST_TOKENS]
         if not len(quick):
             return []
         return sorted(
@@ -101,10 +164,12 @@ class Sample:
     def replace(self, record: dict[str, Any]) -> dict[str, Any]:
         """Take the longest record shorter than `record` instead; return what is to be told.
 
-        One that is hardly shorter would not fit either, so each step is an eighth of the length.
+        One that is hardly shorter, or cut to the same length, would not fit either, so each step is
+        an eighth of what is embedded.
         """
         row, length = record["row"], record["length"]
-        shorter = np.flatnonzero(self._lengths <= length * 7 // 8)
+        embedded = self._policy.embedded(self._lengths)
+        shorter = np.flatnonzero(embedded <= embedded[row] * 7 // 8)
         shorter = np.setdiff1d(shorter, self._rows)
         taken = int(shorter[np.argmax(self._lengths[shorter])]) if len(shorter) else None
         if taken is not None:

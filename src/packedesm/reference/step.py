@@ -7,11 +7,13 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from packedesm.device.memory import keep_freed_memory
 from packedesm.errors import Fault
 from packedesm.esm2.checkpoints import reading_weights
 from packedesm.esm2.registry import Checkpoint
@@ -20,9 +22,11 @@ from packedesm.outputs import MARGINALS, PAIR, PERPLEXITY, Array, needs
 from packedesm.paths import Paths
 from packedesm.progress import Progress
 from packedesm.reference.expected import reference_vectors
-from packedesm.reference.model import DoesNotFitError, Reference
+from packedesm.reference.memory import DoesNotFitError
+from packedesm.reference.model import Reference
 from packedesm.reference.sample import Sample
-from packedesm.reference.vectors import FIRST, Protein, ReferenceVectors
+from packedesm.reference.threads import side_by_side
+from packedesm.reference.vectors import FIRST, Drawn, Protein, ReferenceVectors
 from packedesm.reference.whole_proteins import WholeProteins
 
 logger = logging.getLogger(__name__)
@@ -34,7 +38,13 @@ _PLACES = 4
 
 
 def write_reference(
-    paths: Paths, checkpoint: Checkpoint, options: ReferenceOptions, part: str, *, shards: int
+    paths: Paths,
+    checkpoint: Checkpoint,
+    options: ReferenceOptions,
+    part: str,
+    *,
+    shards: int,
+    threads: int = 1,
 ) -> ReferenceVectors:
     """Compute the reference vectors of one part of the sample, and write them; once.
 
@@ -57,6 +67,9 @@ def write_reference(
         written after the first.
     shards
         The number of shards.
+    threads
+        How many proteins may be computed at the same time, each by one thread, which decides
+        nothing.
 
     Raises
     ------
@@ -66,23 +79,26 @@ def write_reference(
     with suppress(FileNotFoundError, Fault):  # or it is damaged, or of something else
         return ReferenceVectors.read(paths, part, options, checkpoint.sha256)
     start = time.perf_counter()
+    drawn: Drawn | None = None
     proteins: tuple[Protein, ...] = ()
     replaced: tuple[dict[str, Any], ...] = ()
     if options.sequences:
-        sample = Sample(paths, shards, options.sequences, options.seed)
+        sample = Sample(paths, shards, options, checkpoint.geometry.width)
+        drawn = sample.drawn
         wanted = _Wanted([*map(Array.named, options.arrays)])
         if part == FIRST:
             # What jobs check before they begin; of masked passes what they come from.
             arrays = [array for array in wanted.arrays if not array.masked] or [_LOGITS]
             wanted = replace(wanted, arrays=arrays, masked=False)
-            todo = sample.first(options.length)
+            todo = sample.first()
+            logger.info("to be verified: %s", drawn.in_words())
         else:
             before = ReferenceVectors.read(paths, FIRST, options, checkpoint.sha256)
             done = [protein.row for protein in before.proteins]
             wanted = replace(wanted, done=frozenset(done))
             todo = sample.without([] if wanted.masks else done)
         if todo:
-            proteins, replaced = _embedded(checkpoint, sample, todo, options, wanted)
+            proteins, replaced = _embedded(checkpoint, sample, todo, options, wanted, threads)
         if part != FIRST and not proteins and not before.proteins:
             raise Fault(
                 f"{paths.root}: the reference of no sampled protein fits into memory, so nothing "
@@ -90,7 +106,7 @@ def write_reference(
                 "verify.sequences 0"
             )
     seconds = time.perf_counter() - start
-    vectors = ReferenceVectors(proteins, replaced, _PROGRAM, seconds)
+    vectors = ReferenceVectors(proteins, replaced, _PROGRAM, seconds, drawn)
     vectors.write(paths, part, options, checkpoint.sha256)
     return vectors
 
@@ -143,12 +159,20 @@ class _Wanted:
         return found, tuple(places.tolist()) if self.masked and marginals else ()
 
 
+class _Task(NamedTuple):
+    record: dict[str, Any]
+    sequence: str
+    arrays: Sequence[Array]
+    places: tuple[int, ...]
+
+
 def _embedded(
     checkpoint: Checkpoint,
     sample: Sample,
     todo: Sequence[int],
     options: ReferenceOptions,
     wanted: _Wanted,
+    threads: int,
 ) -> tuple[tuple[Protein, ...], tuple[dict[str, Any], ...]]:
     """Return the proteins of some rows, and what was said of those that were replaced.
 
@@ -159,51 +183,50 @@ def _embedded(
     outputs = {array.output.name for array in wanted.arrays}
     alone = PERPLEXITY in outputs and MARGINALS not in outputs
     wholes = WholeProteins(options.length, sample.masked_tokens, one=alone)
+    keep_freed_memory()
     with reading_weights(checkpoint) as path:
         heads = needs(outputs)
         reference = Reference(path, checkpoint.base, heads, checkpoint.regression)
-    with Progress("computing the reference of", len(todo), "proteins") as progress:
+    with (
+        side_by_side(reference, min(threads, len(todo))) as each,
+        Progress("computing the reference of", len(todo), "proteins") as progress,
+    ):
         while todo:
             again: list[int] = []
-            read = [*sample.read(todo)]
+            # The longest first, so that the threads end together.
+            read = sorted(sample.read(todo), key=lambda found: -found[0]["embedded_length"])
             whole = wholes.take(record for record, _sequence in read)
-            for record, sequence in read:
-                asked, places = wanted.of(record, options.seed, whole=record["row"] in whole)
-                try:
-                    found = _fitting(reference, sequence, options, asked, places)
-                except (DoesNotFitError, MemoryError):
-                    wholes.drop(record["row"])
-                    if wanted.masked and record["row"] not in wanted.done:
-                        told = sample.replace(record)
-                        replaced.append(told)
-                        again += [] if told["by"] is None else [told["by"]]
+            tasks = [
+                _Task(r, text, *wanted.of(r, options.seed, whole=r["row"] in whole))
+                for r, text in read
+            ]
+            for task, found in zip(tasks, each(partial(_fitting, options), tasks), strict=True):
+                progress.add(1)
+                if found is not None:
+                    about = {**task.record, "sequence": task.sequence, "positions": task.places}
+                    proteins.append(Protein(**about, **found))
                     continue
-                finally:
-                    progress.add(1)
-                proteins.append(Protein(**record, sequence=sequence, positions=places, **found))
+                wholes.drop(task.record["row"])
+                if wanted.masked and task.record["row"] not in wanted.done:
+                    told = sample.replace(task.record)
+                    replaced.append(told)
+                    again += [] if told["by"] is None else [told["by"]]
             todo = again
-    return tuple(proteins), tuple(replaced)
+    return tuple(sorted(proteins, key=lambda protein: protein.row)), tuple(replaced)
 
 
-def _fitting(
-    reference: Reference,
-    sequence: str,
-    options: ReferenceOptions,
-    asked: Sequence[Array],
-    places: Sequence[int],
-) -> dict[str, Any]:
+def _fitting(options: ReferenceOptions, reference: Reference, task: _Task) -> dict[str, Any] | None:
     """Return the vectors of a protein, and which arrays are left out: contacts, if need be.
 
     fair-esm holds the attention weights of all layers for contacts, the square of the length in
-    each; for the rest it needs little.
+    each; for the rest it needs little. None where that does not fit into memory either.
     """
-    try:
-        vectors = reference_vectors(reference, sequence, options.length, asked, places)
-    except (DoesNotFitError, MemoryError):
-        kept = [array for array in asked if array.per != PAIR]
-        if len(kept) in (0, len(asked)):
-            raise
-        vectors = reference_vectors(reference, sequence, options.length, kept, places)
-        left_out = tuple(array.name for array in asked if array.per == PAIR)
-        return {"vectors": vectors, "left_out": left_out}
-    return {"vectors": vectors}
+    kept = [array for array in task.arrays if array.per != PAIR]
+    left_out = tuple(array.name for array in task.arrays if array.per == PAIR)
+    for arrays, missing in ((task.arrays, ()), (kept, left_out)):
+        with suppress(DoesNotFitError, MemoryError):
+            asked = (reference, task.sequence, options.length, arrays, task.places)
+            return {"vectors": reference_vectors(*asked), "left_out": missing}
+        if not kept or not left_out:
+            break
+    return None

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from packedesm.errors import Fault
+from packedesm.errors import Fault, plural
 from packedesm.files import (
     RECORD_DIGEST,
     atomic_path,
@@ -49,6 +50,33 @@ class Protein:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """How many records are verified, and why so many."""
+
+    sequences: int
+    records: int  # that there are
+    asked: int  # most to verify
+    share: float  # of the operations of the run that their unmasked passes take
+    most_share: float | None  # that they were bounded to; None if they were not
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Drawn:
+        """Return what `dataclasses.asdict` gave."""
+        return cls(**told)
+
+    def in_words(self) -> str:
+        """Return how many of how many, and of a bound which."""
+        said = f"{self.sequences:,} of {plural(self.records, 'protein')}"
+        if self.most_share is None:
+            return said
+        but = f" and at least {self.sequences}" if self.share > self.most_share else ""
+        return (
+            f"{said}; asked for {self.asked}, limited to {100 * self.most_share:.0f}% of the run's "
+            f"operations{but}"
+        )
+
+
+@dataclass(frozen=True)
 class ReferenceVectors:
     """One part of the sample, computed."""
 
@@ -56,6 +84,7 @@ class ReferenceVectors:
     replaced: tuple[dict[str, Any], ...]  # see `packedesm.reference.sample.Sample.replace`
     program: str  # what computed them
     seconds: float
+    drawn: Drawn | None = None  # None where nothing is verified
 
     def write(
         self, paths: Paths, part: str, options: ReferenceOptions, checkpoint_sha256: str
@@ -79,6 +108,7 @@ class ReferenceVectors:
             "proteins": [_told(protein) for protein in self.proteins],
             "replaced": list(self.replaced),
             "seconds": self.seconds,
+            "drawn": self.drawn and asdict(self.drawn),
             "sha256": file_digest(numbers),
             "made_from": [read_record(paths.sharding)[RECORD_DIGEST]],
         }
@@ -120,7 +150,9 @@ class ReferenceVectors:
                 place += count
             told |= {name: tuple(told[name]) for name in ("positions", "left_out")}
             proteins.append(Protein(**told, vectors=vectors))
-        return cls(tuple(proteins), tuple(facts["replaced"]), facts["program"], facts["seconds"])
+        drawn = Drawn.of(told) if (told := facts.get("drawn")) else None
+        seconds = facts["seconds"]
+        return cls(tuple(proteins), tuple(facts["replaced"]), facts["program"], seconds, drawn)
 
 
 def _told(protein: Protein) -> dict[str, Any]:

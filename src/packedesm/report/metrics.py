@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from packedesm.embedding.record import ShardRun
-from packedesm.files import file_digest, write_record
+from packedesm.files import file_digest, read_record, write_record
 from packedesm.paths import Paths
+from packedesm.reference.vectors import FIRST
 from packedesm.report.course import course_of, packs_of, timelines
 from packedesm.report.packing import packing_of, packing_of_all, ratio
 from packedesm.report.tables import write_tables
@@ -32,7 +33,8 @@ def write_metrics(paths: Paths, shards: int) -> dict[str, Any]:
     Parameters
     ----------
     paths
-        Paths of one sample whose shards have all been embedded.
+        Paths of one sample whose shards have all been embedded, and of whose reference the first
+        part was computed.
     shards
         The number of shards.
 
@@ -73,6 +75,8 @@ def write_metrics(paths: Paths, shards: int) -> dict[str, Any]:
             "float32_records": float32_records,
         },
         "runs": [_run_summary(run) for run in runs],
+        # How many records are verified, and why so many; None where none is.
+        "drawn": read_record(paths.reference(FIRST)).get("drawn"),
     }
     write_tables(paths, metrics)
     tables = (paths.packing, paths.throughput)

@@ -24,6 +24,7 @@ from packedesm.files import (
 from packedesm.options import NONE, ReportOptions
 from packedesm.outputs import OUTPUTS, Array
 from packedesm.paths import Paths
+from packedesm.reference.vectors import Drawn
 from packedesm.report import plots, words
 from packedesm.report.annotations import Annotations, read_annotations
 from packedesm.report.flagged import first_flagged
@@ -133,6 +134,7 @@ def draw_report(
         "run_facts": _run_facts(metrics),
         "versions": _distinct(metrics, lambda run: run["versions"]),
         "methods": methods(metrics, verification, workflow=workflow),
+        "drawn": Drawn.of(told).in_words() if (told := verification.get("drawn")) else None,
     }
     write_text(paths.report, _environment().get_template("report.html.j2").render(content))
     made_from = [record[RECORD_DIGEST] for record in (metrics, verification)]

@@ -58,7 +58,8 @@ def verify(paths: Paths, options: VerifyOptions, *, shards: int) -> dict[str, An
         ``masked_places`` counts the places where masked marginals were compared.
         ``not_compared`` says what of the sample was left out, and why. ``replaced`` names the
         records whose reference does not fit into memory, and the row that was taken instead, None
-        if none was left.
+        if none was left. ``drawn`` tells how many records were to be verified, and why so many, see
+        `packedesm.reference.vectors.Drawn`; None if none.
 
     Raises
     ------
@@ -91,6 +92,7 @@ def verify(paths: Paths, options: VerifyOptions, *, shards: int) -> dict[str, An
         "masked_places": sum(len(protein.positions) for protein in proteins),
         "not_compared": _not_compared(made, proteins, records),
         "replaced": [told for part in parts for told in part.replaced],
+        "drawn": parts[0].drawn and asdict(parts[0].drawn),
         "options": options.as_config(),
         "seconds": time.perf_counter() - start,
         "reference_seconds": sum(part.seconds for part in parts),
