@@ -73,6 +73,7 @@ def shard_run(**changes: Any) -> ShardRun:
         fill=0.5,
         flops=1e9,
         matmul_peak_flops=1e10,
+        matmul_peak_range=(1e10, 1e10),
         matmul_peak_reason=None,
         precision={"tf32": False, "float16_sums": False, "bfloat16_sums": False},
         device={
