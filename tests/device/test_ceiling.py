@@ -13,7 +13,6 @@ from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.linear import linear
 from tests.device.made_up_gpu import DEFAULT, GB, MadeUpGpu, empty_model
 
-
 PLENTY = 1e15  # operations
 
 

@@ -36,14 +36,11 @@ class Gauge:
 
 
 class Peaks(NamedTuple):
-    """The rate of the model's matrix products while a job ran, all attempts together.
+    """The rate of the model's matrix products while a job ran, FLOP/s, all attempts together."""
 
-    By the names of `packedesm.embedding.record.JobFacts`.
-    """
-
-    matmul_peak_flops: float | None
-    matmul_peak_range: tuple[float, float] | None
-    matmul_peak_reason: str | None
+    flops: float | None
+    range: tuple[float, float] | None  # the slowest and the fastest that were measured
+    reason: str | None  # why nothing is known
 
 
 def peaks(attempts: Sequence[Attempt], after: Peak) -> Peaks:
@@ -59,18 +56,19 @@ def peaks(attempts: Sequence[Attempt], after: Peak) -> Peaks:
     after
         Measured after the last pack.
     """
-    known = [attempt for attempt in attempts if attempt.peak is not None]
-    if after.flops is not None and attempts:
-        last = attempts[-1]
-        faster = last._replace(peak=max(after.flops, last.peak or 0.0))
-        known = [*(attempt for attempt in known if attempt is not last), faster]
+    rates = [attempt.peak for attempt in attempts]
+    measured = [rate for rate in (*rates, after.flops) if rate is not None]
+    if rates and after.flops is not None:
+        rates[-1] = max(after.flops, rates[-1] or 0.0)
+    known = [
+        (max(attempt.seconds, _MOMENT), rate)
+        for attempt, rate in zip(attempts, rates, strict=True)
+        if rate is not None
+    ]
     if not known:
         return Peaks(None, None, after.reason)
-    seconds = [max(attempt.seconds, _MOMENT) for attempt in known]
-    could = sum(s * (attempt.peak or 0.0) for s, attempt in zip(seconds, known, strict=True))
-    measured = [attempt.peak for attempt in (*attempts, *known) if attempt.peak is not None]
-    measured += [] if after.flops is None else [after.flops]
     lowest, highest = min(measured), max(measured)
     told = (f"{flops / 1e12:.3g}" for flops in (lowest, highest))
     logger.info("matrix products alone ran at %s to %s TFLOP/s", *told)
-    return Peaks(could / sum(seconds), (lowest, highest), None)
+    could = sum(seconds * rate for seconds, rate in known)
+    return Peaks(could / sum(seconds for seconds, _rate in known), (lowest, highest), None)
