@@ -71,6 +71,33 @@ def test_single_precision_is_right_by_either_library(onednn, monkeypatch):
     check(torch.float32)
 
 
+def operators(work) -> list[str]:
+    with torch.profiler.profile() as profile:
+        work()
+    return [event.key for event in profile.key_averages()]
+
+
+@pytest.mark.parametrize("dtype", BARS, ids=str)
+def test_without_onednn_float32_is_added_up_in_place_and_nothing_else_is(dtype, monkeypatch):
+    monkeypatch.setattr("packedesm.esm2.linear.HAS_ONEDNN", False)
+    monkeypatch.setattr("packedesm.esm2.linear._HAS_BFLOAT16", False)
+    layer = nn.Linear(48, 40).to(dtype).requires_grad_(False)
+    x, residual = torch.randn(7, 48).to(dtype), torch.randn(7, 40).to(dtype)
+    used = operators(lambda: linear_add(x, layer, residual))
+    assert ("aten::addmm_" in used, "aten::linear" in used) == (
+        (True, False) if dtype == torch.float32 else (False, True)
+    )
+
+
+def test_without_onednn_a_residual_that_asks_for_gradients_is_left_alone(monkeypatch):
+    monkeypatch.setattr("packedesm.esm2.linear.HAS_ONEDNN", False)
+    layer = nn.Linear(6, 5).requires_grad_(False)
+    x, residual = torch.randn(3, 6), torch.randn(3, 5, requires_grad=True)
+    before = residual.detach().clone()
+    linear_add(x, layer, residual * 1).sum().backward()
+    assert torch.equal(residual.grad, torch.ones(3, 5)) and torch.equal(residual, before)
+
+
 def test_without_instructions_for_half_precision_torch_multiplies_it(monkeypatch):
     monkeypatch.setattr("packedesm.esm2.linear.HAS_ONEDNN", True)
     monkeypatch.setattr("packedesm.esm2.linear._HAS_BFLOAT16", False)
