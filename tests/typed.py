@@ -79,6 +79,7 @@ def shard_run(**changes: Any) -> ShardRun:
         device={
             "kind": "cpu",
             "name": "a processor",
+            "instructions": "AVX2",
             "uuid": None,
             "memory_bytes": 8 << 30,
             "threads": 2,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from packedesm.device.auto import load_model
+from packedesm.device.cpu import instructions, slow_reason
 from packedesm.device.gpu_monitor import GPUMonitor
 from packedesm.device.hardware import leased_device
 from packedesm.device.memory import keep_freed_memory
@@ -120,7 +121,9 @@ def embed_shard(
             packs=len(statistics),
             fill=total_fill(statistics),
             flops=job_flops(checkpoint.geometry, items),
-            **found._asdict(),
+            matmul_peak_flops=found.flops,
+            matmul_peak_range=found.range,
+            matmul_peak_reason=found.reason,
             precision=precision,
             device=device.describe(),
             gpu=_gpu(monitor.summary(), state),
@@ -218,6 +221,10 @@ def _say(
     precision: dict[str, bool],
 ) -> None:
     logger.info("%s on %s, files in %s", plan.dtype, device, plan.output_dtype)
+    if device.type == "cpu":
+        logger.info("the CPU's instructions: %s", instructions() or "unknown")
+    if slow := slow_reason(device, plan.dtype):
+        logger.warning("dtype %s: %s", plan.dtype, slow)
     if device.type == "cuda":
         used = ", ".join(name for name, is_used in precision.items() if is_used)
         logger.info("lower precision within products: %s", used or "none (no TF32)")

@@ -298,8 +298,10 @@ def _first_check(metrics: dict) -> dict[str, Any] | None:
 
 def _device(run: dict) -> str:
     device = run["device"]
-    threads = f", {device['threads']} threads" if device["kind"] == "cpu" else ""
-    return device["name"] + threads
+    if device["kind"] != "cpu":
+        return device["name"]
+    can = f", {device['instructions']}" if device.get("instructions") else ""
+    return f"{device['name']}{can}, {device['threads']} threads"
 
 
 def _precision(run: dict) -> str | None:
