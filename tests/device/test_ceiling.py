@@ -68,6 +68,13 @@ def test_it_is_a_rate_that_lasts(fake_cuda, monkeypatch):
     assert gpu.now > 1 + 4 * 0.1  # after four warm-ups
 
 
+@pytest.mark.parametrize("operations", [0.0, 2e7, 1e9, 5e10])
+def test_on_a_gpu_too_a_short_job_takes_no_more_than_it_may(fake_cuda, monkeypatch, operations):
+    peak, gpu = measured(fake_cuda, monkeypatch, at(1e9), operations=operations)
+    assert sum(2 * math.prod(shape) for shape in gpu.products) <= operations
+    assert peak.flops == (pytest.approx(1e9) if operations else None)
+
+
 @pytest.fixture
 def seen(monkeypatch):
     """The shape (T, K, N) of each product that is timed on this CPU, in order."""
