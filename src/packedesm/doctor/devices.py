@@ -151,7 +151,7 @@ def _dtype(part: str, name: str, fact: dict[str, Any], amiss: str) -> Finding:
     default = ", which is the default here" if fact["automatic"] else ""
     said = f"works{default}: off by {fact['relative_l2']:.0e}, attention {fact['backend']}"
     if fact["slow"]:
-        said = f"{said}; {fact['slow']}"
+        said = f"{said}; slower here than float32, for want of instructions"
     if fact["unfused"]:
         said = f"{said}; the steps between are slower: {fact['unfused']}"
         return Finding(part, name, said, _FUSE, NOTE, fact)
