@@ -100,6 +100,7 @@ def _record(paths: Paths, shard: int) -> None:
         fill=0.0,
         flops=0.0,
         matmul_peak_flops=1.0,
+        matmul_peak_range=None,
         matmul_peak_reason=None,
         precision={},
         device={},

@@ -81,3 +81,9 @@ def test_a_whole_run_is_verified(tmp_path, uniprot_500, dtype):
         assert backend == "sdpa", reason
     page = html.unescape(out.report.read_text())
     assert f"<code>{backend}</code>: {reason}" in page
+    slow = "has no instructions for bfloat16"
+    assert (slow in done.stderr) == (slow in page)
+    if dtype == "float32":
+        assert slow not in page
+    elif HERE != "AVX512" or os.environ.get(ONEDNN) == HALF.onednn:
+        assert slow in page

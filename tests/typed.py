@@ -73,11 +73,13 @@ def shard_run(**changes: Any) -> ShardRun:
         fill=0.5,
         flops=1e9,
         matmul_peak_flops=1e10,
+        matmul_peak_range=(1e10, 1e10),
         matmul_peak_reason=None,
         precision={"tf32": False, "float16_sums": False, "bfloat16_sums": False},
         device={
             "kind": "cpu",
             "name": "a processor",
+            "instructions": "AVX2",
             "uuid": None,
             "memory_bytes": 8 << 30,
             "threads": 2,

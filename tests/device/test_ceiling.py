@@ -1,15 +1,19 @@
 """What the job's own rate is set against."""
 
 import math
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from packedesm.device import ceiling
+from packedesm.device import ceiling, timing
 from packedesm.device.ceiling import measure_matmul_peak
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.linear import linear
 from tests.device.made_up_gpu import DEFAULT, GB, MadeUpGpu, empty_model
+
+PLENTY = 1e15  # operations
 
 
 def operators(work) -> set[str]:
@@ -25,13 +29,13 @@ def test_the_peak_is_taken_with_the_library_that_layers_use(dtype):
     x = torch.randn(8, 64, dtype=dtype)
     used = operators(lambda: linear(x, model.layers[0].qkv))
     assert used
-    assert used <= operators(lambda: measure_matmul_peak(model, 8))
+    assert used <= operators(lambda: measure_matmul_peak(model, 8, PLENTY))
 
 
-def measured(fake_cuda, monkeypatch, seconds, *, free=GB, tokens=512):
+def measured(fake_cuda, monkeypatch, seconds, *, free=GB, tokens=512, operations=PLENTY):
     """Measure on a made-up GPU whose products take so long; return the peak and the GPU."""
     with MadeUpGpu(monkeypatch, free=free, seconds=seconds) as gpu:
-        return measure_matmul_peak(empty_model(device=fake_cuda), tokens), gpu
+        return measure_matmul_peak(empty_model(device=fake_cuda), tokens, operations), gpu
 
 
 def at(rate):
@@ -64,20 +68,61 @@ def test_it_is_a_rate_that_lasts(fake_cuda, monkeypatch):
     assert gpu.now > 1 + 4 * 0.1  # after four warm-ups
 
 
-def test_a_cpu_is_not_kept_longer_than_by_one_large_product(monkeypatch):
-    seen = []
+@pytest.mark.parametrize("operations", [0.0, 2e7, 1e9, 5e10])
+def test_on_a_gpu_too_a_short_job_takes_no_more_than_it_may(fake_cuda, monkeypatch, operations):
+    peak, gpu = measured(fake_cuda, monkeypatch, at(1e9), operations=operations)
+    assert sum(2 * math.prod(shape) for shape in gpu.products) <= operations
+    assert peak.flops == (pytest.approx(1e9) if operations else None)
 
-    def count(x, product):
-        seen.append(2 * len(x) * product.weight.numel())
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The shape (T, K, N) of each product that is timed on this CPU, in order."""
+    shapes = []
+
+    def note(x, product):
+        shapes.append((*x.shape, product.out_features))
         return linear(x, product)
 
-    monkeypatch.setattr(ceiling, "linear", count)
-    for width in (64, 320, 480):
-        seen.clear()
-        model = empty_model(geometry=Geometry(1, width, width // 32))
-        assert measure_matmul_peak(model, 4096).flops > 0
-        assert sum(seen) <= 11 * 2 * 1024**3  # a product of 1,024 x 1,024, eleven times
-    assert sum(seen) > 0.9 * 22 * 1024**3  # and for as long
+    monkeypatch.setattr(ceiling, "linear", note)
+    return shapes
+
+
+@pytest.mark.parametrize("width", [64, 320])
+@pytest.mark.parametrize("operations", [0.0, 1e7, 5e7, 1e9, 4e9, 2e10])
+def test_it_takes_no_more_operations_than_it_may(seen, width, operations):
+    model = empty_model(geometry=Geometry(1, width, width // 32))
+    peak = measure_matmul_peak(model, 4096, operations)
+    assert sum(2 * math.prod(shape) for shape in seen) <= operations
+    smallest = 2 * width**2 * 512 * 3
+    assert (peak.flops is not None) == (operations >= smallest) == bool(seen)
+    if peak.flops is None:
+        assert "too short" in peak.reason
+    assert {shape[0] for shape in seen} <= {4096} or {shape[1:] for shape in seen} == {(width,) * 2}
+
+
+def test_a_long_job_times_all_products_on_the_tokens_of_its_packs_and_then_ends(seen, monkeypatch):
+    seconds = iter(k * 0.03 for k in range(10_000))  # each product takes so long
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    measure_matmul_peak(empty_model(), 700, PLENTY)
+    counts = Counter(seen)
+    assert {shape[1:] for shape in counts} == {(64, 192), (64, 64), (64, 256), (256, 64)}
+    assert {shape[0] for shape in counts} == {700}
+    assert {0.2 <= (count - 1) * 0.03 <= 0.3 for count in counts.values()} == {True}
+
+
+def test_a_neighbour_that_comes_and_goes_does_not_lower_the_peak(seen, monkeypatch):
+    now, calls = 0.0, 0
+
+    def clock():
+        nonlocal now, calls
+        now += 0.5 if calls % 8 == 3 else 0.01  # of every fourth product: between its two readings
+        calls += 1
+        return now
+
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=clock))
+    peak = measure_matmul_peak(empty_model(), 512, PLENTY)
+    assert peak.flops == pytest.approx(2 * 512 * 64 * 256 / 0.01)
 
 
 def test_where_memory_is_short_fewer_tokens_are_taken(fake_cuda, monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 from packedesm.embedding.commits import Commit
 from packedesm.embedding.pack import FinishedPack, PackStatistics
 from packedesm.embedding.replan import Replan
-from packedesm.embedding.resume import Settled, ShardState
+from packedesm.embedding.resume import Attempt, Settled, ShardState
 from packedesm.errors import Damaged, Fault
 from packedesm.files import explained, read_json, write_record
 from packedesm.options import EmbedPlan
@@ -63,12 +63,12 @@ def adopt(state, *, token_budget=64, device=CPU, **asked) -> EmbedPlan:
     return settled.plan
 
 
-def attempt(folder, numbers, *, packs=3, **changed) -> ShardState:
+def attempt(folder, numbers, *, packs=3, peak=None, **changed) -> ShardState:
     """Let one attempt commit packs of these numbers, a file for every three."""
     state = ShardState(folder)
     adopt(state, **changed)
     state.committed(NUMBERS)
-    with state.committing(seconds=60, packs=packs) as commit:
+    with state.committing(seconds=60, packs=packs, peak=peak) as commit:
         for number in numbers:
             commit(pack(number))
     return state
@@ -319,6 +319,14 @@ def test_a_commit_of_another_plan_is_not_used(tmp_path, caplog):
     stray.rename(tmp_path / "state" / stray.name)
     assert list(attempt(tmp_path / "state", []).statistics()) == [0]
     assert "another input or configuration" in caplog.text
+
+
+def test_each_attempt_tells_its_peak_and_the_time_of_its_packs(tmp_path):
+    attempt(tmp_path, [0, 2], peak=1e9)  # finished 1.5 and 4.5 s after the first began
+    attempt(tmp_path, [])
+    last = attempt(tmp_path, [3, 5, 6], packs=1)  # 6, 9 and 10.5 s
+    assert last.embedding_attempts() == [Attempt(4.5, 1e9), Attempt(6.0, None)]
+    assert ShardState(tmp_path / "another").embedding_attempts() == []
 
 
 def test_the_attempt_that_started_last_is_the_one_that_commits(tmp_path):

@@ -37,7 +37,9 @@ def test_each_equals_the_same_in_float64(dtype):
     check(dtype)
 
 
-def test_gradients_equal_those_of_the_plain_layers():
+@pytest.mark.parametrize("onednn", [False, True])
+def test_gradients_equal_those_of_the_plain_layers(onednn, monkeypatch):
+    monkeypatch.setattr("packedesm.esm2.linear.HAS_ONEDNN", onednn)
     torch.manual_seed(0)
     layer = nn.Linear(6, 5)
     x, residual = torch.randn(3, 6, requires_grad=True), torch.randn(3, 5, requires_grad=True)
@@ -69,6 +71,24 @@ def test_single_precision_is_right_by_either_library(onednn, monkeypatch):
     """oneDNN has float32 for every CPU: that it is worth it on few is no reason not to test it."""
     monkeypatch.setattr("packedesm.esm2.linear.HAS_ONEDNN", onednn)
     check(torch.float32)
+
+
+def operators(work) -> list[str]:
+    with torch.profiler.profile() as profile:
+        work()
+    return [event.key for event in profile.key_averages()]
+
+
+@pytest.mark.parametrize("dtype", BARS, ids=str)
+def test_without_onednn_float32_is_added_up_in_place_and_nothing_else_is(dtype, monkeypatch):
+    monkeypatch.setattr("packedesm.esm2.linear.HAS_ONEDNN", False)
+    monkeypatch.setattr("packedesm.esm2.linear._HAS_BFLOAT16", False)
+    layer = nn.Linear(48, 40).to(dtype).requires_grad_(False)
+    x, residual = torch.randn(7, 48).to(dtype), torch.randn(7, 40).to(dtype)
+    used = operators(lambda: linear_add(x, layer, residual))
+    assert ("aten::addmm_" in used, "aten::linear" in used) == (
+        (True, False) if dtype == torch.float32 else (False, True)
+    )
 
 
 def test_without_instructions_for_half_precision_torch_multiplies_it(monkeypatch):

@@ -99,6 +99,20 @@ def test_shards_add_up_and_their_spread_is_stated(tmp_path):
     assert throughput["elapsed"]["seconds"] == pytest.approx(10 + run["seconds"]["total"])
 
 
+def test_of_a_job_that_was_faster_than_its_peak_no_share_is_given(tmp_path):
+    paths = write_run(tmp_path, FASTA, 2)
+    run = read_json(paths.shard_run(1))  # 10^9 FLOP a pack, half a second each
+    run |= {"matmul_peak_flops": 1e9, "matmul_peak_range": [1e9, 1e9]}
+    write_record(paths.shard_run(1), run)
+    throughput = write_metrics(paths, 2)["throughput"]
+    quiet, busy = throughput["shards"]
+    assert (quiet["busy"], busy["busy"], throughput["all"]["busy"]) == (False, True, True)
+    assert quiet["mfu"] == pytest.approx(0.2)
+    assert busy["mfu"] is throughput["all"]["mfu"] is None
+    assert (busy["tflops"], busy["matmul_peak_tflops"]) == pytest.approx((0.002, 0.001))
+    assert [row["mfu"] for row in table(paths.throughput)][1:] == ["", ""]
+
+
 def test_an_empty_shard_has_no_rates_and_does_not_widen_the_spread(tmp_path):
     paths = write_run(tmp_path, f">a\n{'M' * 30}\n", 3)
     metrics = write_metrics(paths, 3)

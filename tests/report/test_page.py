@@ -274,16 +274,31 @@ def test_an_unknown_peak_has_its_reason_and_no_share(tmp_path):
     reason = "matrix products could not be timed: out of memory"
     html = report(tmp_path / "r", run={"matmul_peak_flops": None, "matmul_peak_reason": reason})
     assert f"(unknown: {reason})" in Page(html).text
-    assert "busy" not in html
+    text = Page(html).text
+    assert "speed limit is unknown" in text
+    assert "busy" not in text and "matrix products alone, measured" not in text
 
 
 def test_a_share_above_the_peak_is_no_headline(tmp_path):
     html = report(tmp_path / "r", run={"matmul_peak_flops": 1e9})  # the packs reach twice that
     text = Page(html).text
-    assert "unclear of the device" in text
-    assert "speed limit the machine was busy when the limit was measured" in text
-    assert "is unclear where it comes out above 100%: the machine was busy with other work" in text
+    assert "0.002 TFLOP/s the machine was busy when its limit was measured" in text
+    assert "0.002 unclear" in text
+    assert "in the same job, before and after the work (0.001 TFLOP/s)" in text
+    assert "unclear where the work was faster than the peak: the machine was busy" in text
     assert "200" not in text
+
+
+def test_a_peak_that_changed_is_told_with_both_values(tmp_path):
+    def said(name, lowest, highest):
+        peaks = {"matmul_peak_flops": highest, "matmul_peak_range": (lowest, highest)}
+        return Page(report(tmp_path / name, run=peaks)).text
+
+    changed = "The speed of the machine changed while the job ran: its products came to "
+    text = said("changed", 6e9, 8e9)
+    assert changed + "0.006 TFLOP/s at one time and 0.008 at another. A share" in text
+    assert "speed changed while it ran" in text
+    assert "changed while" not in said("steady", 7e9, 8e9)
 
 
 def test_what_a_gpu_computes_in_lower_precision_is_said(tmp_path, html):

@@ -11,7 +11,7 @@ from packedesm.report.vectors import (
     ranges,
     read_vectors,
 )
-from packedesm.report.words import meaning_of_error, percent, rounded, share_of_peak
+from packedesm.report.words import meaning_of_error, percent, rounded
 from tests.report.finished_run import write_run
 
 rng = np.random.default_rng(3)
@@ -145,9 +145,8 @@ def test_what_an_error_means_depends_on_how_far_close_proteins_are_apart():
     assert "not small" in meanings[3]
 
 
-def test_only_what_is_complete_looks_complete_and_what_is_more_is_unclear():
+def test_only_what_is_complete_looks_complete():
     assert percent(0.99999) == "> 99.9%"
-    assert percent(1.0) == share_of_peak(1.0) == "100.0%"
-    assert share_of_peak(1.6) == "unclear"
-    assert share_of_peak(None) == "unknown"
+    assert percent(1.0) == "100.0%"
+    assert percent(None) == "unknown"
     assert rounded(898_231.0) == "900,000"

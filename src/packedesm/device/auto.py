@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from packedesm.device.cpu import slow_reason
 from packedesm.device.hardware import check_dtype
 from packedesm.device.memory import out_of_memory
 from packedesm.device.token_budget import Workload, fastest_budget
@@ -158,7 +159,8 @@ def resolve_dtype(dtype: str, device: torch.device) -> tuple[str, str]:
     """Return the number format of the computation on `device`, and why."""
     if dtype != "auto":
         check_dtype(device, dtype)
-        return dtype, NAMED
+        slow = slow_reason(device, dtype)
+        return dtype, f"{NAMED}; {slow}" if slow else NAMED
     if device.type == "cuda":
         return "float16", "chosen automatically on a GPU"
     return "float32", "chosen automatically on a CPU"

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from packedesm.device.cpu import instructions
 from packedesm.device.gpus import VISIBLE, visible_gpus
 from packedesm.device.lease import Unusable, freest_first, lease
 from packedesm.device.nvml import Gpu, driver_version
@@ -44,10 +45,15 @@ class Device:
         return cls(device, uuid, _cpu_name(), _host_memory_bytes())
 
     def describe(self) -> dict[str, Any]:
-        """Return kind, name, UUID and memory, and the CPU threads, for ``run.json``."""
+        """Return kind, name, UUID and memory, and the CPU threads, for ``run.json``.
+
+        Of a CPU its instructions too, see `packedesm.device.cpu.instructions`.
+        """
+        on_cpu = self.torch_device.type == "cpu"
         return {
             "kind": self.torch_device.type,
             "name": self.name,
+            "instructions": instructions() if on_cpu else None,
             "uuid": self.uuid,
             "memory_bytes": self.memory_bytes,
             "threads": torch.get_num_threads(),

@@ -109,10 +109,11 @@ def _unfit(answer: Answer) -> str | None:
 
 
 def _cpu(cpu: Mapping[str, Any], machine: Answer, *, vital: bool) -> Iterator[Finding]:
-    instructions, missing = machine.of("instructions"), machine.of("kernels")
+    missing = machine.of("kernels")
     memory = f", {gigabytes(cpu['memory_bytes'])} of memory" if cpu["memory_bytes"] else ""
-    said = f"{cpu['name']}, {cpu['threads']} threads{memory}, {instructions}"
-    facts = {**cpu, "instructions": instructions, "kernels_missing": missing}
+    can = cpu["instructions"] or "instructions unknown"
+    said = f"{cpu['name']}, {cpu['threads']} threads{memory}, {can}"
+    facts = {**cpu, "kernels_missing": missing}
     yield Finding("CPU", "CPU", said, facts=facts)
     if missing is None:
         yield Finding("CPU", "kernels", "compiled for this CPU: attention varlen_cpu")
@@ -149,6 +150,8 @@ def _dtype(part: str, name: str, fact: dict[str, Any], amiss: str) -> Finding:
         return Finding(part, name, f"not here: {fact['lacking']}", facts=fact)
     default = ", which is the default here" if fact["automatic"] else ""
     said = f"works{default}: off by {fact['relative_l2']:.0e}, attention {fact['backend']}"
+    if fact["slow"]:
+        said = f"{said}; slower here than float32, for want of instructions"
     if fact["unfused"]:
         said = f"{said}; the steps between are slower: {fact['unfused']}"
         return Finding(part, name, said, _FUSE, NOTE, fact)

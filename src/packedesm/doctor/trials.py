@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from packedesm.device.auto import load_model, resolve_dtype
+from packedesm.device.cpu import slow_reason
 from packedesm.device.gpus import visible_gpus
 from packedesm.device.hardware import Device, check_dtype, fits, job_gpus
 from packedesm.device.memory import out_of_memory
@@ -63,7 +64,6 @@ def machine(device: str) -> Facts:
     cpu = torch.device("cpu")
     yield {
         "cpu": Device.of(cpu).describe(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
         "kernels": kernels.unavailable_reason(cpu, torch.float32, _HEAD_DIM),
     }
     yield from _computing(cpu)
@@ -148,7 +148,9 @@ def _pass(
     found = _hidden(model, _LENGTHS, backend.name)
     distance = _distance(dtype, found.split(_LENGTHS), expected.split(_LENGTHS))
     why = used.reason if fused and device.type == "cuda" and used.name == TORCH else None
-    return {"backend": backend.name, "kernels": used.name, "unfused": why, **distance}
+    slow = slow_reason(device, dtype)
+    told = {"backend": backend.name, "kernels": used.name, "unfused": why, "slow": slow}
+    return told | distance
 
 
 def _attention(backend: str, dtype: str, device: torch.device) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from packedesm.device.auto import load_model
-from packedesm.device.ceiling import measure_matmul_peak
+from packedesm.device.cpu import instructions, slow_reason
 from packedesm.device.gpu_monitor import GPUMonitor
 from packedesm.device.hardware import leased_device
 from packedesm.device.memory import keep_freed_memory
@@ -23,6 +23,7 @@ from packedesm.embedding.fallback import Fallback, Means
 from packedesm.embedding.feed import Feed, FromFeed
 from packedesm.embedding.output import write_shard
 from packedesm.embedding.pack import FinishedPack, PackStatistics, total_fill
+from packedesm.embedding.peaks import Gauge, Peaks, peaks
 from packedesm.embedding.record import JobFacts, ShardRun
 from packedesm.embedding.replan import PackPlan
 from packedesm.embedding.resume import ShardState
@@ -102,12 +103,11 @@ def embed_shard(
             plan, runner, check = begun
             planned = items.plan(plan.token_budget)
             packs = PackPlan(items.tokens, planned, state.replans(), records=items.records)
-            peak = measure_matmul_peak(runner.model, plan.token_budget)
             _say(items, planned, plan, place, precision)
             feed = Feed(items, packs, job, check_stop)
             name, heads = partial(item_name, paths, items), heads_of(plan.arrays)
             load_float32 = partial(load_model, checkpoint, torch.float32, needs=heads)
-            embed_packs(runner, feed, state, load_float32=load_float32, name=name, peak=peak.flops)
+            found = embed_packs(runner, feed, state, load_float32=load_float32, name=name)
         statistics = state.statistics().values()
         facts = JobFacts(
             shard=shard,
@@ -121,8 +121,9 @@ def embed_shard(
             packs=len(statistics),
             fill=total_fill(statistics),
             flops=job_flops(checkpoint.geometry, items),
-            matmul_peak_flops=peak.flops,
-            matmul_peak_reason=peak.reason,
+            matmul_peak_flops=found.flops,
+            matmul_peak_range=found.range,
+            matmul_peak_reason=found.reason,
             precision=precision,
             device=device.describe(),
             gpu=_gpu(monitor.summary(), state),
@@ -148,9 +149,10 @@ def embed_packs(
     *,
     load_float32: Callable[[torch.device], PackedESM2],
     name: Callable[[int], str],
-    peak: float | None,
-) -> None:
+) -> Peaks:
     """Embed and commit the packs that earlier attempts have not committed.
+
+    Returns what the device could have computed meanwhile.
 
     Parameters
     ----------
@@ -158,15 +160,17 @@ def embed_packs(
         Gives the model in float32 on a device.
     name
         Gives what the user calls an item.
-    peak
-        The rate of matrix products on the device, FLOP/s, if it is known.
     """
     job = feed.job
     committed = state.committed(feed.packs)
-    _say_masked(runner, feed.items, committed.values(), peak)
+    gauge = _gauge(runner, feed.items, committed.values())
+    before = gauge.measure()
+    _say_masked(runner, feed.items, committed.values(), before.flops)
     passed = sum(pack.passed for pack in committed.values())
     with (
-        state.committing(seconds=job.commit_seconds, packs=job.commit_packs) as commit,
+        state.committing(
+            seconds=job.commit_seconds, packs=job.commit_packs, peak=before.flops
+        ) as commit,
         Progress("embedding", feed.items.passed, "residues", before=passed) as progress,
     ):
 
@@ -182,6 +186,16 @@ def embed_packs(
             remember=state.remember_replans,
         )
         Fallback(means, feed.packs, sink, committed, state.deferred()).run(runner)
+    return peaks(state.embedding_attempts(), gauge.measure())
+
+
+def _gauge(runner: AsyncInferenceRunner, items: Items, done: Collection[PackStatistics]) -> Gauge:
+    """Return what measures the peak, to suit what is left to do."""
+    counts = items.counts()
+    tokens = counts["tokens"] + counts["masked_tokens"]
+    left = 1 - sum(pack.tokens for pack in done) / tokens if tokens else 0.0
+    operations = left * job_flops(runner.model.geometry, items)
+    return Gauge(runner, min(tokens, runner.plan.token_budget), operations)
 
 
 def item_name(paths: Paths, items: Items, item: int) -> str:
@@ -207,6 +221,10 @@ def _say(
     precision: dict[str, bool],
 ) -> None:
     logger.info("%s on %s, files in %s", plan.dtype, device, plan.output_dtype)
+    if device.type == "cpu":
+        logger.info("the CPU's instructions: %s", instructions() or "unknown")
+    if slow := slow_reason(device, plan.dtype):
+        logger.warning("dtype %s: %s", plan.dtype, slow)
     if device.type == "cuda":
         used = ", ".join(name for name, is_used in precision.items() if is_used)
         logger.info("lower precision within products: %s", used or "none (no TF32)")

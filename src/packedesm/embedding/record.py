@@ -44,6 +44,7 @@ class JobFacts:
     fill: float  # tokens over token budgets, at most 1
     flops: float  # of all forward passes
     matmul_peak_flops: float | None  # per second, of the model's matrix products on the device
+    matmul_peak_range: tuple[float, float] | None  # the slowest and the fastest that were measured
     matmul_peak_reason: str | None  # why that is not known
     precision: dict[str, bool]  # see `packedesm.device.precision.fix_precision`
     device: dict[str, Any]  # see `packedesm.device.hardware.Device.describe`
@@ -97,6 +98,7 @@ class ShardRun(JobFacts):
                 "plan": EmbedPlan.from_json(values["plan"]),
                 "seconds": Seconds(**values["seconds"]),
                 "float32_rows": tuple(values["float32_rows"]),
+                "matmul_peak_range": _pair(values["matmul_peak_range"]),
             }
         )
 
@@ -110,3 +112,7 @@ class ShardRun(JobFacts):
         }
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         write_record(path, values | nested)
+
+
+def _pair(values: list[float] | None) -> tuple[float, float] | None:
+    return None if values is None else (values[0], values[1])

@@ -24,7 +24,7 @@ from packedesm.paths import COMMIT_SUFFIX
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 5  # of the files in the state; another one starts over
+FORMAT = 6  # of the files in the state; another one starts over
 
 
 class Settled(NamedTuple):
@@ -33,6 +33,13 @@ class Settled(NamedTuple):
     plan: EmbedPlan
     kind: str  # of the device that it ran on: its vectors have bits that others do not give
     name: str  # of that device, for people: another one of its kind may go on
+
+
+class Attempt(NamedTuple):
+    """What an attempt spent on the packs that it committed, and what its device could do."""
+
+    seconds: float  # of embedding
+    peak: float | None  # of the model's matrix products before its first pack, FLOP/s
 
 
 class ShardState:
@@ -207,13 +214,17 @@ class ShardState:
         return places
 
     @contextmanager
-    def committing(self, *, seconds: float, packs: int) -> Iterator[Callable[[FinishedPack], None]]:
+    def committing(
+        self, *, seconds: float, packs: int, peak: float | None = None
+    ) -> Iterator[Callable[[FinishedPack], None]]:
         """Give the sink of this attempt; whatever ends the block, what has finished is committed.
 
         Parameters
         ----------
         seconds, packs
             Most time, and most packs, between two commits.
+        peak
+            See `Attempt`, of this one.
 
         Raises
         ------
@@ -225,6 +236,7 @@ class ShardState:
             "fingerprint": self.fingerprint,
             "attempt": self.claim.token,
             "setup_seconds": self._setup_seconds,
+            "matmul_peak_flops": peak,
         }
         writer = CommitWriter(
             self.folder, description, self.claim.check, seconds=seconds, packs=packs
@@ -260,6 +272,21 @@ class ShardState:
     def attempts(self) -> dict[str, Any]:
         """Return what the journals of all attempts add up to, by the names of `ShardRun`."""
         return self._journal.attempts()._asdict()
+
+    def embedding_attempts(self) -> list[Attempt]:
+        """Return the attempts that have committed packs, in order."""
+        ends: dict[str, float] = {}
+        peaks: dict[str, float | None] = {}
+        for commit in self._commits:
+            name = commit.description["attempt"]
+            last = max(pack.finished_seconds for pack in commit.statistics)
+            ends[name] = max(last, ends.get(name, 0.0))
+            peaks[name] = commit.description["matmul_peak_flops"]
+        order = sorted(ends, key=ends.__getitem__)
+        return [
+            Attempt(ends[name] - before, peaks[name])
+            for before, name in zip([0.0, *(ends[name] for name in order)], order, strict=False)
+        ]
 
     def setup_and_total_seconds(self) -> tuple[float, float]:
         """Return the seconds of all attempts, up to now: before their first pack, and in all."""

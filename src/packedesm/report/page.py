@@ -37,6 +37,7 @@ from packedesm.sequences.index import FLOAT32, length_counts
 
 logger = logging.getLogger(__name__)
 
+_STEADY = 1.15
 PLAIN = ReportOptions("pca", NONE, NONE, 1)
 _UNEXPLAINED = Flag("See the table of flags in the documentation.")
 
@@ -283,8 +284,22 @@ def _run_facts(metrics: dict) -> dict[str, Any]:
         "first_check": _first_check(metrics),
         "precision": _distinct(metrics, _precision),
         "peak_reasons": _distinct(metrics, lambda run: run["matmul_peak_reason"]),
+        "peak_changes": _peak_changes(metrics),
         "gpu_reasons": _distinct(metrics, lambda run: run["gpu"]["reason"]),
     }
+
+
+def _peak_changes(metrics: dict) -> list[tuple[float, float]]:
+    """Return the slowest and the fastest peak, TFLOP/s, of each job whose machine's speed changed.
+
+    What is measured on a machine at rest differs by less.
+    """
+    ranges = [run["matmul_peak_range"] for run in metrics["runs"]]
+    return [
+        (lowest / 1e12, highest / 1e12)
+        for lowest, highest in filter(None, ranges)
+        if highest > _STEADY * lowest
+    ]
 
 
 def _first_check(metrics: dict) -> dict[str, Any] | None:
@@ -296,8 +311,10 @@ def _first_check(metrics: dict) -> dict[str, Any] | None:
 
 def _device(run: dict) -> str:
     device = run["device"]
-    threads = f", {device['threads']} threads" if device["kind"] == "cpu" else ""
-    return device["name"] + threads
+    if device["kind"] != "cpu":
+        return device["name"]
+    can = f", {device['instructions']}" if device.get("instructions") else ""
+    return f"{device['name']}{can}, {device['threads']} threads"
 
 
 def _precision(run: dict) -> str | None:

@@ -79,11 +79,6 @@ def percent(fraction: float | None) -> str:
     return "> 99.9%" if text == "100.0%" and fraction < 1 else text
 
 
-def share_of_peak(fraction: float | None) -> str:
-    """Format a share of the measured peak; above it, the peak was measured too low."""
-    return "unclear" if fraction is not None and fraction > 1 else percent(fraction)
-
-
 def duration(seconds: float | None) -> str:
     """Format seconds, in minutes and hours where there are many."""
     if seconds is None:
@@ -134,7 +129,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "count": "{:,}".format,
     "number": number,
     "percent": percent,
-    "share_of_peak": share_of_peak,
     "duration": duration,
     "bytes": size,
     "scientific": scientific,
