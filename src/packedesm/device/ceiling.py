@@ -19,8 +19,9 @@ logger = logging.getLogger(__name__)
 
 # Each product is repeated for so long, in bursts that the host does not interrupt: four products
 # keep a GPU busy for more than a second, and before that for its warm-up. A CPU has no clock that
-# takes time to settle; two passes over the products are what a large square product took.
-_SECONDS = {"cpu": 0.0, "cuda": 0.3}
+# takes time to settle: two passes over the products are what a large square product took, and more
+# are only for those so small that a clock hardly sees them.
+_SECONDS = {"cpu": 0.004, "cuda": 0.3}
 _BURST_SECONDS = {"cpu": 0.0, "cuda": 0.1}
 _BURSTS = 2  # at least
 _CPU_FLOPS = 23.6e9  # in all; and no fewer tokens than this, which would be another kind of product
@@ -38,6 +39,8 @@ class Peak(NamedTuple):
 
 def measure_matmul_peak(model: PackedESM2, tokens: int) -> Peak:
     """Return the sustained rate of the fastest of the model's products, on `tokens` tokens.
+
+    Those of the largest pack: a pack's products are no faster with more tokens than it has.
 
     A product of (T, K) and (K, N) counts 2 T K N operations. This is the peak that the job's own
     FLOP/s are set against. It is measured in the job because clocks and neighbours differ, with the

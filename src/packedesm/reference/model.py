@@ -16,6 +16,7 @@ import torch
 from packedesm.esm2.checkpoints import read
 from packedesm.esm2.fair_esm import is_published
 from packedesm.esm2.tensor_files import load_archive
+from packedesm.esm2.threads import threads_worth
 from packedesm.esm2.weights import Weights
 from packedesm.outputs import CONTACT_HEAD
 from packedesm.reference.blocked_attention import blocked
@@ -87,7 +88,9 @@ class Reference:
         path = Path(path)
         # Checked before fair-esm sees it, whose errors are tracebacks.
         self._heads, weights = frozenset(needs), read(path, base, needs, regression)
-        self._model = _model(path, weights, regression).eval()
+        self._geometry = weights.geometry
+        with threads_worth(0):  # to make a model and fill it is no work for several
+            self._model = _model(path, weights, regression).eval()
         self._converter = self._model.alphabet.get_batch_converter()
         self.depth: int = self._model.num_layers
 
@@ -136,7 +139,7 @@ class Reference:
             raise DoesNotFitError  # the system would rather kill this process than refuse
         bounded = nullcontext() if contacts else blocked(self._model, tokens.shape[1])
         try:
-            with bounded:
+            with bounded, threads_worth(self._geometry.flops(tokens.shape[1:])):
                 result = self._model(tokens, repr_layers=[*layers], return_contacts=contacts)
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
