@@ -25,7 +25,13 @@ GIVES = {
     "report": "report",
 }
 # What those that serve put into the job.
-LENDS = {"esm2": "model", "device": "plan", "doctor": "advice", "notebook": "arrays"}
+LENDS = {
+    "esm2": "model",
+    "device": "plan",
+    "doctor": "advice",
+    "notebook": "arrays",
+    "commands": "requests",
+}
 DOES = {
     "sequences": "reads and checks records, cuts them into shards",
     "packing": "plans packs that fill the token budget, collates them",
@@ -37,6 +43,7 @@ DOES = {
     "report": "checks against fair-esm, adds up, draws, tells",
     "doctor": "whether a run would work on this machine, and what to do if not",
     "notebook": "the same in memory: embed, load_model, pack",
+    "commands": "what a terminal can ask for, and what it is told",
 }
 # Mid-tones, which stand out from white and from black.
 COLOURS = {
@@ -50,6 +57,7 @@ COLOURS = {
     "report": "#c25fa4",
     "doctor": "#6b7d3a",
     "notebook": "#5b7fa6",
+    "commands": "#a6702e",
 }
 
 WIDTH = 1080

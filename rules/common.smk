@@ -22,7 +22,7 @@ from packedesm.options import (
 )
 from packedesm.outputs import needs
 from packedesm.reference.vectors import FIRST, PARTS
-from packedesm.results.exports.command import expect_possible
+from packedesm.results.exports.configured import expect_possible
 from packedesm.results.exports.formats import FORMATS
 from packedesm.report.annotations import NONE, check_shown
 from packedesm.results.planning import Planning

@@ -4,7 +4,7 @@ import pytest
 
 import packedesm
 from packedesm.cli import main
-from packedesm.results.arguments import Parser
+from packedesm.commands.parser import Parser
 
 
 @pytest.mark.parametrize("text", ["-1,0", "-2,last", "-1", "0,-1", "-1, 0", "last"])

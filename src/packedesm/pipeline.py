@@ -33,7 +33,7 @@ from packedesm.report.annotations import check_shown
 from packedesm.report.metrics import write_metrics
 from packedesm.report.page import write_report
 from packedesm.report.verify import verify
-from packedesm.results.exports.command import add_missing, expect_installed, expect_possible
+from packedesm.results.exports.configured import add_missing, expect_installed, expect_possible
 from packedesm.results.folder import adopt_request, start_over
 from packedesm.results.manifest import write_manifest
 from packedesm.results.merge import merge_shards

@@ -12,11 +12,14 @@ from packedesm.packing.batch import PackedBatch
 REFUSED = [
     (["MKT", "M1"], r"item 1: character '1' at residue 2 is no amino acid; numbers"),
     ({"a": "MKT", "b": "M\nK V"}, r"item 1 \('b'\): character ' ' at residue 3 is no amino acid"),
-    (["MKT", None], "item 1: is no sequence but a NoneType; leave out what is missing"),
-    (["MKT", float("nan")], "item 1: is no sequence but a float; leave out what is missing"),
-    ([pd.NA], "item 0: is no sequence but a NAType; leave out what is missing"),
-    ([3.5], "item 0: is no sequence but a float; give each sequence as a text"),
-    ([("P1", "MKT")], r"item 0: is no sequence but a tuple; .*dict\(pairs\)"),
+    (["MKT", None], "item 1: is no sequence, it is of type NoneType; leave out what is missing"),
+    (
+        ["MKT", float("nan")],
+        "item 1: is no sequence, it is of type float; leave out what is",
+    ),
+    ([pd.NA], "item 0: is no sequence, it is of type NAType; leave out what is missing"),
+    ([3.5], "item 0: is no sequence, it is of type float; give each sequence as a text"),
+    ([("P1", "MKT")], r"item 0: is no sequence, it is of type tuple; .*dict\(pairs\)"),
     (["MetLysThr"], "item 0: the sequence is written in three-letter code"),
     (["MK\udcff"], "item 0: .*is no amino acid"),
     ([">a\nMKT"], "item 0: is a FASTA record; give the sequence alone"),
@@ -29,20 +32,35 @@ REFUSED = [
     ({1: "MKT", "1": "MKV"}, r"1 record with the id of an earlier, different sequence: '1' \(it"),
     (pd.Series(["MKT", "MKV"], ["a", "a"]), r"'a' \(items 0 and 1\); make the ids unique"),
     ("MKTAYIAKQR", "one text is the path of a FASTA file, and there is none; .*list of one"),
-    ("no/such.fasta", r"no/such\.fasta: cannot be read \(No such file"),
-    (b"MKT", "a bytes is no list of sequences"),
-    ({"MKT"}, "a set is no list of sequences"),
-    (7, "a int is no list of sequences"),
+    ("MKTAYIAKQR*" * 100, "one text is the path of a FASTA file, and there is none; .*list of one"),
+    ("MKT AYI", "'MKT AYI': one text is the path of a FASTA file, and there is none"),
+    ("no/such.fasta", "'no/such.fasta': one text is the path of a FASTA file, and there is none"),
+    ("a\0b", r"'a\\x00b': one text is the path"),
+    (Path("no/such.fasta"), r"no/such\.fasta: cannot be read \(No such file"),
+    ("", "the text is empty; give a list of sequences, a mapping of id to sequence, or the path"),
+    (" \n", "the text is empty; give a list"),
+    (">a\nMKT", "the text is FASTA itself, .* give a mapping of id to sequence, or write it to"),
+    ([__file__], "item 0: is the name of a file; give the path of a FASTA file in place of a list"),
+    ([Path(__file__)], "item 0: .* of type PosixPath; give the path of a FASTA file in place of"),
+    ({"a": ["MKT"]}, r"item 0 \('a'\): is no sequence, it is of type list; give each"),
+    ({b"a": "MKT"}, "its id is empty or no text"),
+    ([b"MKT"], "item 0: is no sequence, it is of type bytes; give each sequence as a text"),
+    (None, "sequences: is of type NoneType; give a list of sequences, a mapping"),
+    (b"MKT", "sequences: is of type bytes; give a list of sequences"),
+    (bytearray(b"MKT"), "sequences: is of type bytearray; give a list of sequences"),
+    ({"MKT"}, "sequences: is of type set; give a list of sequences"),
+    (7, "sequences: is of type int; give a list of sequences"),
     (pd.DataFrame({"sequence": ["MKT"]}), "a table has several columns"),
 ]
 
 
 @pytest.mark.parametrize(("sequences", "message"), REFUSED, ids=range(len(REFUSED)))
 def test_what_cannot_be_a_protein_is_refused_by_place_and_id(sequences, message, demo):
-    with pytest.raises(packedesm.UserError, match=message) as caught:
-        demo.embed(sequences)
-    assert "\n" not in str(caught.value)
-    assert "(line" not in str(caught.value)
+    for take in (demo.embed, packedesm.pack):
+        with pytest.raises(packedesm.UserError, match=message) as caught:
+            take(sequences)
+        assert "\n" not in str(caught.value)
+        assert "(line" not in str(caught.value)
 
 
 OPTIONS = [
@@ -52,6 +70,7 @@ OPTIONS = [
     ({"shards": 2}, r"embed\(\) takes no 'shards'"),
     ({"token_budget": 3}, "token_budget: 3 is not allowed"),
     ({"deduplicate": 1}, "deduplicate: 1 is not allowed; give true or false"),
+    ({"progress": "yes"}, "progress: 'yes' is neither true, false nor a function"),
     ({"max_length": {}}, "max_length: {} is not allowed"),
     ({"max_length": 2, "long_sequences": "error"}, "item 0 has 3 residues, more than max_length"),
     ({"max_length": 5, "long_sequences": "window"}, r"window_overlap \(256\) must be smaller"),
@@ -63,6 +82,43 @@ def test_so_is_an_option_that_the_schema_does_not_allow(keys, message, demo):
     demo.embed(["MKT"], deduplicate=True)
     with pytest.raises(packedesm.UserError, match=message):
         demo.embed(["MKT"], **keys)
+
+
+MODELS = [
+    ("", "model: '' is not allowed; give a non-empty text"),
+    (None, "model: is of type NoneType; give a name that `packedesm models` lists"),
+    (["MKT"], "model: is of type list; give a name"),
+    (b"x.pt", "model: is of type bytes; give a name"),
+    ("my.fasta", r"my\.fasta: not a checkpoint, it is FASTA; name a .pt file"),
+    ("notes.txt", r"notes\.txt: not a checkpoint, or damaged \(it does not begin as one\)"),
+    ("https://host/m.pt", "is a web address"),
+]
+
+
+@pytest.mark.parametrize(("model", "message"), MODELS)
+def test_what_is_no_model_is_told_as_what_it_is(model, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.fasta").write_text(">a\nMKT\n")
+    (tmp_path / "notes.txt").write_text("hello there\n")
+    for load in (packedesm.load_model, lambda model: packedesm.embed(["MKT"], model)):
+        with pytest.raises(packedesm.UserError, match=message) as caught:
+            load(model)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("checkpoints", None, "checkpoints: None is not allowed; give a non-empty text"),
+        ("checkpoints", "", "checkpoints: '' is not allowed"),
+        ("device", None, "device: None is none here; say auto, cpu, cuda"),
+        ("device", "gpu", "device: 'gpu' is none here; say auto"),
+    ],
+)
+def test_so_is_a_place_of_models_or_a_device_that_is_none(key, value, message):
+    with pytest.raises(packedesm.UserError, match=message) as caught:
+        packedesm.load_model(**{key: value})
+    assert "\n" not in str(caught.value)
 
 
 def test_numbers_of_numpy_are_numbers(demo):
@@ -103,7 +159,7 @@ def test_a_file_without_records_is_no_empty_list(tmp_path, demo):
         demo.embed(path, empty_sequences="skip")
 
 
-def test_a_pack_holds_sequences_in_their_order_repeats_included():
+def test_a_pack_holds_sequences_in_their_order_repeats_included(tmp_path):
     batch = packedesm.pack({"a": "MKT", "b": "GIGAV", "c": "mkt"})
     assert isinstance(batch, PackedBatch)
     assert batch.lengths == (5, 7, 5)
@@ -111,6 +167,9 @@ def test_a_pack_holds_sequences_in_their_order_repeats_included():
     assert batch.input_ids[:5].tolist() == batch.input_ids[12:].tolist() == [0, 20, 15, 11, 2]
     windows = packedesm.pack(["MKTAY"], long_sequences="window", max_length=3, window_overlap=1)
     assert windows.lengths == (5, 5)
+    fasta = tmp_path / "a.fasta"
+    fasta.write_text(">a\nMKT\n>b\nGIGAV\n")
+    assert packedesm.pack(str(fasta)).lengths == packedesm.pack(fasta).lengths == (5, 7)
     with pytest.raises(packedesm.UserError, match="there is none; a pack holds at least one"):
         packedesm.pack([])
     with pytest.raises(packedesm.UserError, match=r"pack\(\) takes no 'token_budget'"):

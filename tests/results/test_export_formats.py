@@ -10,7 +10,7 @@ import pytest
 import packedesm
 from packedesm.cli import main
 from packedesm.esm2.registry import TINY
-from packedesm.results.exports import command, formats
+from packedesm.results.exports import configured, formats
 from tests.results.conftest import MAX_LENGTH, RECORDS
 
 IDS, SEQUENCES = zip(*RECORDS, strict=True)
@@ -257,4 +257,4 @@ def test_h5_takes_what_there_is(outputs, chosen):
 
 def test_an_export_that_no_output_allows_is_refused_before_the_run():
     with pytest.raises(packedesm.UserError, match="format parquet holds mean, cls, max"):
-        command.expect_possible(["h5", "parquet"], ["residue"])
+        configured.expect_possible(["h5", "parquet"], ["residue"])

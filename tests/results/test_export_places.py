@@ -12,8 +12,10 @@ import packedesm
 from packedesm.cli import main
 from packedesm.esm2.registry import TINY
 from packedesm.files import TEMPORARY
+from packedesm.paths import Paths
 from packedesm.results.exports import place
 from packedesm.results.exports.export import export_missing
+from packedesm.results.folder import refuse_foreign
 from tests.commands import state_of, the_line
 from tests.forks import Forked
 from tests.results.exported import export
@@ -85,12 +87,18 @@ def test_what_comes_to_lie_there_meanwhile_is_not_replaced(own, tmp_path, capsys
     assert names(other.parent) == {other.name} and other.read_text() == "years of work"
 
 
-@pytest.mark.parametrize("below", ["", ".", "new", "new/x.h5", "x.h5"])
+@pytest.mark.parametrize("below", ["", ".", "new", "new/x.h5", "x.h5", "exports", "exports/x.h5"])
 def test_no_export_lies_among_the_results(own, capsys, below):
     before = state_of(own)
     arguments = ["--format", "h5", "--arrays", "mean", "-o", own / below]
-    assert "lies among the results" in refused(capsys, own, *arguments)
+    assert "lies in a folder of results" in refused(capsys, own, *arguments)
     assert state_of(own) == before
+
+
+def test_an_export_blocks_no_other_results(exporting, own, capsys):
+    line = refused(capsys, exporting / "out", "--format", "h5", "-o", own)
+    assert "lies in a folder of results" in line
+    refuse_foreign(Paths(own))
 
 
 @pytest.mark.parametrize("format", ["pt", "h5"])

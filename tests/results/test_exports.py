@@ -62,10 +62,10 @@ def test_a_place_may_be_a_file_or_a_folder(own, tmp_path, capsys):
     assert names(tmp_path / "new") == {"x.h5", "x.h5.ids.tsv"}
     assert main([*map(str, command), "-o", str(tmp_path / "folder")]) == 0
     assert len(names(tmp_path / "folder")) == 4
-    assert "remove it, or give another" in refused([*command, "-o", tmp_path / "folder"], capsys)
+    assert "remove it, or name another" in refused([*command, "-o", tmp_path / "folder"], capsys)
     line = refused([*command, "-o", tmp_path / "both.h5"], capsys)
     assert "is per_protein.h5, per_residue.h5; name a folder" in line
-    assert "lies among the results" in refused([*command, "-o", own / "x.h5"], capsys)
+    assert "lies in a folder of results" in refused([*command, "-o", own / "x.h5"], capsys)
     assert not (tmp_path / "both.h5").exists()
     assert state_of(own) == before
 

@@ -5,7 +5,7 @@ import pytest
 from packedesm.embedding.output import shard_writer
 from packedesm.embedding.pack import FinishedPack
 from packedesm.errors import Damaged, Fault
-from packedesm.files import file_digest, read_record
+from packedesm.files import file_digest, read_record, write_record
 from packedesm.packing.dataset import SequenceDataset
 from packedesm.paths import Paths
 from packedesm.results.merge import merge_shards
@@ -115,6 +115,18 @@ def test_a_merge_that_fails_leaves_the_earlier_results(sample):
     with pytest.raises(Damaged):
         merge_shards(paths, 1, ["mean"])
     assert paths.manifest.exists()
+
+
+def test_an_index_that_was_damaged_before_its_digest_was_made_is_one_line(sample):
+    paths = sample(["MKV", "ACD"], 1)
+    write_shard(paths, 0, ["mean"])
+    paths.shard_index.write_bytes(b"PAR1" + bytes(40) + b"PAR1")
+    summary = read_record(paths.sharding)
+    summary["sha256"][paths.shard_index.name] = file_digest(paths.shard_index)
+    write_record(paths.sharding, summary)
+    with pytest.raises(Damaged, match=f"^{paths.shard_index}: is not as it was written"):
+        merge_shards(paths, 1, ["mean"])
+    assert not paths.index.exists()
 
 
 def test_a_missing_record_publishes_nothing(sample):

@@ -67,33 +67,6 @@ def test_a_file_holds_what_standard_output_would(results, capsys, tmp_path):
     assert table((tmp_path / "table.tsv").read_text("utf-8")) == lines
 
 
-@pytest.mark.parametrize(
-    ("place", "said"),
-    [
-        ("mine.tsv", "mine.tsv: is there already; remove it, or name another with -o"),
-        ("link", "link: is there already"),
-        ("results/mean.npy", "mean.npy: is there already"),
-        ("results/new.tsv", "new.tsv: lies in a folder of results"),
-        ("queries/new.tsv", "new.tsv: lies in a folder of results"),
-        ("other/manifest.json", "manifest.json: is there already"),
-        ("other/below/new.tsv", "new.tsv: lies in a folder of results"),
-        ("none/new.tsv", "none: is no folder; make it"),
-        ("mine.tsv/new.tsv", "mine.tsv: is no folder"),
-        ("n" * 300, "cannot be a file (File name too long)"),
-    ],
-)
-def test_a_table_takes_the_place_of_nothing(capsys, tmp_path, place, said):
-    for name in ("results", "queries", "other"):
-        write_results(tmp_path / name, VALUES)
-    (tmp_path / "other" / "below").mkdir()
-    (tmp_path / "mine.tsv").write_text("mine")
-    (tmp_path / "link").symlink_to("nowhere")
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    asked = ("--queries", tmp_path / "queries", "-o", tmp_path / place)
-    assert said in refused(capsys, tmp_path / "results", *asked)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-
-
 def test_a_damaged_index_is_one_line_and_names_the_file(capsys, tmp_path):
     for damage in (b"no Parquet", b"PAR1" + bytes(40) + b"PAR1", b""):
         index = write_results(tmp_path / str(len(damage)), VALUES) / "index.parquet"
@@ -142,7 +115,6 @@ def test_what_points_nowhere_is_told_and_has_no_line(capsys, tmp_path, caplog):
         (["--layer", "7"], "there is no layer 7"),
         (["--layer", "3"], "has no mean.layer3.npy; it holds mean.npy"),
         (["--queries", "."], "not the results of a finished run"),
-        (["-o", "."], "is a folder; give a file"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_line(results, capsys, arguments, said):
@@ -224,3 +196,20 @@ def test_many_proteins_are_searched_approximately_unless_it_is_said_otherwise(
     assert "every pair of 6 proteins takes long" in line
     assert line.endswith("or say --exact")
     assert listed(capsys, results, "--exact") == expected
+
+
+@pytest.mark.parametrize("count", [1, 6, 38, 39, 77, 78, 120])
+def test_few_proteins_are_searched_approximately_without_a_word_of_faiss(tmp_path, capfd, count):
+    pytest.importorskip("faiss")
+    results = write_results(tmp_path / "r", rng.standard_normal((count, 8)).astype(np.float32))
+    assert main(["neighbours", str(results), "-k", "3", "--approximate"]) == 0
+    found, said = capfd.readouterr()
+    assert "WARNING" not in said
+    assert main(["neighbours", str(results), "-k", "3", "--exact"]) == 0
+    assert found == capfd.readouterr().out
+
+
+def test_where_all_vectors_point_nowhere_an_approximate_search_finds_nobody(tmp_path, capsys):
+    pytest.importorskip("faiss")
+    results = write_results(tmp_path / "r", np.zeros((3, 8), np.float32))
+    assert listed(capsys, results, "--approximate") == []

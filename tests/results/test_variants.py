@@ -192,25 +192,6 @@ def test_scores_go_into_a_file(variants, tmp_path):
     assert (tmp_path / "scores.csv").read_text() == variants(table)[1]
 
 
-def test_scores_do_not_go_into_the_results_or_in_place_of_a_folder(variants, results, tmp_path):
-    table = "id,mutations\nshort,A1G\n"
-    before = (results / "masked_marginals.npy").read_bytes()
-    for target, text in (
-        (results / "scores.csv", "lies in a folder of results"),
-        (results / "masked_marginals.npy", "is there already"),
-        (tmp_path / "mutations.csv", "is there already"),
-        (tmp_path / "new" / "scores.csv", "is no folder"),
-        (tmp_path, "is a folder"),
-    ):
-        status, _, error = variants(table, "-o", str(target))
-        assert status == 2
-        (said,) = error.splitlines()
-        assert text in said
-    assert not (results / "scores.csv").exists()
-    assert (results / "masked_marginals.npy").read_bytes() == before
-    assert (tmp_path / "mutations.csv").read_text() == table
-
-
 def test_mutations_are_read_from_standard_input_too(variants, results):
     table = b"id,mutations\nshort,A1G\n"
     command = [str(BIN / "packedesm"), "variants", str(results), "--mutations", "-"]

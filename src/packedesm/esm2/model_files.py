@@ -10,6 +10,9 @@ from typing import Any
 from packedesm.errors import UserError
 from packedesm.esm2.other_models import ADAPTER, other_files
 
+REGRESSION = "-contact-regression.pt"
+"""How the name of a contact head's file ends, which lies beside that of its model."""
+
 _JSON_BYTES = 10_000_000  # the index of the largest model has 300,000
 
 
@@ -35,7 +38,7 @@ def regression_file(path: Path) -> Path:
 
     That is where fair-esm looks for it: ``NAME-contact-regression.pt`` beside ``NAME.pt``.
     """
-    return path.with_name(f"{path.stem}-contact-regression.pt")
+    return path.with_name(f"{path.stem}{REGRESSION}")
 
 
 def model_path(files: Sequence[str | Path]) -> Path:

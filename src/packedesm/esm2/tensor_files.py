@@ -70,12 +70,29 @@ def load_archive(path: Path) -> Any:
                 "or of a training's checkpoint torch.save(checkpoint['state_dict'], FILE)"
             ) from error
         _refuse_pointer(path)
+        _refuse_text(path)
         # What torch says first is how to switch its protection off.
         reason = re.search(r"WeightsUnpickler error: *(.+)", str(error))
         raise UserError(
             f"{path}: not a checkpoint, or damaged ({reason[1] if reason else first_line(error)}); "
             "download or copy it again"
         ) from error
+
+
+def _refuse_text(path: Path) -> None:
+    """Raise UserError if a file does not begin as those that torch.save writes."""
+    with path.open("rb") as handle:
+        begin = handle.read(1)
+    if begin == b">":
+        raise UserError(
+            f"{path}: not a checkpoint, it is FASTA; name a .pt file, or a folder in Hugging "
+            "Face's layout"
+        )
+    if begin not in (b"P", b"\x80"):  # of an archive, and of a pickle
+        raise UserError(
+            f"{path}: not a checkpoint, or damaged (it does not begin as one); name a .pt file, or "
+            "download or copy it again"
+        )
 
 
 def _refuse_pointer(path: Path) -> None:

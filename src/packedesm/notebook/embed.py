@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -15,13 +15,14 @@ from packedesm.notebook.model import EmbeddingModel, load_model
 from packedesm.notebook.place import find_device
 from packedesm.notebook.request import ModelKeys, resolved, with_keys
 from packedesm.notebook.run import Show
+from packedesm.notebook.source import Sequences, source_of
 
 _OF_MODEL = ("dtype", "device", "checkpoints", "attention", "check")
 
 
 @with_keys(ModelKeys)
 def embed(
-    sequences: Iterable[str] | Mapping[Any, str] | str | Path,
+    sequences: Sequences,
     model: str | Path | EmbeddingModel = DEMO,
     outputs: str | Sequence[str] = ("mean",),
     *,
@@ -96,6 +97,7 @@ def embed(
     of_model = {key: keys[key] for key in _OF_MODEL if key in keys}  # type: ignore[literal-required]
     of_call: Any = {key: value for key, value in keys.items() if key not in _OF_MODEL}
     resolved("embed", of_call, ModelKeys)  # a slip is not to wait for a model
+    sequences = source_of(sequences)
     if not isinstance(model, EmbeddingModel):
         model = _kept.get(model, of_model)
     elif of_model:

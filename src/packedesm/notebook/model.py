@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from torch import nn
@@ -25,6 +25,7 @@ from packedesm.notebook.embeddings import Embeddings
 from packedesm.notebook.place import find_device
 from packedesm.notebook.request import CallKeys, call_options, resolved, with_keys
 from packedesm.notebook.run import Show, embed_records, on
+from packedesm.notebook.source import Sequences, source_of
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions
 from packedesm.outputs import CONTACT_HEAD, LANGUAGE_HEAD, heads_of
 from packedesm.packing.batch import PackedBatch
@@ -104,7 +105,7 @@ class EmbeddingModel(nn.Module):
     @with_keys(CallKeys)
     def embed(
         self,
-        sequences: Iterable[str] | Mapping[Any, str] | str | Path,
+        sequences: Sequences,
         outputs: str | Sequence[str] = ("mean",),
         *,
         layers: int | str | Sequence[int | str] = ("last",),
@@ -123,9 +124,9 @@ class EmbeddingModel(nn.Module):
         """
         found = resolved("embed", {**keys, "outputs": outputs, "layers": layers}, CallKeys)
         shard, options = call_options(found, self.geometry.layers)
-        source = Path(sequences) if isinstance(sequences, str) else sequences
+        source = source_of(sequences)
         self.load_heads(*heads_of(options.arrays))
-        records = records_of(_readable(source), shard)
+        records = records_of(source, shard)
         return embed_records(self, records, options, JobOptions.of(found), progress)
 
     def forward_packed(
@@ -222,23 +223,6 @@ class EmbeddingModel(nn.Module):
         return self._ways[key]
 
 
-def _readable(source: Any) -> Any:
-    """Return what sequences are read from; UserError if it is a path of no file."""
-    if not isinstance(source, Path):
-        return source
-    source = source.expanduser()
-    try:
-        there = source.exists()
-    except OSError:  # a sequence is too long for a name
-        there = False
-    if there or not str(source).isalpha():
-        return source
-    raise UserError(
-        f"{str(source)[:40]!r}: one text is the path of a FASTA file, and there is none; "
-        "give a single sequence as a list of one"
-    )
-
-
 def load_model(
     model: str | Path = DEMO,
     dtype: str = "auto",
@@ -294,9 +278,15 @@ def load_model(
     torch.Size([40, 192])
     """
     place = find_device(device)
-    found = resolved("load_model", {"dtype": dtype, "attention": attention}, _LoadKeys)
-    checkpoint = prepare(str(model), str(checkpoints))
-    load = partial(_loaded, checkpoint, place, (attention, str(checkpoints)))
+    if not isinstance(model, str | Path):
+        raise UserError(
+            f"model: is of type {type(model).__name__}; give a name that `packedesm models` lists, "
+            "or the path of one"
+        )
+    asked = {"model": model, "dtype": dtype, "attention": attention, "checkpoints": checkpoints}
+    found = resolved("load_model", asked, _LoadKeys)
+    checkpoint = prepare(found["model"], found["checkpoints"])
+    load = partial(_loaded, checkpoint, place, (attention, found["checkpoints"]))
     fastest, reason = resolve_dtype(found["dtype"], place)
     if not check:
         return load(fastest, reason)
@@ -307,6 +297,8 @@ def load_model(
 
 
 class _LoadKeys(CallKeys, total=False):
+    model: str | Path
+    checkpoints: str | Path
     dtype: str
     attention: str
 

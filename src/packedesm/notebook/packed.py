@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
 
 from packedesm.errors import UserError
 from packedesm.notebook.request import LengthKeys, call_options, resolved, with_keys
+from packedesm.notebook.source import Sequences, source_of
 from packedesm.packing.batch import PackedBatch
 from packedesm.packing.collator import VarlenCollator
 from packedesm.packing.dataset import MemoryDataset
@@ -16,7 +16,7 @@ from packedesm.sequences.records import records_of
 
 
 @with_keys(LengthKeys)
-def pack(sequences: Iterable[str] | Mapping[Any, str], **keys: Unpack[LengthKeys]) -> PackedBatch:
+def pack(sequences: Sequences, **keys: Unpack[LengthKeys]) -> PackedBatch:
     """Return sequences as one pack, in their order, repeats included.
 
     How many fit is yours to decide: `packedesm.FirstFitDecreasingPacker` plans packs of a token
@@ -49,7 +49,7 @@ def pack(sequences: Iterable[str] | Mapping[Any, str], **keys: Unpack[LengthKeys
     ((5, 7), [1, 2, 3, 6, 7, 8, 9, 10])
     """
     shard, options = call_options(resolved("pack", keys, LengthKeys), depth=1)
-    records = records_of(sequences, shard)
+    records = records_of(source_of(sequences), shard)
     if not len(records):
         raise UserError("sequences: there is none; a pack holds at least one")
     rows = np.arange(len(records))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from packedesm.device.hardware import job_gpus
-from packedesm.errors import UserError, first_line
+from packedesm.errors import UserError
 
 
 def find_device(device: str | torch.device) -> torch.device:
@@ -31,8 +31,10 @@ def find_device(device: str | torch.device) -> torch.device:
         return _gpu() if job_gpus("auto")[0] else torch.device("cpu")
     try:
         found = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise UserError(f"device: {device!r} is none ({first_line(error)}); say auto") from None
+    except (RuntimeError, TypeError):
+        raise UserError(
+            f"device: {device!r} is none here; say auto, cpu, cuda, or a certain one such as cuda:0"
+        ) from None
     if found.type == "cpu":
         return torch.device("cpu")
     if found.type != "cuda":

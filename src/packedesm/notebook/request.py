@@ -1,6 +1,6 @@
 """What a call is asked for: the same options as those of a run, with the same defaults and checks.
 
-This module is the edge of the house for programs, as `packedesm.cli` is for a terminal.
+This module is the edge of the house for programs, as `packedesm.commands` is for a terminal.
 """
 
 from __future__ import annotations

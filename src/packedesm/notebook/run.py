@@ -18,6 +18,7 @@ from packedesm.embedding.placing import ShardWriter
 from packedesm.embedding.replan import PackPlan
 from packedesm.embedding.runner import AsyncInferenceRunner
 from packedesm.embedding.workload import workload
+from packedesm.errors import UserError
 from packedesm.notebook.embeddings import Embeddings
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions
 from packedesm.outputs import Array, heads_of
@@ -119,5 +120,7 @@ def _shown(progress: Show) -> Iterator[None]:
     if progress is True:
         yield
         return
+    if progress and not callable(progress):
+        raise UserError(f"progress: {progress!r} is neither true, false nor a function")
     with telling(progress or (lambda _done: None)):
         yield

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from packedesm.errors import UserError
+from packedesm.errors import UserError, plural
 from packedesm.results.nearest import Pairs, Vectors, blocks
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,8 @@ class Approximate:
     """An inverted file of FAISS: each vector in the list of the nearest of some centres.
 
     It holds what is left of each unit vector without their mean, in float16, and looks into
-    `PROBED` of about 2 sqrt(N) lists. Whom it finds is approximate; cosines and order are exact.
+    `PROBED` of about 2 sqrt(N) lists; few vectors stand in one. Whom it finds is approximate;
+    cosines and order are exact.
 
     Parameters
     ----------
@@ -59,20 +60,23 @@ class Approximate:
         module, self._targets = faiss(), targets
         count, width = len(targets.distinct), targets.values.shape[1]
         lists = max(1, min(int(2 * count**0.5), count // _LEAST))
-        quantizer = module.IndexFlatL2(width)
         kind = module.ScalarQuantizer.QT_fp16
-        # Of what is left of unit vectors the L2 distance orders as the cosine does.
-        index = module.IndexIVFScalarQuantizer(
-            quantizer, width, lists, kind, module.METRIC_L2, False
-        )
-        index.nprobe = min(lists, PROBED)
-        chosen = np.linspace(0, count - 1, min(count, _TRAINED * lists)).astype(np.int64)
         size = count * width * 2 / 2**30
-        logger.info("an index of %d vectors in %d lists, %.1f GiB", count, lists, size)
-        index.train(self._residuals(targets, targets.distinct[chosen]))
+        logger.info("an index of %d vectors in %s, %.1f GiB", count, plural(lists, "list"), size)
+        # Of what is left of unit vectors the L2 distance orders as the cosine does.
+        if lists == 1:
+            index = module.IndexScalarQuantizer(width, kind, module.METRIC_L2)
+        else:
+            self._centres = module.IndexFlatL2(width)  # which the index does not keep alive
+            index = module.IndexIVFScalarQuantizer(
+                self._centres, width, lists, kind, module.METRIC_L2, False
+            )
+            index.nprobe = min(lists, PROBED)
+            chosen = np.linspace(0, count - 1, min(count, _TRAINED * lists)).astype(np.int64)
+            index.train(self._residuals(targets, targets.distinct[chosen]))
         for inside in blocks(count, targets.block):
             index.add(self._residuals(targets, targets.distinct[inside]))
-        self._index, self._quantizer = index, quantizer  # which the index does not keep alive
+        self._index = index
 
     def candidates(self, queries: Vectors, rows: np.ndarray, k: int) -> Pairs:
         """Return the nearest in the lists that are looked into."""

@@ -16,8 +16,9 @@ from packedesm.errors import Fault, UserError
 from packedesm.files import RECORD_DIGEST, file_digest, read_record, reading, write_record
 from packedesm.outputs import Array
 from packedesm.paths import Paths
+from packedesm.results.index_file import index_columns
 from packedesm.results.request import Request
-from packedesm.sequences.arrow import read_columns, to_numpy
+from packedesm.sequences.arrow import to_numpy
 from packedesm.versions import versions
 
 FORMAT = 2  # of manifests: those of format 1 had no digest of themselves
@@ -55,7 +56,7 @@ def write_manifest(
     with ExitStack() as stack:
         for name, digest in digests.items():
             stack.enter_context(reading(paths.root / name, sha256=digest))
-        index = read_columns(paths.index, ["embedded_length"])
+        index = index_columns(paths.index, ["embedded_length"])
         residues = to_numpy(index["embedded_length"]).astype(np.int64)
         arrays = _check_arrays(paths, run, residues)
     text = json.dumps(config, sort_keys=True, default=str)

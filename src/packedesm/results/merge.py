@@ -21,9 +21,10 @@ from packedesm.files import atomic_path, create_npy, file_digest, write_record
 from packedesm.outputs import RECORD, Array
 from packedesm.paths import Paths
 from packedesm.results.exports.record import remove_exports
+from packedesm.results.index_file import index_columns
 from packedesm.results.letters import write_letters
 from packedesm.results.parts import Parts
-from packedesm.sequences.arrow import read_columns, to_numpy
+from packedesm.sequences.arrow import to_numpy
 from packedesm.sequences.index import embedded_as, write_flagged
 from packedesm.sequences.summary import read_summary, reading_sharded, written_digest
 
@@ -129,7 +130,7 @@ def _arrays(paths: Paths, runs: list[ShardRun], name: str) -> dict[Path, str]:
 
 
 def _places(paths: Paths) -> _Places:
-    index = read_columns(paths.shard_index, ["row", "embedded_length", "duplicate_of"])
+    index = index_columns(paths.shard_index, ["row", "embedded_length", "duplicate_of"])
     source = to_numpy(embedded_as(index))
     residues = to_numpy(index["embedded_length"]).astype(np.int64)
     return _Places(source == to_numpy(index["row"]), source, residues)

@@ -1,27 +1,22 @@
-"""``packedesm neighbours``: the nearest proteins of each, by the cosine of their vectors."""
+"""The nearest proteins of each, by the cosine of their vectors."""
 
 from __future__ import annotations
 
-import argparse
 import csv
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
 from packedesm.errors import UserError, plural
-from packedesm.files import atomic_path
 from packedesm.outputs import LAST, OUTPUTS, RECORD
 from packedesm.paths import Paths
 from packedesm.results.approximate import Approximate, faiss
 from packedesm.results.nearest import Exact, Finder, Found, Vectors, nearest
-from packedesm.results.new_file import check_new_file
 from packedesm.results.reader import Results
-from packedesm.results.streams import standard_output
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +27,8 @@ EXACT_ROWS = 1_000_000
 """Most vectors among which an exact search is the default."""
 
 COLUMNS = ("query", "rank", "neighbour", "cosine", "duplicate", "query_row", "neighbour_row")
-_KINDS = [output.name for output in OUTPUTS.values() if output.layered and output.per == RECORD]
+KINDS = [output.name for output in OUTPUTS.values() if output.layered and output.per == RECORD]
+"""Outputs by which neighbours are found: one vector for each protein."""
 
 
 @dataclass(frozen=True)
@@ -60,44 +56,6 @@ class Search:
     layer: int | str = LAST
     k: int = 10
     approximate: bool | None = None
-
-
-def add_command(commands: Any) -> None:
-    """Add ``neighbours`` to the subcommands of a parser."""
-    parser = commands.add_parser(
-        "neighbours", help="list the nearest proteins of each, by the cosine of their vectors"
-    )
-    parser.add_argument("results", type=Path, help="folder of finished results")
-    parser.add_argument(
-        "--queries", type=Path, help="results of the same model: look for the neighbours of these"
-    )
-    parser.add_argument("-k", type=_positive, default=10, help="neighbours of each. Default: 10.")
-    parser.add_argument(
-        "--array", default="mean", help=f"which vectors: {', '.join(_KINDS)}. Default: mean."
-    )
-    parser.add_argument(
-        "--layer",
-        type=_layer,
-        default=LAST,
-        help="of which layer, as the run was asked for it. Default: last.",
-    )
-    parser.add_argument(
-        "-o", "--output", type=Path, help="new file for the table (TSV). Default: standard output."
-    )
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument(
-        "--approximate",
-        action="store_true",
-        default=None,
-        help=f"by an index that may miss some; default above {EXACT_ROWS:,} proteins",
-    )
-    how.add_argument(
-        "--exact",
-        dest="approximate",
-        action="store_false",
-        help="look at every pair, however many there are",
-    )
-    parser.set_defaults(run=_run)
 
 
 def write_neighbours(search: Search, table: TextIO) -> None:
@@ -185,10 +143,10 @@ def _finder(targets: Vectors, search: Search) -> Finder:
 
 def _array(results: Results, search: Search) -> tuple[np.ndarray, str]:
     """Return the (N, D) array that is asked for, and its name."""
-    if search.array not in _KINDS:
+    if search.array not in KINDS:
         raise UserError(
             f"--array {search.array}: neighbours are found by vectors of whole proteins; give one "
-            f"of {', '.join(_KINDS)}"
+            f"of {', '.join(KINDS)}"
         )
     name = results.name(search.array, search.layer)
     return results.array(name), name
@@ -230,47 +188,3 @@ def _numbered(columns: list[pa.ChunkedArray]) -> list[np.ndarray]:
     encoded = pa.chunked_array(chunks, pa.large_string()).combine_chunks().dictionary_encode()
     numbers = to_numpy(encoded.indices)
     return np.split(numbers, np.cumsum([len(column) for column in columns])[:-1])
-
-
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
-
-
-def _layer(text: str) -> int | str:
-    if text == LAST:
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of a layer, nor {LAST}") from None
-
-
-@contextmanager
-def _opened(output: Path | None) -> Iterator[TextIO]:
-    """Open a file that is there whole or not at all, or standard output."""
-    if output is not None:
-        with (
-            atomic_path(output) as temporary,
-            temporary.open("w", encoding="utf-8", newline="") as table,
-        ):
-            yield table
-        return
-    with standard_output() as table:
-        yield table
-
-
-def _run(options: argparse.Namespace) -> None:
-    search = Search(
-        options.results,
-        options.queries,
-        options.array,
-        options.layer,
-        options.k,
-        options.approximate,
-    )
-    if options.output is not None:
-        check_new_file(options.output, *filter(None, (search.results, search.queries)))
-    with _opened(options.output) as table:
-        write_neighbours(search, table)

@@ -1,45 +1,67 @@
-"""Where a command may write one file that it was asked for with -o."""
+"""Where a command may write what it was asked for with -o."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from packedesm.errors import UserError, quote_path
 from packedesm.paths import Paths
 
 
-def check_new_file(output: Path, *results: Path) -> None:
+def check_new_file(output: Path, *results: Path, make_folder: bool = False) -> None:
     """Raise UserError unless a file can be made there that takes no other's place.
 
     Parameters
     ----------
     output
-        The file: its folder is there, and is not one of results. Nothing is there under its name,
-        no device and no pipe either.
+        The file, or a folder of files that are written together. It lies in no folder of results,
+        finished or not: no run would know it for its own. Nothing is there under its name, no
+        device and no pipe either.
     results
         Folders of results that the command reads.
+    make_folder
+        Whether the folder that it shall lie in is made if it is missing.
     """
     told = quote_path(output)
-    try:
-        if output.is_dir():
-            raise UserError(f"{told}: is a folder; give a file with -o")
-        if output.exists() or output.is_symlink():
-            raise UserError(f"{told}: is there already; remove it, or name another with -o")
-        if not output.parent.is_dir():
+    with _possible(told):
+        folder = output.parent.resolve()
+        within = any(folder.is_relative_to(path.resolve()) for path in results)
+        if within or any(map(_is_of_results, (folder, *folder.parents))):
+            raise UserError(f"{told}: lies in a folder of results; give another place with -o")
+        expect_free(output)
+        if not (output.parent.is_dir() or (make_folder and not os.path.lexists(output.parent))):
             raise UserError(
                 f"{quote_path(output.parent)}: is no folder; make it, or name another with -o"
             )
-        folder = output.parent.resolve()
+
+
+def expect_free(path: Path) -> None:
+    """Raise UserError if something is there."""
+    if path.is_dir():  # whose content might be missed
+        raise UserError(f"{quote_path(path)}: is there already, a folder; name another with -o")
+    if os.path.lexists(path):
+        raise UserError(f"{quote_path(path)}: is there already; remove it, or name another with -o")
+
+
+@contextmanager
+def _possible(told: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, a circle of links
         if isinstance(error, PermissionError):
             raise
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{told}: cannot be a file ({why}); name another with -o") from None
-    inside = any(folder.is_relative_to(path.resolve()) for path in results)
-    if inside or any(map(_holds_results, (folder, *folder.parents))):
-        raise UserError(f"{told}: lies in a folder of results; give another place with -o")
 
 
-def _holds_results(folder: Path) -> bool:
+def _is_of_results(folder: Path) -> bool:
+    """Tell whether a folder holds results, or the work of a run that shall have some.
+
+    The workflow keeps what its samples share in a folder of work around them, without these files.
+    """
     paths = Paths(folder)
-    return paths.manifest.exists() and paths.index.exists()
+    begun = any(path.exists() for path in (paths.lock, paths.request, paths.sharding))
+    return begun or (paths.manifest.exists() and paths.index.exists())

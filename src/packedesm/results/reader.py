@@ -44,7 +44,9 @@ class Results:
     def __init__(self, path: str | Path) -> None:
         self._paths = Paths(path)
         if not self._paths.manifest.exists():
-            raise UserError(f"{path}: no manifest.json here; not the results of a finished run")
+            raise UserError(
+                f"{self.path}: no manifest.json here; not the results of a finished run"
+            )
         read = read_json if _is_of_format_1(self._paths.manifest) else read_record
         self.manifest: dict[str, Any] = read(self._paths.manifest)
         self._mapped: dict[str, np.ndarray] = {}

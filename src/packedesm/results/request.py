@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from packedesm.errors import Damaged, UserError
+from packedesm.esm2.model_files import REGRESSION
 from packedesm.files import read_record, write_record
 from packedesm.results.inputs import Input, check_read
 from packedesm.versions import versions
@@ -142,10 +143,15 @@ class Request:
             found.append("the FASTA is another one")
         elif None in digests[0]:
             found.append("an input could be read only once")
-        weights = [[entry.sha256 for entry in request.weights] for request in (self, other)]
+        weights = [request._model_digests(regression=False) for request in (self, other)]
         # Weights that are gone after a run have no digest: then the name has to do.
         if weights[0] != weights[1] and (weights[0] or self.model != other.model):
             found.append("the model is another one")
+        regression = [request._model_digests(regression=True) for request in (self, other)]
+        # Where contacts were not asked for, that they are is what is told below.
+        contacts = regression[0] and "contacts" in other.options.get("outputs", ())
+        if contacts and regression[0] != regression[1]:
+            found.append(f"{self.weights[-1].path} is another one, which contacts come from")
         for key in sorted(self.options.keys() | other.options.keys()):
             now, before = self.options.get(key), other.options.get(key)
             if now != before and (finished or key not in ONLY_VERIFIED):
@@ -155,3 +161,8 @@ class Request:
             if now != before:
                 found.append(f"{name} was version {before}, is {now}")
         return found
+
+    def _model_digests(self, *, regression: bool) -> list[str | None]:
+        """Return the digest of the contact regression, if there is one; or those of the others."""
+        files = (entry for entry in self.weights if entry.path.endswith(REGRESSION) == regression)
+        return [entry.sha256 for entry in files]

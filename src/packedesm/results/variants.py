@@ -1,59 +1,24 @@
-"""`packedesm variants`: score mutations by the masked marginals of a finished run."""
+"""Mutations scored by the masked marginals of a finished run."""
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from packedesm.alphabet import STANDARD
 from packedesm.errors import Fault, UserError, quote
-from packedesm.files import write_text
-from packedesm.paths import STANDARD_INPUT, Paths, named
+from packedesm.paths import Paths, named
 from packedesm.results.index_file import index_columns
 from packedesm.results.mutations import COLUMNS, Mutation, Variant, read_mutations
-from packedesm.results.new_file import check_new_file
 from packedesm.results.reader import Results, near_ids
-from packedesm.results.streams import answer
 from packedesm.sequences.arrow import to_numpy
 
 _COLUMN = {letter: place for place, letter in enumerate(STANDARD)}
-
-
-def add_variants(commands: Any) -> None:
-    """Add the command to a parser's subcommands."""
-    parser = commands.add_parser(
-        "variants", help="score mutations by the masked marginals of a finished run"
-    )
-    parser.add_argument("results", help="folder of results with the output masked_marginals")
-    parser.add_argument(
-        "--mutations",
-        required=True,
-        metavar="CSV",
-        help="file with the columns id and mutations, such as A42G, or A42G:C50S for both "
-        "together; - is standard input",
-    )
-    parser.add_argument(
-        "-o", "--output", metavar="CSV", help="new file for the scores; default: standard output"
-    )
-
-    def run(options: argparse.Namespace) -> None:
-        output = None if options.output is None else Path(options.output)
-        if output is not None:
-            check_new_file(output, Path(options.results))
-        given = STANDARD_INPUT if options.mutations == "-" else Path(options.mutations)
-        text = as_csv(score(Path(options.results), given))
-        if output is None:
-            answer(text.removesuffix("\n"))
-        else:
-            write_text(output, text)
-
-    parser.set_defaults(run=run)
 
 
 def score(results: Path, mutations: Path) -> list[tuple[str, str, float]]:

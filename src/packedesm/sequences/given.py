@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ from packedesm.sequences.advice import explain
 from packedesm.sequences.fasta import Block, clean
 
 _AT_ONCE = 1 << 16  # sequences; what is done to all of a block at once holds them twice
+# A set has no order, and of bytes or a text each item would be one letter.
+_NO_LISTS = (str, bytes, bytearray, memoryview, set, frozenset)
 _MISSING = ("None", "nan", "<NA>", "NaT")  # what Python, NumPy and pandas write for it
+_FILE = "give the path of a FASTA file in place of a list"
 
 
 def item(place: int, name: str) -> str:
@@ -46,9 +50,11 @@ def read_given(sequences: Iterable[Any] | Mapping[Any, Any]) -> Iterator[Block]:
 
 
 def _pairs(sequences: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(sequences, (str, bytes, set, frozenset)) or not hasattr(sequences, "__iter__"):
-        kind = type(sequences).__name__
-        raise UserError(f"sequences: a {kind} is no list of sequences; give a list or a mapping")
+    if isinstance(sequences, _NO_LISTS) or not hasattr(sequences, "__iter__"):
+        raise UserError(
+            f"sequences: is of type {type(sequences).__name__}; give a list of sequences, a "
+            "mapping of id to sequence, or the path of a FASTA file"
+        )
     if hasattr(sequences, "columns"):
         raise UserError("sequences: a table has several columns; give the one with the sequences")
     if hasattr(sequences, "items"):
@@ -57,8 +63,9 @@ def _pairs(sequences: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _id(name: Any) -> str:
-    """Return an id as a text, which is empty where it is missing."""
-    return "" if not isinstance(name, str) and str(name) in _MISSING else str(name)
+    """Return an id as a text, which is empty where it is missing, or is no text but bytes."""
+    lost = isinstance(name, bytes) or (not isinstance(name, str) and str(name) in _MISSING)
+    return "" if lost else str(name)
 
 
 def _block(pairs: list[tuple[str, Any]], first: int) -> Block:
@@ -80,20 +87,29 @@ def _clean(name: str, text: Any) -> tuple[bytes, tuple[str, ...]]:
         raise ValueError("its id is empty or no text; give each sequence an id, or a list")
     if not isinstance(text, str):
         advice = "give each sequence as a text of letters"
-        if isinstance(text, (tuple, list)):
+        if isinstance(text, (tuple, list)) and len(text) == 2:
             advice = "of pairs of id and sequence make a mapping: dict(pairs)"
+        elif isinstance(text, Path):
+            advice = _FILE
         elif str(text) in _MISSING:
             advice = "leave out what is missing"
-        raise ValueError(f"is no sequence but a {type(text).__name__}; {advice}")
+        raise ValueError(f"is no sequence, it is of type {type(text).__name__}; {advice}")
     body = text.encode(errors="surrogatepass").replace(b"\r\n", b"\n")
     if body.lstrip().startswith(b">"):
-        raise ValueError(
-            "is a FASTA record; give the sequence alone, or the path of the file in place of a list"
-        )
+        raise ValueError(f"is a FASTA record; give the sequence alone, or {_FILE}")
     try:
         return clean(body)
     except ValueError:
+        if _is_file(text):
+            raise ValueError(f"is the name of a file; {_FILE}") from None
         raise ValueError(explain(b"", body, None)) from None
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # no name of a file: too long, a NUL
+        return False
 
 
 def _encodable(name: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 import shutil
 from collections.abc import Collection, Iterable, Sequence
@@ -33,8 +32,9 @@ from packedesm.results.exports.record import (
 )
 from packedesm.results.exports.sequences import fasta_files, sequences
 from packedesm.results.exports.source import Source
+from packedesm.results.index_file import index_columns
+from packedesm.results.new_file import check_new_file, expect_free
 from packedesm.results.reader import Results
-from packedesm.sequences.arrow import read_columns
 
 logger = logging.getLogger(__name__)
 
@@ -150,15 +150,13 @@ def _targets(
         _expect_free(_places(targets.values()), recorded(paths, format.name))
         return targets
     as_file = bool(place.suffix) and not place.is_dir()
-    parent = place.resolve().parent if as_file else place.resolve()
-    if parent.is_relative_to(results.path.resolve()) and not parent.is_relative_to(root.resolve()):
-        raise UserError(f"{place}: lies among the results; give another place with -o")
+    targets = {name: place if as_file else place / name for name in files}
+    remove_left_behind(place.parent if as_file else place)
+    for path in _places(targets.values()):
+        check_new_file(path, results.path, make_folder=True)
     if as_file and (format.several or len(files) > 1):
         one = "" if format.several else ", or one array with --arrays"
         raise UserError(f"{place}: this export is {', '.join(files)}; name a folder with -o{one}")
-    remove_left_behind(parent)
-    targets = {name: place if as_file else place / name for name in files}
-    _expect_free(_places(targets.values()))
     return targets
 
 
@@ -170,8 +168,8 @@ def _places(targets: Iterable[Path]) -> list[Path]:
 def _expect_free(places: Iterable[Path], own: Collection[Path] = ()) -> None:
     """Raise UserError if something is there that is not of an earlier export."""
     for path in places:
-        if os.path.lexists(path) and path not in own:
-            raise UserError(f"{path}: is there already; remove it, or give another place with -o")
+        if path not in own:
+            expect_free(path)
 
 
 def _name(results: Results, asked: str) -> str:
@@ -214,7 +212,7 @@ def _source(results: Results, format: Format, asked: Asked, arrays: Sequence[Arr
 
 def _tell_changed(results: Results) -> None:
     """Warn of records whose key is not that of the letters in their file."""
-    flags = read_columns(Paths(results.path).index, ["flags"])["flags"].to_pylist()
+    flags = index_columns(Paths(results.path).index, ["flags"])["flags"].to_pylist()
     changed = sum(not _CHANGED.isdisjoint(text.split(",")) for text in flags)
     if changed:
         logger.warning(
@@ -225,13 +223,12 @@ def _tell_changed(results: Results) -> None:
 
 
 def _unchanged(results: Results, arrays: Sequence[Array]) -> ExitStack:
-    """Return what raises Damaged at its end if one of the arrays is not as the run wrote it."""
+    """Return what raises Damaged at its end if index or arrays are not as the run wrote them."""
     stack = ExitStack()
-    digests = results.manifest.get("sha256", {})
-    for array in arrays:
-        name = f"{array.name}.npy"
-        if name in digests:
-            stack.enter_context(reading(results.path / name, sha256=digests[name]))
+    paths, digests = Paths(results.path), results.manifest.get("sha256", {})
+    for path in (paths.index, *(paths.array(array.name) for array in arrays)):
+        if path.name in digests:
+            stack.enter_context(reading(path, sha256=digests[path.name]))
     return stack
 
 

@@ -7,7 +7,7 @@ float16 takes no more room for that: its bytes are split by place and compressed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from packedesm.outputs import Array
 from packedesm.paths import Paths
 from packedesm.progress import Progress
 from packedesm.results.exports.source import Source
+from packedesm.results.index_file import whole
 from packedesm.sequences.arrow import numbers
 
 _GROUP_BYTES = 1 << 25  # of vectors, in one group of rows: what readers hold at once
@@ -33,7 +34,8 @@ def write(path: Path, source: Source) -> None:
     lines = [source.line(array) for array in source.arrays]
     rows = max(1, _GROUP_BYTES // (4 * sum(int(np.prod(line)) for line in lines)))
     index = Paths(source.results.path).index
-    schema = pq.read_schema(index)
+    with whole(index):
+        schema = pq.read_schema(index)
     for array, line in zip(source.arrays, lines, strict=True):
         schema = schema.append(pa.field(array.name, _kind(line), nullable=False))
     vectors = [
@@ -51,8 +53,7 @@ def write(path: Path, source: Source) -> None:
     ):
         blocks = [source.blocks(array, rows) for array in source.arrays]
         # Batches have so many rows whatever groups they lie in, but for the last.
-        groups = pq.ParquetFile(index).iter_batches(rows)
-        for group, *found in zip(groups, *blocks, strict=True):
+        for group, *found in zip(_batches(index, rows), *blocks, strict=True):
             columns = [_column(values) for _, values in found]
             arrays = [*group.columns, *columns]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=rows)
@@ -77,6 +78,11 @@ def check(path: Path, source: Source, rows: Sequence[int]) -> None:
             expected = source.at(array, row).astype(np.float32)
             if not np.array_equal(np.array(line[array.name], np.float32), expected):
                 raise ValueError(f"row {row} has other numbers")
+
+
+def _batches(index: Path, rows: int) -> Iterator[pa.RecordBatch]:
+    with whole(index):
+        yield from pq.ParquetFile(index).iter_batches(rows)
 
 
 def _kind(line: tuple[int, ...]) -> pa.DataType:

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from packedesm.errors import UserError
 from packedesm.paths import STANDARD_INPUT, Paths
+from packedesm.results.index_file import index_columns
 from packedesm.results.reader import Results
 from packedesm.sequences.fasta import read_blocks
 
@@ -70,5 +69,5 @@ def _others(names: str, what: str) -> UserError:
 
 
 def _digests(index: Path) -> Iterator[str]:
-    for batch in pq.ParquetFile(index).iter_batches(1 << 16, columns=["sha256"]):
-        yield from batch.column(0).to_pylist()
+    for chunk in index_columns(index, ["sha256"])["sha256"].chunks:
+        yield from chunk.to_pylist()

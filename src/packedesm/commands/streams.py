@@ -1,10 +1,11 @@
-"""Standard output as the place of what a command was asked for."""
+"""Standard output as the place of what a command was asked for, or of what it says besides."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from packedesm.errors import Fault
@@ -35,3 +36,22 @@ def answer(text: str) -> None:
     """Write what was asked for to standard output; raises as `standard_output`."""
     with standard_output() as stream:
         print(text, file=stream)
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Write a line to a stream, by default standard output, that may be full or closed."""
+    with suppress(OSError):
+        print(text, file=stream)
+
+
+def flushed() -> bool:
+    """Write out what standard output and error still hold; tell whether they took it."""
+    taken = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            taken = False
+            # Python would try again at its end, and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return taken

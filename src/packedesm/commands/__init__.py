@@ -1,0 +1,1 @@
+"""The commands: what each can be asked for, and what it says."""
