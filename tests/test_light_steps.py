@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from packedesm import cli
 from packedesm.paths import Paths
 from packedesm.reference.vectors import REST
 from packedesm.report.metrics import write_metrics
@@ -86,6 +87,26 @@ print("\\n" + repr([name for name in {LARGE} if name in sys.modules]))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("step", ["help", "models"])
+def test_what_is_asked_of_the_command_itself_loads_no_library_at_all(step):
+    others = ("numpy", "pyarrow", "yaml", "jsonschema", "filelock", "importlib.metadata")
+    code = f"{STEPS[step]}\nimport sys\nprint([n for n in {LARGE + others} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", cli._COMMANDS)
+def test_every_command_is_known_by_its_line_and_has_its_arguments(name, capsys):
+    """The rest of a command is imported when it is asked for."""
+    lines = {(): cli._COMMANDS[name], (name,): f"usage: packedesm {name}"}
+    for arguments, wanted in lines.items():
+        with pytest.raises(SystemExit) as end:
+            cli.main([*arguments, "--help"])
+        assert end.value.code == 0
+        assert wanted in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_job_loads_torch_and_nothing_else_that_is_large():

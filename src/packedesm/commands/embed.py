@@ -23,9 +23,8 @@ from packedesm.results.inputs import check_together
 from packedesm.results.request import Request, input_files
 
 
-def add_embed(commands: Any) -> None:
-    """Add the command to a parser's subcommands."""
-    parser = commands.add_parser("embed", help="embed the proteins of FASTA files")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add those of the command to its parser."""
     parser.add_argument(
         "fasta",
         nargs="+",
