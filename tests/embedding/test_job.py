@@ -80,6 +80,9 @@ def test_a_small_job_takes_one_thread_and_measures_its_own_products(
     assert run.packs == 1
     assert asked == [(run.tokens, threads)]
     assert run.device["threads"] == threads
+    told = run.seconds
+    assert told.starting >= 0 and min(told.checking, told.peak) > 0
+    assert told.checking + told.peak < told.setup
     assert torch.get_num_threads() == 2
 
 

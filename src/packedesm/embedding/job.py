@@ -100,16 +100,16 @@ def embed_shard(
             unchanged_weights(checkpoint),
         ):
             asked = (paths, checkpoint, options, job, device, proteins, workload(items))
-            begun = Beginning(*asked).begin(state, fasta_sha256, summary[RECORD_DIGEST])
-            plan, runner, check = begun
+            begin = Beginning(*asked).begin
+            plan, runner, check = begin(state, fasta_sha256, summary[RECORD_DIGEST])
             planned = items.plan(plan.token_budget)
             packs = PackPlan(items.tokens, planned, state.replans(), records=items.records)
-            peak = measure_matmul_peak(runner.model, planned.most_tokens)
+            peak = state.timing("peak", measure_matmul_peak, runner.model, planned.most_tokens)
             _say(items, planned, plan, device.torch_device, precision)
             feed = Feed(items, packs, job, check_stop)
-            name, heads = partial(item_name, paths, items), heads_of(plan.arrays)
-            load_float32 = partial(load_model, checkpoint, torch.float32, needs=heads)
-            embed_packs(runner, feed, state, load_float32=load_float32, name=name, peak=peak.flops)
+            load = partial(load_model, checkpoint, torch.float32, needs=heads_of(plan.arrays))
+            name = partial(item_name, paths, items)
+            embed_packs(runner, feed, state, load_float32=load, name=name, peak=peak.flops)
         statistics = state.statistics().values()
         facts = JobFacts(
             shard=shard,
