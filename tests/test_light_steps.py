@@ -1,11 +1,15 @@
 """Steps that compute no vector load none of the large libraries: they are many, and short."""
 
+import math
+import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from packedesm import cli
 from packedesm.paths import Paths
 from packedesm.reference.vectors import REST
 from packedesm.report.metrics import write_metrics
@@ -55,7 +59,6 @@ from packedesm.options import VerifyOptions
 from packedesm.report.verify import verify
 verify(paths, VerifyOptions.of(resolve({"fasta": "x"})), shards=1)""",
 }
-MAY = {"report": ["matplotlib"]}  # which draws
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +89,85 @@ import sys
 print("\\n" + repr([name for name in {LARGE} if name in sys.modules]))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == repr(MAY.get(step, []))
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("step", ["help", "models"])
+def test_what_is_asked_of_the_command_itself_loads_no_library_at_all(step):
+    others = ("numpy", "pyarrow", "yaml", "jsonschema", "filelock", "importlib.metadata")
+    code = f"{STEPS[step]}\nimport sys\nprint([n for n in {LARGE + others} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", cli._COMMANDS)
+def test_every_command_is_known_by_its_line_and_has_its_arguments(name, capsys):
+    """The rest of a command is imported when it is asked for."""
+    lines = {(): cli._COMMANDS[name], (name,): f"usage: packedesm {name}"}
+    for arguments, wanted in lines.items():
+        with pytest.raises(SystemExit) as end:
+            cli.main([*arguments, "--help"])
+        assert end.value.code == 0
+        assert wanted in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_job_loads_torch_and_nothing_else_that_is_large():
     code = f"import sys, packedesm.embedding.job; print([n for n in {LARGE} if n in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "['torch']\n"
+
+
+def test_a_whole_run_loads_only_what_it_works_with(tmp_path):
+    """Each of these would cost a small run more than its work does."""
+    fasta = tmp_path / "one.fasta"
+    fasta.write_text(">a\nMKTAYIAKQR\n")
+    arguments = ["embed", str(fasta), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    never = (
+        "matplotlib",
+        "pandas",
+        "requests",
+        "h5py",
+        "torch._dynamo",
+        "torch._inductor",
+        "sympy",
+    )
+    code = (
+        f"{COMMAND.format(arguments)}\nimport sys\nprint([n for n in {never} if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "manifest.json").exists()
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def cpu_seconds(code: str) -> float:
+    """Return what a new Python takes for `code`, with its processes; compiled files are kept."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+@pytest.mark.benchmarks
+def test_what_is_not_work_costs_little(embedded, tmp_path):
+    """CPU seconds, the least of interleaved rounds: a busy machine adds to some of them."""
+    _fasta, paths = embedded
+    fasta = tmp_path / "one.fasta"
+    fasta.write_text(">a\nVCIHTENQNQVSFYPFVLHEISVLIELTLGHLRYRLTDVPPQPNSQPDSATNYVWML\n")
+    given = f"from packedesm.paths import Paths\npaths = Paths({str(paths.root)!r})\n"
+    script = "import snakemake.script\n"  # as each of the workflow's scripts begins
+    steps = {name: STEPS[name] for name in ("help", "models")}
+    steps |= {n: script + given + STEPS[n] for n in ("merge", "metrics", "report", "manifest")}
+    found: dict[str, float] = {}
+    for number in range(3):
+        run = ["embed", str(fasta), "-o", str(tmp_path / f"out{number}"), "--device", "cpu"]
+        for name, code in {"torch": "import torch", **steps, "embed": COMMAND.format(run)}.items():
+            found[name] = min(found.get(name, math.inf), cpu_seconds(code))
+    bars = {"help": 0.2, "models": 0.2, "embed": 1.5 * found["torch"] + 1}
+    bars |= dict.fromkeys(("merge", "metrics", "report", "manifest"), 0.6)
+    print({name: round(seconds, 2) for name, seconds in found.items()})
+    assert {name: found[name] for name in bars if found[name] > bars[name]} == {}
 
 
 def test_a_model_is_made_without_torchs_compiler():

@@ -8,30 +8,25 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
 
-from packedesm.commands.doctor import add_doctor
-from packedesm.commands.embed import add_embed
-from packedesm.commands.export import add_export
-from packedesm.commands.models import add_fetch, add_models
-from packedesm.commands.neighbours import add_neighbours
 from packedesm.commands.parser import Parser
 from packedesm.commands.streams import flushed, say
-from packedesm.commands.variants import add_variants
 from packedesm.errors import Fault, UserError, permissions_told, printable
 from packedesm.log import LineFormatter, expect_end
 
-# In the order in which help lists them.
-_COMMANDS = (
-    add_embed,
-    add_fetch,
-    add_export,
-    add_neighbours,
-    add_doctor,
-    add_variants,
-    add_models,
-)
+# What each command does, in the order in which help lists them. The module of that name in the room
+# has its arguments and the rest; of the others nothing is imported.
+_COMMANDS = {
+    "embed": "embed the proteins of FASTA files",
+    "fetch": "download a model and check it",
+    "export": "write finished results as other tools read them",
+    "neighbours": "list the nearest proteins of each, by the cosine of their vectors",
+    "doctor": "tell whether a run would work on this machine",
+    "variants": "score mutations by the masked marginals of a finished run",
+    "models": "list the models by name",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,11 +76,23 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="packedesm", description="ESM-2 embeddings of proteins, packed: without padding."
     )
-    parser.add_argument("--version", action="version", version=metadata.version("packedesm"))
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="show program's version number and exit"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in _COMMANDS:
-        add(commands)
+    for name, does in _COMMANDS.items():
+        commands.add_parser(name, help=does).module = f"packedesm.commands.{name}"
     return parser
+
+
+class _Version(argparse.Action):
+    """Look it up when it is asked for: that takes a fifth of the time of any other help."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_given: object) -> NoReturn:
+        from importlib.metadata import version
+
+        parser._print_message(f"{version('packedesm')}\n", sys.stdout)
+        parser.exit()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Write files atomically, and read them checked: whole and as they were written, or not at all."""
 
+from __future__ import annotations
+
 import errno
 import hashlib
 import json
@@ -14,11 +16,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Self
 
 from packedesm.errors import Damaged, Fault
+
+if TYPE_CHECKING:
+    import numpy as np  # functions import it: who only asks which models there are waits for none
 
 # Only writing fails with these.
 _FULL = {
@@ -176,6 +179,8 @@ class CheckedFile:
 
     def array_header(self) -> tuple[tuple[int, ...], np.dtype]:
         """Read the beginning of a ``.npy`` file; return the shape and dtype of the array."""
+        import numpy as np
+
         with self._as_written():
             read = np.lib.format.read_array_header_1_0
             if np.lib.format.read_magic(self) != (1, 0):
@@ -185,6 +190,8 @@ class CheckedFile:
 
     def values(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Read so many values, in C order, to look at only; Damaged if the file has fewer."""
+        import numpy as np
+
         with self._as_written():
             size = math.prod(shape) * dtype.itemsize
             if not 0 <= size <= self._size - self._position:
@@ -265,6 +272,8 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, 
 
 def create_npy(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap:
     """Create a ``.npy`` file of `shape` and return it as a writable memory map."""
+    import numpy as np
+
     # open_memmap writes an unreadable header when a dimension is a numpy integer.
     shape = tuple(int(size) for size in shape)
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)

@@ -6,6 +6,8 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from esm import ESM2
 
 from packedesm.alphabet import RESIDUES
 from packedesm.esm2.fair_esm import write_random_checkpoint
@@ -73,6 +75,26 @@ except DoesNotFitError:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stdout == ("does not fit\n" if dies else "(8000, 40)\n"), done.stderr
+
+
+def test_a_short_protein_takes_one_thread(model, monkeypatch):
+    """Several wait for one another longer than they compute."""
+    taken, forward = [], ESM2.forward
+
+    def watch(self, *arguments, **options):
+        taken.append(torch.get_num_threads())
+        return forward(self, *arguments, **options)
+
+    monkeypatch.setattr(ESM2, "forward", watch)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        model.representation("MKV")
+        monkeypatch.setattr("packedesm.esm2.threads._WORTH_SEVERAL", 0)
+        model.representation("MKV")
+    finally:
+        torch.set_num_threads(before)
+    assert taken == [1, 2]
 
 
 def test_what_the_system_would_kill_is_not_begun(model, monkeypatch):

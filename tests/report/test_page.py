@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from packedesm.embedding.record import Seconds
 from packedesm.files import read_record, write_record
 from packedesm.paths import Paths
 from packedesm.report import plots
@@ -196,6 +197,21 @@ def test_files_are_listed_with_their_true_shapes(tmp_path):
     # 40, 60 (of 80) and twice 8 residues; one offset more than records.
     assert "residue.npy 116 \N{MULTIPLICATION SIGN} 320 float32" in text
     assert "residue_offsets.npy 5 int64" in text
+
+
+def test_the_time_before_the_first_pack_is_told_by_what_it_went_into(tmp_path):
+    parts = Seconds(10.0, 5.0, 4.0, 0.2, 16.0, starting=3.0, checking=2.0, peak=1.0)
+    page = Page(report(tmp_path, run={"seconds": parts})).text
+    told = page.split("Where the time went")[1].split("Using the")[0]
+    for name, seconds in (
+        ("Starting Python and its libraries, for embedding", 3),
+        ("Starting: weights, device, what is chosen", 7),
+        ("First check against the reference", 2),
+        ("Measuring the speed limit", 1),
+        ("Embedding", 5),
+        ("Writing what was embedded", 1),
+    ):
+        assert re.search(rf"{re.escape(name)} {seconds}(\.0+)? s", told), (name, told)
 
 
 def test_each_shard_has_its_line_and_the_sum_follows(tmp_path):
@@ -406,7 +422,7 @@ def test_where_the_time_went_is_what_the_steps_recorded(tmp_path):
     text = Page(write_report(paths).read_text()).text
     assert "Reference for the verification 7.00 s" in text
     assert "Reading the FASTA and cutting shards 1 min 30 s" in text
-    assert "Starting: weights, device, first measurements 2.00 s" in text  # of two jobs
+    assert "Starting: weights, device, what is chosen 2.00 s" in text  # of two jobs
     assert "Merging the shards 5.00 s" in text
     assert "Verification 3.00 s" in text
 

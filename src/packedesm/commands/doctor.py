@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from packedesm import config as configuration
 from packedesm.commands.options import folder, in_words, results_folder, schema_options
@@ -14,9 +13,8 @@ from packedesm.errors import Fault
 _OF_RUNS = ("model", "checkpoints", "device")
 
 
-def add_doctor(commands: Any) -> None:
-    """Add the command to a parser's subcommands."""
-    parser = commands.add_parser("doctor", help="tell whether a run would work on this machine")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add those of the command to its parser."""
     parser.add_argument(
         "-o", "--output", type=folder, default="results", help="folder for the results"
     )

@@ -26,9 +26,8 @@ from packedesm.results.redrawing import kept_of_steps, record_redrawn, why_redra
 from packedesm.results.request import Request, input_files
 
 
-def add_embed(commands: Any) -> None:
-    """Add the command to a parser's subcommands."""
-    parser = commands.add_parser("embed", help="embed the proteins of FASTA files")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add those of the command to its parser."""
     parser.add_argument(
         "fasta",
         nargs="+",
@@ -161,7 +160,7 @@ def _redraw(paths: Paths, config: dict[str, Any]) -> list[str]:
     shown = ReportOptions.of(config)
     if not (why := why_redraw(paths, shown)):
         return []
-    # Here: who asks for help, or for what is there, need not wait for matplotlib.
+    # Here: who asks for help, or for what is there, need not wait for what draws it.
     from packedesm.report.annotations import check_shown
     from packedesm.report.page import Before, draw_report
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from packedesm.commands.options import folder, results_folder
 from packedesm.commands.streams import say
@@ -13,9 +12,8 @@ from packedesm.errors import plural
 from packedesm.results.exports.formats import FORMATS
 
 
-def add_export(commands: Any) -> None:
-    """Add the command to a parser's subcommands."""
-    parser = commands.add_parser("export", help="write finished results as other tools read them")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add those of the command to its parser."""
     formats = "; ".join(f"{format.name}: {format.says}" for format in FORMATS.values())
     keys = "; ".join(
         f"{format.name}: {', '.join(format.keys)}"

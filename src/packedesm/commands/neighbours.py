@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from packedesm.commands.streams import standard_output
 from packedesm.files import atomic_path
@@ -15,11 +15,8 @@ from packedesm.results.neighbours import EXACT_ROWS, KINDS, Search, write_neighb
 from packedesm.results.new_file import check_new_file
 
 
-def add_neighbours(commands: Any) -> None:
-    """Add the command to a parser's subcommands."""
-    parser = commands.add_parser(
-        "neighbours", help="list the nearest proteins of each, by the cosine of their vectors"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add those of the command to its parser."""
     parser.add_argument("results", type=Path, help="folder of finished results")
     parser.add_argument(
         "--queries", type=Path, help="results of the same model: look for the neighbours of these"

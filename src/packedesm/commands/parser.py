@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, NoReturn
 
 from packedesm.errors import printable
@@ -15,12 +16,24 @@ _NUMBERS = re.compile(r"-[0-9]+\s*,")  # how a list of layers may begin; of one 
 
 
 class Parser(argparse.ArgumentParser):
-    """One whose messages are printable, and which takes ``--layers -1,0``."""
+    """One whose messages are printable, and which takes ``--layers -1,0``.
+
+    Attributes
+    ----------
+    module : str or None
+        One whose ``add_arguments`` adds the arguments when they are needed: who asks for help, or
+        for another command, need not wait for what the module imports.
+    """
+
+    module: str | None = None
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
         """Parse arguments; the parsers of subcommands are called by this name too."""
+        if self.module is not None:
+            module, self.module = import_module(self.module), None
+            module.add_arguments(self)
         return super().parse_known_args(_joined(sys.argv[1:] if args is None else args), namespace)
 
     def error(self, message: str) -> NoReturn:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from packedesm.commands.streams import answer
 from packedesm.files import write_text
@@ -13,11 +12,8 @@ from packedesm.results.new_file import check_new_file
 from packedesm.results.variants import as_csv, score
 
 
-def add_variants(commands: Any) -> None:
-    """Add the command to a parser's subcommands."""
-    parser = commands.add_parser(
-        "variants", help="score mutations by the masked marginals of a finished run"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add those of the command to its parser."""
     parser.add_argument("results", help="folder of results with the output masked_marginals")
     parser.add_argument(
         "--mutations",

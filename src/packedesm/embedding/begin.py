@@ -85,6 +85,7 @@ class Beginning:
         settled = state.settled(asked_of_shard)
         begun = self._decided(run_choice) if settled is None else self._resumed(state, settled)
         if begun.check is not None:
+            state.timed["checking"] = begun.check.seconds
             logger.info(
                 "first check: %d vectors of %d proteins against fair-esm: %s",
                 *(begun.check.compared, len(self.proteins), begun.check.in_words()),

@@ -34,6 +34,7 @@ from packedesm.errors import plural, quote
 from packedesm.esm2.checkpoints import unchanged_weights
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
+from packedesm.esm2.threads import threads_worth
 from packedesm.files import RECORD_DIGEST
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions, ReferenceOptions
 from packedesm.outputs import Array, heads_of
@@ -42,7 +43,7 @@ from packedesm.packing.items import Items
 from packedesm.packing.packer import Packs
 from packedesm.paths import Paths
 from packedesm.progress import Progress
-from packedesm.reference.vectors import FIRST, ReferenceVectors
+from packedesm.reference.vectors import FIRST, Protein, ReferenceVectors
 from packedesm.sequences.index import read_rows
 from packedesm.sequences.summary import read_summary, reading_sharded, written_digest
 from packedesm.versions import versions
@@ -71,7 +72,7 @@ def embed_shard(
     paths, shard
         Where the shard's FASTA lies and the results go.
     threads
-        CPU threads that torch may use.
+        Most CPU threads that torch may use.
 
     Raises
     ------
@@ -86,32 +87,33 @@ def embed_shard(
     keep_freed_memory()
     precision = fix_precision()
     summary = read_summary(paths)
-    dataset = _records(paths, shard, options, summary)
-    items = Items.of(dataset, options.arrays)
-    fasta_sha256 = written_digest(summary, paths, dataset.fasta)
-    sample = ReferenceOptions(options.length, options.arrays, job.sequences, job.seed)
-    proteins = ReferenceVectors.read(paths, FIRST, sample, checkpoint.sha256).proteins
-    with stopping_on_signals() as check_stop, ShardState(paths.shard_state(shard)) as state:
+    items = _items(paths, shard, options, summary)
+    fasta_sha256 = written_digest(summary, paths, paths.shard_fasta(shard))
+    proteins = _first_proteins(paths, checkpoint, options, job)
+    with (
+        threads_worth(flops := job_flops(checkpoint.geometry, items)),
+        stopping_on_signals() as check_stop,
+        ShardState(paths.shard_state(shard)) as state,
+    ):
         with (
             leased_device(job.device) as device,
             GPUMonitor(device.uuid) as monitor,
             unchanged_weights(checkpoint),
         ):
-            place = device.torch_device
             asked = (paths, checkpoint, options, job, device, proteins, workload(items))
-            begun = Beginning(*asked).begin(state, fasta_sha256, summary[RECORD_DIGEST])
-            plan, runner, check = begun
+            begin = Beginning(*asked).begin
+            plan, runner, check = begin(state, fasta_sha256, summary[RECORD_DIGEST])
             planned = items.plan(plan.token_budget)
             packs = PackPlan(items.tokens, planned, state.replans(), records=items.records)
-            _say(items, planned, plan, place, precision)
+            _say(items, planned, plan, device.torch_device, precision)
             feed = Feed(items, packs, job, check_stop)
-            name, heads = partial(item_name, paths, items), heads_of(plan.arrays)
-            load_float32 = partial(load_model, checkpoint, torch.float32, needs=heads)
-            found = embed_packs(runner, feed, state, load_float32=load_float32, name=name)
+            load = partial(load_model, checkpoint, torch.float32, needs=heads_of(plan.arrays))
+            name = partial(item_name, paths, items)
+            found = embed_packs(runner, feed, state, load_float32=load, name=name)
         statistics = state.statistics().values()
         facts = JobFacts(
             shard=shard,
-            records=len(dataset),
+            records=items.records,
             **items.counts(),
             checkpoint=checkpoint,
             options=options,
@@ -120,7 +122,7 @@ def embed_shard(
             fasta_sha256=fasta_sha256,
             packs=len(statistics),
             fill=total_fill(statistics),
-            flops=job_flops(checkpoint.geometry, items),
+            flops=flops,
             matmul_peak_flops=found.flops,
             matmul_peak_range=found.range,
             matmul_peak_reason=found.reason,
@@ -133,13 +135,20 @@ def embed_shard(
         return write_shard(paths, items, state, facts)
 
 
-def _records(
-    paths: Paths, shard: int, options: EmbedOptions, summary: Mapping[str, Any]
-) -> SequenceDataset:
-    """Return the records of a shard."""
+def _items(paths: Paths, shard: int, options: EmbedOptions, summary: Mapping[str, Any]) -> Items:
+    """Return what a job embeds of the records of its shard."""
     files = (paths.shard_fai(shard), paths.shard_digests(shard))
     with reading_sharded(paths, *files, summary=summary):
-        return SequenceDataset(paths.shard_fasta(shard), options.length)
+        dataset = SequenceDataset(paths.shard_fasta(shard), options.length)
+    return Items.of(dataset, options.arrays)
+
+
+def _first_proteins(
+    paths: Paths, checkpoint: Checkpoint, options: EmbedOptions, job: JobOptions
+) -> tuple[Protein, ...]:
+    """Return the proteins of the first check, with their reference."""
+    sample = ReferenceOptions(options.length, options.arrays, job.sequences, job.seed)
+    return ReferenceVectors.read(paths, FIRST, sample, checkpoint.sha256).proteins
 
 
 def embed_packs(
@@ -164,7 +173,7 @@ def embed_packs(
     job = feed.job
     committed = state.committed(feed.packs)
     gauge = _gauge(runner, feed.items, committed.values())
-    before = gauge.measure()
+    before = state.timing("peak", gauge.measure)
     _say_masked(runner, feed.items, committed.values(), before.flops)
     passed = sum(pack.passed for pack in committed.values())
     with (

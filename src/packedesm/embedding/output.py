@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -52,7 +53,7 @@ def write_shard(paths: Paths, items: Items, state: ShardState, facts: JobFacts) 
             pack.token_budget < facts.plan.token_budget and not pack.float32_records
             for pack in statistics
         ),
-        seconds=_seconds(statistics, *state.setup_and_total_seconds()),
+        seconds=replace(_seconds(statistics, *state.setup_and_total_seconds()), **state.timed),
         **state.attempts(),
         finished=now(),
     )

@@ -17,12 +17,16 @@ from packedesm.options import EmbedOptions, EmbedPlan
 class Seconds:
     """What a job spent its time on, all attempts together."""
 
-    setup: float  # until the first pack, of every attempt
+    setup: float  # until the first pack, of every attempt; without `starting`
     embedding: float  # from then to the last pack
     forward: float  # forward passes and pooling, on the device
     waiting: float  # for the loader
     total: float
     masked: float = 0.0  # of `embedding`, what packs of masked copies took
+    # Of the last attempt: Python and its libraries, if it is the first of its process.
+    starting: float = 0.0
+    checking: float = 0.0  # of its setup, the first check
+    peak: float = 0.0  # of its setup, the rate of matrix products
 
 
 @dataclass(frozen=True)

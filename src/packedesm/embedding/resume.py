@@ -9,19 +9,21 @@ import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from packedesm.embedding.claim import Claim
 from packedesm.embedding.commits import Commit, CommitWriter
 from packedesm.embedding.journal import PATTERN, Journal
 from packedesm.embedding.pack import FinishedPack, PackStatistics
 from packedesm.embedding.replan import Replan
+from packedesm.embedding.startup import taken_to_start
 from packedesm.embedding.writer import Writer
 from packedesm.errors import Damaged, plural
 from packedesm.files import RECORD_DIGEST, read_record, remove_folder, write_record
 from packedesm.options import EmbedPlan
 from packedesm.paths import COMMIT_SUFFIX
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 FORMAT = 6  # of the files in the state; another one starts over
@@ -60,6 +62,7 @@ class ShardState:
         self.claim = Claim(folder)
         self.fingerprint = ""  # of what decides the vectors, once `adopt` has fixed it
         self.seconds_before = 0.0  # of embedding, in earlier attempts
+        self.timed = {"starting": taken_to_start()}  # this attempt's parts, as in `Seconds`
         self._setup_seconds = 0.0
         self._clock = time.perf_counter()
         self._commits: list[Commit] = []
@@ -212,6 +215,13 @@ class ShardState:
             if numbers:
                 places += [int(place) for pack in commit.packs(numbers) for place in pack.deferred]
         return places
+
+    def timing(self, what: str, work: Callable[..., T], *arguments: Any) -> T:
+        """Return what `work` does, and note in `timed` how long it takes."""
+        start = time.perf_counter()
+        done = work(*arguments)
+        self.timed[what] = time.perf_counter() - start
+        return done
 
     @contextmanager
     def committing(

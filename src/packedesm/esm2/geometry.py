@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from packedesm.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 VOCABULARY = 33  # tokens of fair-esm's ESM-1b alphabet, which ESM-2 uses
 
@@ -47,6 +48,8 @@ class Geometry:
         matrices) and 4 width T² for a sequence of T tokens (the products q kᵀ and softmax v).
         Element-wise work is not counted.
         """
+        import numpy as np  # here: what lists the models needs none
+
         tokens = np.asarray(lengths, np.float64)
         matrices = 24 * self.width**2 * (times * tokens).sum()
         attention = 4 * self.width * (times * np.square(tokens)).sum()

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from packedesm.esm2.checkpoints import read
 from packedesm.esm2.fair_esm import is_published
 from packedesm.esm2.tensor_files import load_archive
+from packedesm.esm2.threads import threads_worth
 from packedesm.esm2.weights import Weights
 from packedesm.outputs import CONTACT_HEAD
 from packedesm.reference.blocked_attention import blocked
@@ -86,7 +87,8 @@ class Reference:
         path = Path(path)
         # Checked before fair-esm sees it, whose errors are tracebacks.
         self._heads, weights = frozenset(needs), read(path, base, needs, regression)
-        self._model = _model(path, weights, regression).eval()
+        with threads_worth(0):  # to make a model and fill it is no work for several
+            self._model = _model(path, weights, regression).eval()
         self._memory = Memory()
         self._converter = self._model.alphabet.get_batch_converter()
         self.depth: int = self._model.num_layers

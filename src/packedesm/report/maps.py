@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.patches import PathPatch
-from matplotlib.path import Path
 
 from packedesm.errors import printable
 from packedesm.options import ReportOptions
 from packedesm.report.annotations import Annotations
+from packedesm.report.axes import Axes, Axis, Entry, Legend
 from packedesm.report.svg import colour, drawn
 from packedesm.report.vectors import Vectors, principal_components, ranges
 
@@ -86,12 +83,9 @@ def draw_maps(
         said["column"], said["file"] = printable(annotations.column), annotations.path.name
         said["without"] = sum(value is None for value in values)
         label = _shortened(annotations.column)
-        with warnings.catch_warnings():
-            # Of letters that matplotlib's font lacks, and the page's has.
-            warnings.simplefilter("ignore", UserWarning)
-            figures["vectors_by_value"] = vectors_by_value(plane, groups, label)
-            if near is not None:
-                figures["neighbourhoods_by_value"] = neighbourhoods_by_value(near, groups, label)
+        figures["vectors_by_value"] = vectors_by_value(plane, groups, label)
+        if near is not None:
+            figures["neighbourhoods_by_value"] = neighbourhoods_by_value(near, groups, label)
     return said, {name: Markup(svg) for name, svg in figures.items()}
 
 
@@ -126,55 +120,43 @@ def value_groups(values: list[str | None]) -> list[Group]:
 
 
 @drawn("The vectors along their first two principal components, coloured by length")
-def vectors_by_length(axes: Axes, plane: Plane, groups: list[Group]) -> None:
+def vectors_by_length(plane: Plane, groups: list[Group]) -> Axes:
     """Draw each vector as a dot where its first two principal components are."""
-    _draw(axes, plane, groups, "residues")
+    return _draw(plane, groups, "residues")
 
 
 @drawn("The vectors along their first two principal components, coloured by an annotation")
-def vectors_by_value(axes: Axes, plane: Plane, groups: list[Group], title: str) -> None:
+def vectors_by_value(plane: Plane, groups: list[Group], title: str) -> Axes:
     """Draw each vector as a dot where its first two principal components are."""
-    _draw(axes, plane, groups, title)
+    return _draw(plane, groups, title)
 
 
 @drawn("The vectors with those that are alike beside one another (t-SNE), coloured by length")
-def neighbourhoods_by_length(axes: Axes, plane: Plane, groups: list[Group]) -> None:
+def neighbourhoods_by_length(plane: Plane, groups: list[Group]) -> Axes:
     """Draw each vector as a dot near to those that it is like."""
-    _draw(axes, plane, groups, "residues")
+    return _draw(plane, groups, "residues")
 
 
 @drawn("The vectors with those that are alike beside one another (t-SNE), by an annotation")
-def neighbourhoods_by_value(axes: Axes, plane: Plane, groups: list[Group], title: str) -> None:
+def neighbourhoods_by_value(plane: Plane, groups: list[Group], title: str) -> Axes:
     """Draw each vector as a dot near to those that it is like."""
-    _draw(axes, plane, groups, title)
+    return _draw(plane, groups, title)
 
 
-def _draw(axes: Axes, plane: Plane, groups: list[Group], title: str) -> None:
+def _draw(plane: Plane, groups: list[Group], title: str) -> Axes:
     coordinates = plane.coordinates
-    style: dict[str, Any] = {"fill": False, "capstyle": "round", "alpha": 0.75}
-    # So that a thousand dots and twenty thousand both can be seen.
-    style["linewidth"] = 4 * min(1.0, (1000 / len(coordinates)) ** 0.35)
-    handles = []
-    for group in groups:
-        path = _dots(coordinates[group.members])
-        axes.add_patch(PathPatch(path, edgecolor=group.paint, **style))
-        handles += axes.plot([], [], "o", color=group.paint, markersize=5)
     low, high = coordinates.min(axis=0), coordinates.max(axis=0)
     room = 0.06 * np.maximum(high - low, 0.2 * (high - low).max())
-    axes.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
-    axes.set(xlabel=plane.across, ylabel=plane.up)
-    axes.tick_params(labelbottom=False, labelleft=False, length=0)
-    axes.grid(visible=False)
-    axes.legend(
-        handles,
-        [group.label for group in groups],
-        loc="center left",
-        bbox_to_anchor=(1, 0.5),
-        title=title,
-        handlelength=0.6,
-        handletextpad=0.4,
-        borderpad=0.2,
+    (left, below), (right, above) = low - room, high + room
+    entries = [Entry(group.label, group.paint, "circle") for group in groups]
+    axes = Axes(
+        Axis(left, right, plane.across), Axis(below, above, plane.up), Legend(entries, title=title)
     )
+    # So that a thousand dots and twenty thousand both can be seen.
+    size = 4 * min(1.0, (1000 / len(coordinates)) ** 0.35)
+    for group in groups:
+        axes.cloud(coordinates[group.members], group.paint, size)
+    return axes
 
 
 def _neighbourhoods(values: np.ndarray, seed: int) -> np.ndarray:
@@ -191,14 +173,6 @@ def _neighbourhoods(values: np.ndarray, seed: int) -> np.ndarray:
     perplexity = min(30.0, (len(values) - 1) / 3)
     tsne = TSNE(perplexity=perplexity, initialization=start, random_state=seed % 2**32, n_jobs=1)
     return np.asarray(tsne.fit(reduced), dtype=np.float64)
-
-
-def _dots(coordinates: np.ndarray) -> Path:
-    """Return lines that go nowhere: dots by their round ends, in a tenth of a marker's room."""
-    codes = np.tile([Path.MOVETO, Path.LINETO], len(coordinates))
-    path = Path(np.repeat(coordinates, 2, axis=0), codes)
-    path.should_simplify = False  # which would leave out lines that go nowhere
-    return path
 
 
 def _painted(spans: list[tuple[str, np.ndarray]], paints: list[str]) -> list[Group]:
@@ -222,9 +196,6 @@ def _number(text: str) -> float | None:
 
 
 def _shortened(text: str) -> str:
-    """Return a label that stands beside a figure, as it is: matplotlib reads formulas in some."""
+    """Return a label that stands beside a figure."""
     text = printable(text)
-    text = text if len(text) <= _LETTERS else f"{text[: _LETTERS - 1].rstrip()}…"
-    shown = text.replace("\\", "\N{REVERSE SOLIDUS OPERATOR}").replace("$", r"\$")
-    # And before 3.10 leaves out those that begin with an underscore.
-    return f"\N{NARROW NO-BREAK SPACE}{shown}" if shown.startswith("_") else shown
+    return text if len(text) <= _LETTERS else f"{text[: _LETTERS - 1].rstrip()}…"

@@ -253,13 +253,17 @@ def _files(paths: Paths, metrics: dict) -> list[dict[str, str]]:
 def _phases(before: Mapping[str, float], metrics: dict, verification: dict) -> list[dict[str, Any]]:
     """Return the steps in their order, with the seconds that each took, over all jobs."""
     jobs = [run["seconds"] for run in metrics["runs"]]
-    setup, embedding, total = (
-        sum(job[name] for job in jobs) for name in ("setup", "embedding", "total")
+    setup, embedding, total, starting, checking, peak = (
+        sum(job.get(name, 0.0) for job in jobs)  # earlier versions told of fewer
+        for name in ("setup", "embedding", "total", "starting", "checking", "peak")
     )
     phases = [
+        ("Starting Python and its libraries, for embedding", starting),
         ("Reading the FASTA and cutting shards", before["sharding"]),
         ("Reference for the verification", verification.get("reference_seconds")),
-        ("Starting: weights, device, first measurements", setup),
+        ("Starting: weights, device, what is chosen", max(0.0, setup - checking - peak)),
+        ("First check against the reference", checking),
+        ("Measuring the speed limit", peak),
         ("Embedding", embedding),
         ("Writing what was embedded", max(0.0, total - setup - embedding)),
         ("Merging the shards", before["merging"]),
