@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 
 # About a quarter of a second of one core. Threads wait for one another by spinning: of 60 tokens
-# through the smallest model two took six times the CPU time of one, and longer.
+# through the smallest model two took six times the CPU time of one, and longer. Not for vectors of
+# a run: with another number of threads the libraries' products may give other last bits.
 _WORTH_SEVERAL = 20e9
 
 
