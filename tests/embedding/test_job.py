@@ -61,29 +61,23 @@ def test_the_model_in_half_precision_is_gone_before_that_in_float32_is_loaded(sa
     assert ShardRun.read(sample.paths.shard_run(0)) == run
 
 
-@pytest.mark.parametrize(("worth", "threads"), [(1e9, 1), (0, 2)])
-def test_a_small_job_takes_one_thread_and_measures_its_own_products(
-    sample, monkeypatch, worth, threads
-):
-    """Two that wait for each other take more time than such a job, as do products of no pack."""
-    monkeypatch.setattr("packedesm.esm2.threads._WORTH_SEVERAL", worth)
+def test_a_small_job_measures_its_own_products(sample, monkeypatch):
+    """Those of a whole budget of tokens, which no pack has, would take more time than the job."""
     measure, asked = job.measure_matmul_peak, []
 
     def watch(model, tokens):
-        asked.append((tokens, torch.get_num_threads()))
+        asked.append(tokens)
         return measure(model, tokens)
 
     monkeypatch.setattr(job, "measure_matmul_peak", watch)
     config = sample.config | {"token_budget": 4096}
     options = (EmbedOptions.of(config), JobOptions.of(config))
-    run = job.embed_shard(sample.paths, 0, sample.checkpoint, *options, threads=2)
+    run = job.embed_shard(sample.paths, 0, sample.checkpoint, *options, threads=1)
     assert run.packs == 1
-    assert asked == [(run.tokens, threads)]
-    assert run.device["threads"] == threads
+    assert asked == [run.tokens]
     told = run.seconds
     assert told.starting >= 0 and min(told.checking, told.peak) > 0
     assert told.checking + told.peak < told.setup
-    assert torch.get_num_threads() == 2
 
 
 def test_a_record_is_called_by_its_number_in_the_input(tmp_path):

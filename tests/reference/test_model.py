@@ -77,8 +77,8 @@ except DoesNotFitError:
     assert done.stdout == ("does not fit\n" if dies else "(8000, 40)\n"), done.stderr
 
 
-def test_a_short_protein_takes_one_thread(model, monkeypatch):
-    """Several wait for one another longer than they compute."""
+def test_a_protein_takes_one_thread(model, monkeypatch):
+    """Several wait for one another longer than they compute, and round otherwise."""
     taken, forward = [], ESM2.forward
 
     def watch(self, *arguments, **options):
@@ -90,11 +90,10 @@ def test_a_short_protein_takes_one_thread(model, monkeypatch):
     torch.set_num_threads(2)
     try:
         model.representation("MKV")
-        monkeypatch.setattr("packedesm.esm2.threads._WORTH_SEVERAL", 0)
-        model.representation("MKV")
+        left = torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
-    assert taken == [1, 2]
+    assert (taken, left) == ([1], 2)
 
 
 def test_what_the_system_would_kill_is_not_begun(model, monkeypatch):

@@ -34,7 +34,6 @@ from packedesm.errors import plural, quote
 from packedesm.esm2.checkpoints import unchanged_weights
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
-from packedesm.esm2.threads import threads_worth
 from packedesm.files import RECORD_DIGEST
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions, ReferenceOptions
 from packedesm.outputs import Array, heads_of
@@ -72,7 +71,7 @@ def embed_shard(
     paths, shard
         Where the shard's FASTA lies and the results go.
     threads
-        Most CPU threads that torch may use.
+        CPU threads that torch may use.
 
     Raises
     ------
@@ -90,11 +89,7 @@ def embed_shard(
     items = _items(paths, shard, options, summary)
     fasta_sha256 = written_digest(summary, paths, paths.shard_fasta(shard))
     proteins = _first_proteins(paths, checkpoint, options, job)
-    with (
-        threads_worth(flops := job_flops(checkpoint.geometry, items)),
-        stopping_on_signals() as check_stop,
-        ShardState(paths.shard_state(shard)) as state,
-    ):
+    with stopping_on_signals() as check_stop, ShardState(paths.shard_state(shard)) as state:
         with (
             leased_device(job.device) as device,
             GPUMonitor(device.uuid) as monitor,
@@ -122,7 +117,7 @@ def embed_shard(
             fasta_sha256=fasta_sha256,
             packs=len(statistics),
             fill=total_fill(statistics),
-            flops=flops,
+            flops=job_flops(checkpoint.geometry, items),
             matmul_peak_flops=found.flops,
             matmul_peak_range=found.range,
             matmul_peak_reason=found.reason,

@@ -1,8 +1,4 @@
-"""fair-esm at work on several proteins side by side: threads of one torch thread each.
-
-Its matrices are small: two threads that share them took 2.5 to 4 times the CPU time of one. And the
-sums of one thread are rounded alike on every machine of a kind, however many proteins are at work.
-"""
+"""fair-esm at work on several proteins side by side: threads of one torch thread each."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from typing import Any
 
 import torch
 
-from packedesm.reference.model import Reference
+from packedesm.reference.model import Reference, one_thread
 
 # Calls a function with a model and each of some things, and gives what it returns, in their order.
 Map = Callable[[Callable[[Reference, Any], Any], Iterable[Any]], Iterator[Any]]
@@ -27,15 +23,13 @@ def side_by_side(reference: Reference, threads: int) -> Iterator[Map]:
     They have the weights of `reference` in common. Whatever ends the block early, no thread goes on
     for longer than a layer takes.
     """
-    before, stop = torch.get_num_threads(), threading.Event()
-    own = threading.local()
+    own, stop = threading.local(), threading.Event()
 
     def begin() -> None:
         torch.set_num_threads(1)
         own.reference = reference.twin(stop)
 
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         if threads == 1:  # a signal ends it at once
             yield lambda work, things: (work(reference, thing) for thing in things)
             return
@@ -46,5 +40,3 @@ def side_by_side(reference: Reference, threads: int) -> Iterator[Map]:
                 stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-    finally:
-        torch.set_num_threads(before)
