@@ -55,10 +55,10 @@ test-exhaustive: $(READY)
 	$(PYTEST) -m exhaustive
 
 test-benchmarks: $(READY)
-	$(PYTEST) -m benchmarks
+	$(PYTEST) -m benchmarks $$(grep --recursive --files-with-matches mark.benchmarks tests --include='test_*.py')
 
 test-slurm: $(READY)
-	$(BIN)/python -m pytest -m slurm
+	$(BIN)/python -m pytest tests/slurm
 
 test-training: $(READY)
 	$(BIN)/python -m pytest examples/training

@@ -124,6 +124,22 @@ def uniprot_500() -> Path:
 
 
 @pytest.fixture(scope="session")
+def forty(uniprot_500) -> dict[str, str]:
+    """Forty of them spread over the lengths, the shortest first, by id."""
+    from tests.fair_esm_says import spread
+
+    return spread(uniprot_500)
+
+
+@pytest.fixture(scope="session")
+def eight_million(made_once, forty):
+    """A model of the 8M geometry, and what fair-esm says of these forty."""
+    from tests.fair_esm_says import EightMillion
+
+    return EightMillion(made_once("eight_million", lambda path: EightMillion.fill(path, forty)))
+
+
+@pytest.fixture(scope="session")
 def eight(uniprot_500, tmp_path_factory) -> Path:
     """The first eight of them, for commands that run often."""
     from tests.jobs import first_records

@@ -1,4 +1,4 @@
-"""Processes forked from one that has imported what they need: two CPU seconds less each."""
+"""Processes forked from one that has imported what they need: up to two CPU seconds less each."""
 
 import io
 import multiprocessing
@@ -12,7 +12,11 @@ from collections.abc import Callable
 # What a signal does to such a process, and what it leaves, is the same as for one that a shell
 # starts. Environment and working folder are those of the process that is forked.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["packedesm.pipeline", "tests.embed_job"])
+# What Snakemake and the rules import, some of it late.
+SNAKEMAKE = ["snakemake.workflow", "snakemake.report", "packedesm.cluster", "packedesm.device.gpus"]
+CONTEXT.set_forkserver_preload(
+    ["packedesm.pipeline", "tests.embed_job", "snakemake.cli", "jsonschema", *SNAKEMAKE]
+)
 
 
 class Forked:

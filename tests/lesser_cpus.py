@@ -15,8 +15,10 @@ from typing import NamedTuple
 
 from tests.workflow import ROOT
 
+TESTS = ROOT / "tests"
 ATEN, ONEDNN = "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"
 SELECTED = "cpu and not slow and not gpu and not slurm"
+MARK = "mark.cpu"
 # The first product lets oneDNN tell what it takes the CPU for.
 PROBE = """
 import torch
@@ -82,6 +84,11 @@ def unavailable_reason(cpu: Cpu, own: Seen) -> str | None:
     return None
 
 
+def marked() -> list[str]:
+    """Return the files with such tests: to import the others costs seconds of each process."""
+    return [str(path) for path in sorted(TESTS.rglob("test_*.py")) if MARK in path.read_text()]
+
+
 def main(arguments: list[str]) -> int:
     """Run the tests once for each lesser CPU; return the exit status of the first that failed."""
     own, statuses = see({}), [0]
@@ -91,7 +98,7 @@ def main(arguments: list[str]) -> int:
         hindrance = unavailable_reason(cpu, own)
         print(f"{cpu.name} ({setting}): {hindrance or 'running'}", flush=True)
         if hindrance is None:
-            command = [sys.executable, "-m", "pytest", "-m", SELECTED, *arguments]
+            command = [sys.executable, "-m", "pytest", "-m", SELECTED, *marked(), *arguments]
             done = subprocess.run(command, cwd=ROOT, env=os.environ | cpu.settings, check=False)
             statuses.append(done.returncode)
     return next(filter(None, statuses), 0)

@@ -1,52 +1,29 @@
 """Whole runs: every output of forty proteins is what fair-esm gives, one protein at a time."""
 
-import gzip
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 import packedesm
 from packedesm.cli import main
-from packedesm.esm2.registry import MODELS
 from packedesm.files import read_record
 from packedesm.paths import Paths
-from tests.fair_esm_says import FairEsm, write_model
+from tests.fair_esm_says import GEOMETRY_8M, MOST, FairEsm
 
 pytestmark = [pytest.mark.slow, pytest.mark.cpu, pytest.mark.usefixtures("one_thread")]
 
-GEOMETRY = MODELS["esm2_t6_8M_UR50D"]
 EARLIER = (0, 3)  # layers besides the last
-MOST = 1022
 FLOAT32 = 5e-6  # relative L2 of every record and array
 CONTACTS = 1e-5  # absolute
 BFLOAT16, COSINE = 0.02, 0.9995  # of mean vectors
 
 
 @pytest.fixture(scope="module")
-def sequences(uniprot_500) -> dict[str, str]:
-    """Forty real proteins spread over the lengths, the shortest and the longest among them."""
-    text = gzip.decompress(uniprot_500.read_bytes()).decode().removeprefix(">")
-    records = [record.partition("\n") for record in text.split("\n>")]
-    found = sorted(
-        ((header.split()[0], rest.replace("\n", "")) for header, _, rest in records),
-        key=lambda record: len(record[1]),
-    )
-    return dict(found[round(k * (len(found) - 1) / 39)] for k in range(40))
+def oracle(eight_million) -> FairEsm:
+    return FairEsm(eight_million.path)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model"), GEOMETRY)
-
-
-@pytest.fixture(scope="module")
-def oracle(model) -> FairEsm:
-    return FairEsm(model)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, model):
+def run(tmp_path_factory, eight_million):
     """Return a function that runs the command and opens its results."""
 
     def run(sequences: dict[str, str], *options: str) -> packedesm.Results:
@@ -54,7 +31,7 @@ def run(tmp_path_factory, model):
         fasta = folder / "in.fasta"
         fasta.write_text("".join(f">{name}\n{text}\n" for name, text in sequences.items()))
         out = folder / "out"
-        asked = ["embed", str(fasta), "-o", str(out), "--model", str(model)]
+        asked = ["embed", str(fasta), "-o", str(out), "--model", str(eight_million.path)]
         assert main([*asked, "--verify-sequences", "4", *options]) == 0
         return packedesm.open(out)
 
@@ -75,13 +52,13 @@ def of_record(results: packedesm.Results, name: str, row: int) -> np.ndarray:
     return array[start:stop]
 
 
-def test_every_output_of_one_pass_is_fair_esms(run, oracle, sequences):
+def test_every_output_of_one_pass_is_fair_esms(run, eight_million, oracle, forty):
     layers = ",".join(map(str, (*EARLIER, "last")))
     outputs = "mean,cls,max,residue,logits,log_likelihood,contacts"
-    results = run(sequences, "--outputs", outputs, "--layers", layers)
+    results = run(forty, "--outputs", outputs, "--layers", layers)
     assert len(results.arrays) == 4 * 3 + 3
-    for row, (name, sequence) in enumerate(sequences.items()):
-        expected = oracle.arrays(sequence[:MOST], EARLIER, masked=False)
+    for row, (name, sequence) in enumerate(forty.items()):
+        expected = oracle.arrays_of(eight_million.said(row), sequence[:MOST], EARLIER)
         assert expected.keys() == set(results.arrays)
         for array, numbers in expected.items():
             found = of_record(results, array, row)
@@ -93,22 +70,23 @@ def test_every_output_of_one_pass_is_fair_esms(run, oracle, sequences):
     assert {record["array"] for record in verified["records"]} == set(results.arrays)
 
 
-def test_in_bfloat16_mean_vectors_of_every_layer_keep_their_bars(run, oracle, sequences):
-    layers = [*range(GEOMETRY.layers), "last"]
+def test_in_bfloat16_mean_vectors_of_every_layer_keep_their_bars(run, eight_million, forty):
+    layers = [*range(GEOMETRY_8M.layers), "last"]
     asked = ("--layers", ",".join(map(str, layers)), "--dtype", "bfloat16")
-    results = run(sequences, *asked, "--output-dtype", "float32")
-    for row, sequence in enumerate(sequences.values()):
-        expected = oracle.arrays(sequence[:MOST], tuple(range(GEOMETRY.layers)), masked=False)
+    results = run(forty, *asked, "--output-dtype", "float32")
+    for row in range(len(forty)):
+        said = eight_million.said(row)["representations"]
         for layer in layers:
-            numbers = expected["mean" if layer == "last" else f"mean.layer{layer}"]
+            of_layer = said[GEOMETRY_8M.layers if layer == "last" else layer]
+            numbers = of_layer[0, 1:-1].double().numpy().mean(0)
             found = results.array("mean", layer=layer)[row].astype(np.float64)
             assert distance(found, numbers) <= BFLOAT16, layer
             cosine = found @ numbers / np.linalg.norm(found) / np.linalg.norm(numbers)
             assert cosine >= COSINE, layer
 
 
-def test_masked_outputs_of_five_proteins_are_those_of_a_plain_loop(run, oracle, sequences):
-    few = dict(list(sequences.items())[:5])
+def test_masked_outputs_of_five_proteins_are_those_of_a_plain_loop(run, oracle, forty):
+    few = dict(list(forty.items())[:5])
     results = run(few, "--outputs", "masked_marginals,pseudo_perplexity")
     for row, sequence in enumerate(few.values()):
         expected = oracle.masked_arrays(sequence[:MOST])

@@ -9,8 +9,9 @@ import torch
 
 from packedesm.files import read_json
 from packedesm.paths import Paths
+from tests import lesser_cpus
 from tests.jobs import first_records
-from tests.lesser_cpus import CPUS, ONEDNN, Seen, see, unavailable_reason
+from tests.lesser_cpus import CPUS, MARK, ONEDNN, TESTS, Seen, marked, see, unavailable_reason
 from tests.workflow import BIN
 
 HERE = torch.backends.cpu.get_cpu_capability()
@@ -57,6 +58,13 @@ def test_a_setting_that_torch_does_not_obey_stops_the_tests():
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "ATEN_CPU_CAPABILITY=avx3, but torch says" in done.stderr
+
+
+def test_the_mark_is_named_in_every_file_that_gives_it_and_nowhere_else():
+    """Only files of tests that name it are read there; a conftest.py could give it to others."""
+    naming = {str(path) for path in TESTS.rglob("*.py") if MARK in path.read_text()}
+    assert naming - {lesser_cpus.__file__} == {*marked()}
+    assert __file__ in marked()
 
 
 @pytest.mark.cpu

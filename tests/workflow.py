@@ -1,5 +1,6 @@
 """Run Snakemake as a user does: in a process of its own, in a folder with a config.yaml."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import yaml
 from packedesm.config import resolve, samples
 from packedesm.errors import UserError
 from packedesm.esm2.input_files import files_as_named
+from tests import forked_snakemake
+from tests.forks import Forked
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -26,7 +29,7 @@ def write_config(folder: Path, **config) -> None:
 def snakemake(
     folder: Path,
     *arguments: str,
-    errors: int = subprocess.STDOUT,
+    with_errors: bool = True,
     snakefile: Path = ROOT / "Snakefile",
     start_in: Path = ROOT,
 ) -> subprocess.CompletedProcess[str]:
@@ -34,15 +37,13 @@ def snakemake(
 
     Standard error is merged into standard output.
     """
-    command = [BIN / "snakemake", "--snakefile", snakefile, "--directory", folder]
-    return subprocess.run(
-        [*map(str, command), "--cores", "2", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        text=True,
-        cwd=start_in,
-        timeout=600,
-    )
+    command = ["--snakefile", str(snakefile), "--directory", str(folder), "--cores", "2"]
+    command += arguments
+    # Not that of the process which is forked: tests change it.
+    environment = dict(os.environ)
+    process = Forked(forked_snakemake.run, command, str(start_in), environment, with_errors)
+    printed, _ = process.communicate(timeout=600)
+    return subprocess.CompletedProcess(command, process.returncode, printed)
 
 
 def refusal(config: dict) -> str:

@@ -22,6 +22,7 @@ from packedesm.esm2.registry import MODELS
 from packedesm.esm2.steps import KERNELS
 from packedesm.esm2.tensor_files import load_archive
 from packedesm.reference.model import Reference
+from tests.fair_esm_says import GEOMETRY_8M
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.cpu]
 
@@ -46,8 +47,7 @@ def sequences(uniprot_500):
 class Pair:
     """A checkpoint's reference, and our model in any dtype."""
 
-    def __init__(self, path, geometry, seed):
-        write_random_checkpoint(path, geometry, seed)
+    def __init__(self, path):
         self.path = path
         self.reference = Reference(path)
         self.geometry, self.state = load_state(path)
@@ -59,7 +59,8 @@ class Pair:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     path = tmp_path_factory.mktemp("tiny") / "tiny.pt"
-    return Pair(path, MODELS["esm2_tiny_random"], seed=1)
+    write_random_checkpoint(path, MODELS["esm2_tiny_random"], seed=1)
+    return Pair(path)
 
 
 def embed(model, sequences, attention="auto"):
@@ -109,12 +110,16 @@ def assert_pooled_close(found, expected):
 
 
 @pytest.fixture(scope="module")
-def forty(sequences):
+def places() -> list[int]:
+    """Places of forty records among those of all lengths, which are sorted, in another order."""
+    return random.Random(1).sample(range(40), 40)
+
+
+@pytest.fixture(scope="module")
+def mixed(forty, places) -> list[str]:
     """Forty records spread over the lengths, the shortest and the longest among them."""
-    by_length = sorted(sequences, key=len)
-    chosen = [by_length[round(i)] for i in np.linspace(0, len(by_length) - 1, 40)]
-    random.Random(1).shuffle(chosen)
-    return chosen
+    by_length = [sequence[:LIMIT] for sequence in forty.values()]
+    return [by_length[place] for place in places]
 
 
 def assert_equal(dtype, found, expected):
@@ -134,19 +139,19 @@ def test_every_example_record_with_the_tiny_model(tiny, sequences):
     check_tiny(tiny, sequences, 25)
 
 
-def test_forty_example_records_with_the_tiny_model(tiny, forty):
-    check_tiny(tiny, forty, 14)
+def test_forty_example_records_with_the_tiny_model(tiny, mixed):
+    check_tiny(tiny, mixed, 14)
 
 
 @pytest.fixture(scope="module")
-def eight_million(tmp_path_factory):
-    path = tmp_path_factory.mktemp("8M") / "8M.pt"
-    return Pair(path, MODELS["esm2_t6_8M_UR50D"], seed=2)
+def pair_8m(eight_million):
+    return Pair(eight_million.path)
 
 
 @pytest.fixture(scope="module")
-def forty_expected(eight_million, forty):
-    return [eight_million.reference.residues(sequence) for sequence in forty]
+def mixed_expected(eight_million, places):
+    said = (eight_million.said(place)["representations"] for place in places)
+    return [layers[GEOMETRY_8M.layers][0, 1:-1].numpy() for layers in said]
 
 
 # In bfloat16 half of them are compared in every run, with each backend, below.
@@ -154,8 +159,8 @@ def forty_expected(eight_million, forty):
 @pytest.mark.parametrize(
     "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.exhaustive)]
 )
-def test_forty_example_records_at_the_true_8m_geometry(eight_million, forty, forty_expected, dtype):
-    assert_equal(dtype, embed_in_packs(eight_million.ours(dtype), forty, 8), forty_expected)
+def test_forty_example_records_at_the_true_8m_geometry(pair_8m, mixed, mixed_expected, dtype):
+    assert_equal(dtype, embed_in_packs(pair_8m.ours(dtype), mixed, 8), mixed_expected)
 
 
 def protein(length, seed=0):
@@ -229,7 +234,9 @@ def test_rotary_frequencies_that_the_file_rounds_are_used_as_they_are(tiny, sequ
 
 @pytest.mark.parametrize("heads", [1, 2, 8])
 def test_other_head_sizes(tmp_path, heads):
-    pair = Pair(tmp_path / "model.pt", Geometry(layers=2, width=48, heads=heads), seed=4)
+    path = tmp_path / "model.pt"
+    write_random_checkpoint(path, Geometry(layers=2, width=48, heads=heads), seed=4)
+    pair = Pair(path)
     pack = [protein(50), protein(300)]
     expected = [pair.reference.residues(each) for each in pack]
     assert_residues_equal(embed(pair.ours(torch.float32), pack), expected)
@@ -265,20 +272,18 @@ def test_half_precision_weights_in_the_file_are_used_in_float32(tmp_path, tiny):
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("attention", BACKENDS)
-def test_every_backend_on_every_device(
-    eight_million, forty, forty_expected, device, dtype, attention
-):
-    pair, place = eight_million, torch.device(device)
+def test_every_backend_on_every_device(pair_8m, mixed, mixed_expected, device, dtype, attention):
+    pair, place = pair_8m, torch.device(device)
     try:
         select_backend(attention, place, dtype, pair.geometry.head_dim)
     except UserError as error:
         pytest.skip(str(error))
     # Every second by length, the longest among them.
-    half = sorted(range(len(forty)), key=lambda i: len(forty[i]), reverse=True)[::2]
+    half = sorted(range(len(mixed)), key=lambda i: len(mixed[i]), reverse=True)[::2]
     model = PackedESM2.from_fair_esm(pair.state, pair.geometry, dtype, device)
     for kernels in KERNELS:
         if select_kernels(pair.geometry, dtype, place, demanded=kernels).name != kernels:
             continue
         model.use_kernels(kernels)
-        found = embed(model, [forty[i] for i in half], attention)
-        assert_equal(dtype, found, [forty_expected[i] for i in half])
+        found = embed(model, [mixed[i] for i in half], attention)
+        assert_equal(dtype, found, [mixed_expected[i] for i in half])
