@@ -299,7 +299,7 @@ def test_what_does_not_fit_is_refused(kernel):
         partial(linear, x[:, :80], first): r"\(T, 96\)",
         partial(linear, x.double(), first): "float32 or bfloat16",
         partial(linear, x, first, dtype=torch.float16): "not torch.float16",
-        partial(linear, x, first, nn.LayerNorm(80)): "norm.weight",
+        partial(linear, x, first, nn.LayerNorm(80)): "norm.weight is",
         partial(linear, x, first, norm.bfloat16()): "norm.weight",
         partial(linear_add, x, first, residual[:2]): "residual",
         partial(linear_add, x, first, residual.bfloat16()): "residual",
@@ -309,9 +309,21 @@ def test_what_does_not_fit_is_refused(kernel):
         partial(Int8Linear, drawn(96, 80), torch.ones(80)): "smoothing",
         partial(Int8Linear, drawn(96, 80).bfloat16()): "weight",
         partial(linear, x.clone().requires_grad_(), first): "no gradients",
+        partial(linear, x, first, nn.LayerNorm(96)): "no gradients",
+        partial(linear, x, Int8Linear(drawn(96, 80)).bfloat16()): "scale is",
     }.items():
         with pytest.raises(ValueError, match=match):
             call()
+
+
+def test_weights_of_another_kernel_are_refused_and_in_no_state_dict(kernel, monkeypatch):
+    """Their order differs: they would be read without complaint, and wrongly."""
+    layer = Int8Linear(drawn(96, 80))
+    assert not layer.state_dict()
+    for other in {*KERNELS} - {kernel}:
+        use(other, monkeypatch)
+        with pytest.raises(ValueError, match=f"for the kernel {kernel}, not {other}"):
+            linear(torch.randn(3, 96), layer)
 
 
 def test_a_copy_of_rows_that_do_not_adjoin_is_used(kernel):

@@ -213,6 +213,8 @@ def test_models_that_cannot_be_made_int8_are_refused(demo):
     errors = demo.errors(model)
     with pytest.raises(ValueError, match="already"):
         quantise(quantise(model, errors), errors)
+    with pytest.raises(ValueError, match="cannot be told"):
+        model.fair_esm_state()
     half = demo.model().bfloat16()
     assert "float32 weights" in unavailable_reason(half)
     with pytest.raises(RuntimeError, match="not bfloat16"):

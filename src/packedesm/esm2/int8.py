@@ -39,12 +39,14 @@ class _Norm(ctypes.Structure):
 
 
 class Int8Linear(nn.Module):
-    """A linear layer (N, K) whose weights are int8.
+    """A linear layer (N, K) whose weights are int8, in the order of this machine's kernel.
+
+    What it holds is no part of a state dict: another machine's kernel would read it wrongly.
 
     Attributes
     ----------
     panels
-        int8 (N K,): the weights, in the order that this CPU's kernel reads them in.
+        int8 (N K,): the weights.
     start
         int32 (N,): what the sum of each output begins at.
     scale, bias
@@ -79,15 +81,17 @@ class Int8Linear(nn.Module):
         if smoothing is not None:
             smoothing = _checked("smoothing", smoothing, (inputs,)).clone()
             divisor = smoothing.reciprocal()
-        self.register_buffer("panels", torch.empty(outputs * inputs, dtype=torch.int8))
-        self.register_buffer("start", torch.empty(outputs, dtype=torch.int32))
-        self.register_buffer("scale", torch.empty(outputs))
-        self.register_buffer("bias", _checked("bias", layer.bias.detach(), (outputs,)).clone())
-        self.register_buffer("smoothing", smoothing)
+        bias = _checked("bias", layer.bias.detach(), (outputs,)).clone()
+        panels = torch.empty(outputs * inputs, dtype=torch.int8)
+        start, scale = torch.empty(outputs, dtype=torch.int32), torch.empty(outputs)
+        held = {"panels": panels, "start": start, "scale": scale, "bias": bias}
+        for name, tensor in {**held, "smoothing": smoothing}.items():
+            self.register_buffer(name, tensor, persistent=False)
+        self.kernel = kernel()
         _library().pack(
             *(weight.data_ptr(), None if divisor is None else divisor.data_ptr()),
             *(inputs, outputs),
-            *(x.data_ptr() for x in (self.panels, self.start, self.scale)),
+            *(x.data_ptr() for x in (panels, start, scale)),
             torch.get_num_threads(),
         )
 
@@ -102,6 +106,9 @@ class Int8Linear(nn.Module):
         return len(self.scale)
 
     def _product(self) -> _Product:
+        if self.kernel != kernel():
+            raise ValueError(f"these weights are for the kernel {self.kernel}, not {kernel()}")
+        _checked("scale", self.scale, (self.outputs,))  # else the module was cast or moved
         smoothing = None if self.smoothing is None else self.smoothing.data_ptr()
         pointers = (x.data_ptr() for x in (self.panels, self.start, self.scale, self.bias))
         return _Product(*pointers, smoothing, self.inputs, self.outputs)
@@ -233,8 +240,10 @@ def _linear(
 
 
 def _norm(norm: nn.LayerNorm, width: int) -> _Norm:
-    pointers = (_checked(f"norm.{x}", getattr(norm, x), (width,)) for x in ("weight", "bias"))
-    return _Norm(*(x.data_ptr() for x in pointers), norm.eps)
+    pair = [_checked(f"norm.{x}", getattr(norm, x), (width,)) for x in ("weight", "bias")]
+    for tensor in pair:
+        _check_no_gradients(tensor)
+    return _Norm(*(tensor.data_ptr() for tensor in pair), norm.eps)
 
 
 def _checked(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

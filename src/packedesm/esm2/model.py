@@ -117,7 +117,15 @@ class PackedESM2(nn.Module):
         return model.requires_grad_(False).eval()
 
     def fair_esm_state(self) -> dict[str, torch.Tensor]:
-        """Return the weights by fair-esm's names, without prefix; undoes `from_fair_esm`."""
+        """Return the weights by fair-esm's names, without prefix; undoes `from_fair_esm`.
+
+        Raises
+        ------
+        ValueError
+            If some products are int8: their weights are gone.
+        """
+        if self.mixed is not None:
+            raise ValueError("weights of products in int8 cannot be told")
         weights = self.state_dict()
         frequencies = weights["frequency_bits"].view(torch.float32)
         state = dict(unstacked(weights, self.geometry))
