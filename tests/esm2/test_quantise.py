@@ -12,12 +12,12 @@ from packedesm.esm2.contacts import ContactHead, Contacts, Taps
 from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.int8 import Int8Linear
 from packedesm.esm2.model import PackedESM2
-from packedesm.esm2.quantise import Product, local_errors, quantise, unavailable_reason
+from packedesm.esm2.quantise import LocalError, Product, local_errors, quantise, unavailable_reason
 from packedesm.esm2.registry import DEMO, MODELS, locate
 from packedesm.esm2.residual import PRODUCTS
 from packedesm.reference.model import Reference
 from packedesm.sequences.fasta import read_records
-from tests.esm2.test_equivalence import ALPHABET, assert_pooled_close, protein
+from tests.esm2.test_equivalence import ALPHABET, assert_pooled_close, protein, relative_l2
 from tests.esm2.test_kernels import HERE
 
 pytestmark = [
@@ -126,7 +126,7 @@ def test_outlier_channels_leave_the_vectors_within_the_bar(case):
     found = embed(quantise(model, errors), case.sequences)
     assert_pooled_close(found, case.expected)
     # Without smoothing they would not be: that is what it is for.
-    plain = {name: error._replace(smoothed=float("inf")) for name, error in errors.items()}
+    plain = {name: error._replace(smoothed=error.plain) for name, error in errors.items()}
     with pytest.raises(AssertionError, match="record"):
         assert_pooled_close(
             embed(quantise(case.model(state), plain), case.sequences), case.expected
@@ -139,11 +139,31 @@ def test_local_errors_are_of_every_product_and_tell_the_better_way(demo):
     assert [*found] == [*map(Product._make, product(range(demo.geometry.layers), PRODUCTS))]
     for name, error in found.items():
         layer = getattr(model.layers[name.layer], name.kind)
-        assert error.smoothing.shape == (layer.in_features,)
-        assert (error.better is None) == (error.plain <= error.smoothed)
-        assert error.best == min(error.plain, error.smoothed) < 0.05
+        plain, smoothed = error
+        assert plain.smoothing is None and smoothed.smoothing.shape == (layer.in_features,)
+        assert error.better == min(error, key=lambda way: way.error)
+        assert error.better.error < 0.05
         if name.kind in ("qkv", "fc1"):
-            assert error.plain > 3 * error.smoothed
+            assert plain.error > 3 * smoothed.error
+
+
+def test_the_mean_error_of_the_sample_is_taken_off_the_bias(random):
+    """It would add up over layers, and no mean over residues would take it away."""
+    model = random.model()
+    errors = random.errors(model)
+    biased = {
+        name: LocalError(
+            *(way._replace(bias=getattr(model.layers[name.layer], name.kind).bias) for way in error)
+        )
+        for name, error in errors.items()
+    }
+
+    def error_of(chosen):
+        found = embed(quantise(random.model(), chosen), random.sequences)
+        pairs = zip(found, random.expected, strict=True)
+        return np.mean([relative_l2(ours.mean(0), theirs.mean(0)) for ours, theirs in pairs])
+
+    assert error_of(errors) < 0.7 * error_of(biased)
 
 
 def test_measuring_leaves_the_model_as_it_was(demo):

@@ -2,7 +2,8 @@
 
 A product has one scale for each token: a channel far larger than the others leaves them few of its
 127 steps. SmoothQuant (Xiao et al. 2023, arXiv:2211.10438) divides such channels by a factor, which
-the weights take over. That helps one product and harms another, so both are measured.
+the weights take over. That helps one product and harms another, so both are measured. What is wrong
+in all tokens alike goes into the bias.
 """
 
 from __future__ import annotations
@@ -30,31 +31,36 @@ class Product(NamedTuple):
     kind: str  # of `PRODUCTS`
 
 
-class LocalError(NamedTuple):
-    """What int8 does to one product, its input being exact.
+class Way(NamedTuple):
+    """One way to make a product int8, and what that does to it, its input being exact.
 
     Attributes
     ----------
-    plain, smoothed
+    error
         Relative L2 error of the product without its bias, root mean square over the tokens; NaN
-        where something is not finite, and then neither way is the better one.
+        where something is not finite.
     smoothing
-        float32 (K,), what `Int8Linear` takes.
+        float32 (K,), what `Int8Linear` takes, or None.
+    bias
+        float32 (N,): the product's, less the mean error of the sample (bias correction: Nagel et
+        al. 2019, arXiv:1906.04721). Means over residues keep only that part.
     """
 
-    plain: float
-    smoothed: float
-    smoothing: Tensor
+    error: float
+    smoothing: Tensor | None
+    bias: Tensor
+
+
+class LocalError(NamedTuple):
+    """What int8 does to one product without smoothing and with it."""
+
+    plain: Way
+    smoothed: Way
 
     @property
-    def best(self) -> float:
-        """The error of the better way."""
-        return min(self.plain, self.smoothed)
-
-    @property
-    def better(self) -> Tensor | None:
-        """The smoothing, None where the product is better without."""
-        return self.smoothing if self.smoothed < self.plain else None
+    def better(self) -> Way:
+        """The way with the smaller error; the plain one where they cannot be compared."""
+        return self.smoothed if self.smoothed.error < self.plain.error else self.plain
 
 
 def unavailable_reason(model: PackedESM2) -> str | None:
@@ -84,12 +90,14 @@ def local_errors(model: PackedESM2, inputs: Mapping[str, Any]) -> dict[Product, 
         exact = linear(x, layer)
         size = (exact - layer.bias).norm(dim=1).clamp_min(1e-20)  # of zeros nothing is lost
 
-        def error(smoothing: Tensor | None) -> float:
+        def way(smoothing: Tensor | None) -> Way:
             difference = int8.linear(x, Int8Linear(layer, smoothing)) - exact
-            return float((difference.norm(dim=1) / size).square().mean().sqrt())
+            mean = difference.mean(0).nan_to_num(0, 0, 0)  # one broken token spoils no other
+            error = (difference - mean).norm(dim=1) / size
+            return Way(float(error.square().mean().sqrt()), smoothing, layer.bias - mean)
 
         smoothing = _smoothing(x, layer.weight)
-        found[names[id(layer)]] = LocalError(error(None), error(smoothing), smoothing)
+        found[names[id(layer)]] = LocalError(way(None), way(smoothing))
 
     model.forward_packed(**inputs, taps=Taps(product=measure))
     return found
@@ -131,7 +139,9 @@ def quantise(
         if kept(product):
             layer.to(model.mixed)
         else:
-            quantised = Int8Linear(layer, errors[product].better)
+            way = errors[product].better
+            layer.bias.data = way.bias
+            quantised = Int8Linear(layer, way.smoothing)
             setattr(model.layers[product.layer], product.kind, quantised)
     return model
 
