@@ -34,7 +34,7 @@ LIBRARIES := transformers-4.30 transformers-4.57 transformers-5.24 lightning
 # Libraries that packedesm can use or that use its files, in the same way.
 EXTRAS := .extras
 USED := anndata map multiqc protspace
-KERNELS := setup.py src/packedesm/esm2/kernels.cpp
+KERNELS := setup.py $(wildcard src/packedesm/esm2/*.cpp)
 
 .PHONY: run test test-most test-slurm test-lesser-cpus test-exhaustive test-benchmarks test-training coverage
 .PHONY: test-models test-extras test-kernels test-kernels-interpreted test-kernels-compiled

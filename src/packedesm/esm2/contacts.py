@@ -130,10 +130,13 @@ class Taps(NamedTuple):
         is overwritten afterwards.
     contacts
         What the attention of every layer is added to, see `Contacts`.
+    product
+        Called with every linear layer and its input (total_tokens, K), unless some are int8.
     """
 
     layer: Callable[[int, Tensor], None] | None = None
     contacts: Contacts | None = None
+    product: Callable[[nn.Linear, Tensor], None] | None = None
 
 
 def _add_maps(total: Tensor, queries: Tensor, keys: Tensor, weights: Tensor) -> None:

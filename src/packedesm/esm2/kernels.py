@@ -6,14 +6,14 @@ They were compiled when packedesm was installed, once for AVX-512 and once for A
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import importlib.util
 from ctypes import c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from packedesm.esm2.compiled import load_compiled
 
 # By torch's name of what the CPU can do.
 _LIBRARIES = {"AVX512": "packedesm.esm2._kernels_avx512", "AVX2": "packedesm.esm2._kernels_avx2"}
@@ -99,23 +99,13 @@ def unavailable_reason(device: torch.device, dtype: torch.dtype, head_dim: int) 
 def _library() -> ctypes.CDLL | None:
     """Return the library that was compiled for this CPU, None if none was from these sources."""
     name = _LIBRARIES.get(torch.backends.cpu.get_cpu_capability())
-    found = importlib.util.find_spec(name) if name else None
-    if found is None:
-        return None
-    library = ctypes.CDLL(found.origin)
-    library.source_digest.restype = ctypes.c_char_p
-    # In a checkout the source may have changed since the installation, and with it the arguments.
-    if _SOURCE.exists() and _source_digest() != library.source_digest():
+    library = load_compiled(name, _SOURCE) if name else None
+    if library is None:
         return None
     library.attend_float32.argtypes = _ATTEND
     if library.has_bfloat16():
         library.attend_bfloat16.argtypes = _ATTEND
     return library
-
-
-def _source_digest() -> bytes:
-    # Here and not by `packedesm.files`: the kernels stand on nothing else of the package.
-    return hashlib.sha256(_SOURCE.read_bytes()).hexdigest().encode()
 
 
 def _attend(library: Any, dtype: torch.dtype) -> Any:

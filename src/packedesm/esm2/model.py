@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from types import ModuleType
 from typing import cast
 
 import torch
@@ -21,7 +20,7 @@ from packedesm.esm2.attention import WITH_ROTARY, Sequences, attend
 from packedesm.esm2.contacts import ContactHead, Taps
 from packedesm.esm2.geometry import VOCABULARY, Geometry
 from packedesm.esm2.heads import LanguageModelHead
-from packedesm.esm2.linear import linear, linear_add, linear_gelu
+from packedesm.esm2.residual import Int8Residual, Layer, Residual, Stream, fused_kernels
 from packedesm.esm2.steps import FURTHEST, KERNELS, TRAINED_KEPT, embed, phases, rotate
 from packedesm.esm2.weights import (
     check_tensors,
@@ -44,6 +43,9 @@ class PackedESM2(nn.Module):
         Whether `packedesm.esm2.triton_kernels` do the steps between products, and whether one of
         them does the feed-forward part's first product with its GELU: on a GPU, without gradients;
         `packedesm.esm2.fused` tells where they work, and `use_kernels` sets both.
+    mixed
+        None where all weights are of one dtype. Where `packedesm.esm2.quantise` made products int8,
+        the dtype of those that are not, and of q, k and v; all else is float32.
     language_head, contact_head
         The model's heads, each None unless its weights were given to `from_fair_esm`; float32,
         whatever the encoder is cast to.
@@ -57,12 +59,13 @@ class PackedESM2(nn.Module):
         super().__init__()
         self.geometry = geometry
         self.fused = self.fused_gelu = False
+        self.mixed: torch.dtype | None = None
         with torch.device("meta"):
             # Given its weight, which it would else initialise: on the meta device that imports the
             # whole of torch's compiler.
             weight = torch.empty(VOCABULARY, geometry.width)
             self.embed_tokens = nn.Embedding(VOCABULARY, geometry.width, _weight=weight)
-            self.layers = nn.ModuleList(_Layer(geometry) for _ in range(geometry.layers))
+            self.layers = nn.ModuleList(Layer(geometry) for _ in range(geometry.layers))
             self.final_norm = nn.LayerNorm(geometry.width)
             frequency_bits = torch.empty(geometry.head_dim // 2, dtype=torch.int32)
         # Kept as bits: a cast of the module to half precision would round a float buffer, and
@@ -116,7 +119,15 @@ class PackedESM2(nn.Module):
         return model.requires_grad_(False).eval()
 
     def fair_esm_state(self) -> dict[str, torch.Tensor]:
-        """Return the weights by fair-esm's names, without prefix; undoes `from_fair_esm`."""
+        """Return the weights by fair-esm's names, without prefix; undoes `from_fair_esm`.
+
+        Raises
+        ------
+        ValueError
+            If some products are int8: their weights are gone.
+        """
+        if self.mixed is not None:
+            raise ValueError("weights of products in int8 cannot be told")
         weights = self.state_dict()
         frequencies = weights["frequency_bits"].view(torch.float32)
         state = dict(unstacked(weights, self.geometry))
@@ -171,32 +182,36 @@ class PackedESM2(nn.Module):
         Returns
         -------
         torch.Tensor
-            Shape (total_tokens, width), dtype of the weights.
+            Shape (total_tokens, width), dtype of the embeddings.
         """
         sequences = Sequences(cu_seqlens, max_seqlen, lengths)
         split, rotary = self._rotation(positions, max_seqlen, attention)
-        x = self._embed(input_ids, sequences)
-        layers = [*cast(Iterable[_Layer], self.layers)]
+        layers = [*cast(Iterable[Layer], self.layers)]
         following = [*(layer.attention_norm for layer in layers[1:]), self.final_norm]
-        normed = layers[0].attention_norm(x)
+        stream = self._stream(self._embed(input_ids, sequences), layers[0].attention_norm, taps)
         for number, (layer, norm) in enumerate(zip(layers, following, strict=True)):
             if taps is not None and taps.layer is not None:
-                taps.layer(number, x)
+                taps.layer(number, stream.x)
             # What a step made gets no name that outlives it: it would take memory from the next.
-            q, k, v = split(linear(normed, layer.qkv).unflatten(1, (3, layer.heads, -1)))
+            q, k, v = split(stream.qkv(layer).unflatten(1, (3, layer.heads, -1)))
             if taps is not None and taps.contacts is not None:
                 taps.contacts.add(number, q, k, rotary)
             attended = attend(attention, q, k, v, sequences, rotary).flatten(1)
             del q, k, v
-            x, normed = self._add_norm(x, attended, layer.attention_out, layer.mlp_norm)
+            stream.add_attention(layer, attended)
             del attended
-            x, normed = self._add_norm(x, self._linear_gelu(normed, layer.fc1), layer.fc2, norm)
-        return normed
+            stream.add_feed_forward(layer, norm)
+        return stream.normed
+
+    def _stream(self, x: torch.Tensor, norm: nn.LayerNorm, taps: Taps | None) -> Stream:
+        if self.mixed is not None:
+            return Int8Residual(x, norm, self.mixed)
+        return Residual(x, norm, self.fused, self.fused_gelu, taps)
 
     def _embed(self, input_ids: torch.Tensor, sequences: Sequences) -> torch.Tensor:
         cu_seqlens, weight = sequences.cu_seqlens, self.embed_tokens.weight
         if self.fused:
-            return _fused().embed(
+            return fused_kernels().embed(
                 input_ids, cu_seqlens, sequences.max_seqlen, weight, kept=TRAINED_KEPT
             )
         return embed(input_ids, cu_seqlens, weight)
@@ -217,47 +232,11 @@ class PackedESM2(nn.Module):
             return partial(torch.Tensor.unbind, dim=1), rotary
         return partial(_split_rotated, rotary=rotary), None
 
-    def _linear_gelu(self, x: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
-        return _fused().linear_gelu(x, layer) if self.fused_gelu else linear_gelu(x, layer)
-
-    def _add_norm(
-        self, x: torch.Tensor, change: torch.Tensor, layer: nn.Linear, norm: nn.Module
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return `x` (T, width) + `layer` of `change`, and `norm` of that.
-
-        `x` is overwritten unless gradients need it.
-        """
-        if self.fused:
-            return x, _fused().add_norm(x, layer(change), norm)
-        x = linear_add(change, layer, x)
-        return x, norm(x)
-
-
-class _Layer(nn.Module):
-    """One transformer layer, LayerNorm before each half."""
-
-    def __init__(self, geometry: Geometry) -> None:
-        super().__init__()
-        width = geometry.width
-        self.heads = geometry.heads
-        self.attention_norm = nn.LayerNorm(width)  # eps 1e-5, as fair-esm's
-        self.qkv = nn.Linear(width, 3 * width)
-        self.attention_out = nn.Linear(width, width)
-        self.mlp_norm = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
-
-
-def _fused() -> ModuleType:
-    from packedesm.esm2 import triton_kernels  # here: most installations for a CPU lack Triton
-
-    return triton_kernels
-
 
 def _split_fused(
     qkv: torch.Tensor, positions: torch.Tensor, frequencies: torch.Tensor
 ) -> Sequence[torch.Tensor]:
-    _fused().rotate_(qkv, positions, frequencies)
+    fused_kernels().rotate_(qkv, positions, frequencies)
     return qkv.unbind(1)
 
 

@@ -1,0 +1,168 @@
+"""A model's products made int8, each in the way that its own numbers bear best.
+
+A product has one scale for each token: a channel far larger than the others leaves them few of its
+127 steps. SmoothQuant (Xiao et al. 2023, arXiv:2211.10438) divides such channels by a factor, which
+the weights take over. That helps one product and harms another, so both are measured. What is wrong
+in all tokens alike goes into the bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from packedesm.esm2 import int8, kernels
+from packedesm.esm2.contacts import Taps
+from packedesm.esm2.int8 import Int8Linear
+from packedesm.esm2.linear import linear
+from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.residual import PRODUCTS, Layer
+
+_FAINTEST = 0.01  # of the mean: a channel that slept in the sample is not taken for a smaller one
+
+
+class Product(NamedTuple):
+    """One product of a model."""
+
+    layer: int  # from 0
+    kind: str  # of `PRODUCTS`
+
+
+class Way(NamedTuple):
+    """One way to make a product int8, and what that does to it, its input being exact.
+
+    Attributes
+    ----------
+    error
+        Relative L2 error of the product without its bias, root mean square over the tokens; NaN
+        where something is not finite.
+    smoothing
+        float32 (K,), what `Int8Linear` takes, or None.
+    bias
+        float32 (N,): the product's, less the mean error of the sample (bias correction: Nagel et
+        al. 2019, arXiv:1906.04721). Means over residues keep only that part.
+    """
+
+    error: float
+    smoothing: Tensor | None
+    bias: Tensor
+
+
+class LocalError(NamedTuple):
+    """What int8 does to one product without smoothing and with it."""
+
+    plain: Way
+    smoothed: Way
+
+    @property
+    def better(self) -> Way:
+        """The way with the smaller error; the plain one where they cannot be compared."""
+        return self.smoothed if self.smoothed.error < self.plain.error else self.plain
+
+
+def unavailable_reason(model: PackedESM2) -> str | None:
+    """Return why the products of a model cannot be int8, or None."""
+    weight = model.embed_tokens.weight
+    if weight.dtype != torch.float32:
+        return f"it is made of float32 weights, not {str(weight.dtype).removeprefix('torch.')}"
+    return int8.unavailable_reason(weight.device, model.geometry.width)
+
+
+@torch.inference_mode()
+def local_errors(model: PackedESM2, inputs: Mapping[str, Any]) -> dict[Product, LocalError]:
+    """Return what int8 would do to every product, on a sample.
+
+    Parameters
+    ----------
+    model
+        In float32, on the CPU.
+    inputs
+        What `PackedESM2.forward_packed` takes: one pack. A few hundred tokens are enough, of
+        proteins that differ.
+    """
+    names = {id(layer): product for product, layer in _products(model)}
+    found: dict[Product, LocalError] = {}
+
+    def measure(layer: nn.Linear, x: Tensor) -> None:
+        exact = linear(x, layer)
+        size = (exact - layer.bias).norm(dim=1).clamp_min(1e-20)  # of zeros nothing is lost
+
+        def way(smoothing: Tensor | None) -> Way:
+            difference = int8.linear(x, Int8Linear(layer, smoothing)) - exact
+            mean = difference.mean(0).nan_to_num(0, 0, 0)  # one broken token spoils no other
+            error = (difference - mean).norm(dim=1) / size
+            return Way(float(error.square().mean().sqrt()), smoothing, layer.bias - mean)
+
+        smoothing = _smoothing(x, layer.weight)
+        found[names[id(layer)]] = LocalError(way(None), way(smoothing))
+
+    model.forward_packed(**inputs, taps=Taps(product=measure))
+    return found
+
+
+def quantise(
+    model: PackedESM2,
+    errors: Mapping[Product, LocalError],
+    keep_float: Callable[[Product], bool] | Collection[str] = (),
+) -> PackedESM2:
+    """Make the products of a model int8, in the better way of each; return it, changed.
+
+    Float weights of these products are given up. Those that are kept become bfloat16 where this CPU
+    has attention for that, and stay float32 elsewhere; so do q, k and v.
+
+    Parameters
+    ----------
+    model
+        In float32, on the CPU.
+    errors
+        Of each product that shall be int8, see `local_errors`.
+    keep_float
+        Kinds of products that shall not, or what tells of one product whether it shall not.
+
+    Raises
+    ------
+    ValueError
+        If some of the model's products are int8 already.
+    RuntimeError
+        If there are no kernels here; see `unavailable_reason`.
+    """
+    if model.mixed is not None:
+        raise ValueError("some of the model's products are int8 already")
+    if reason := unavailable_reason(model):
+        raise RuntimeError(f"int8 cannot be used: {reason}")
+    kept = keep_float if callable(keep_float) else lambda product: product.kind in keep_float
+    model.mixed = _float_dtype(model.geometry.head_dim)
+    for product, layer in _products(model):
+        if kept(product):
+            layer.to(model.mixed)
+        else:
+            way = errors[product].better
+            layer.bias.data = way.bias
+            quantised = Int8Linear(layer, way.smoothing)
+            setattr(model.layers[product.layer], product.kind, quantised)
+    return model
+
+
+def _products(model: PackedESM2) -> Iterator[tuple[Product, nn.Linear]]:
+    for number, layer in enumerate(cast(Iterable[Layer], model.layers)):
+        for kind in PRODUCTS:
+            yield Product(number, kind), getattr(layer, kind)
+
+
+def _float_dtype(head_dim: int) -> torch.dtype:
+    half = kernels.unavailable_reason(torch.device("cpu"), torch.bfloat16, head_dim) is None
+    return torch.bfloat16 if half else torch.float32
+
+
+def _smoothing(x: Tensor, weight: Tensor) -> Tensor:
+    """Return what SmoothQuant multiplies inputs by, with its alpha at 1/2."""
+    inputs, weights = (_largest(rows) for rows in (x, weight))
+    return (weights / inputs).sqrt()
+
+
+def _largest(rows: Tensor) -> Tensor:
+    largest = rows.abs().amax(0)
+    return largest.clamp_min(_FAINTEST * float(largest.mean())).clamp_min(1e-20)
