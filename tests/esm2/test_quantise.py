@@ -212,7 +212,8 @@ def test_a_protein_has_one_result_alone_in_any_pack_and_with_any_threads(demo):
 
 
 def test_what_looks_on_sees_layers_in_float32_and_contacts(demo):
-    weight = torch.randn(demo.geometry.layers, demo.geometry.heads)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(demo.geometry.layers, demo.geometry.heads, generator=generator) / 4
     head, inputs = ContactHead(weight, torch.zeros(1)), pack(demo.sequences[:2])
 
     def look(model):
@@ -225,7 +226,7 @@ def test_what_looks_on_sees_layers_in_float32_and_contacts(demo):
     for ours, theirs in zip(found, exact, strict=True):
         assert ours.dtype == torch.float32
         assert (ours - theirs).norm() <= 0.02 * theirs.norm()
-    assert (probabilities - expected).abs().max() <= 0.05
+    assert (probabilities - expected).abs().max() <= 0.02
 
 
 def test_models_that_cannot_be_made_int8_are_refused(demo):
