@@ -152,7 +152,7 @@ class EmbedOptions(_Options):
     """What decides the vectors of a shard, as the user asked for it; a change embeds it again."""
 
     length: LengthPolicy
-    dtype: str  # of the computation: float32, bfloat16, float16 or auto
+    dtype: str  # of the computation: float32, bfloat16, float16, int8 or auto
     attention: str  # a backend, or auto
     token_budget: int | str  # most tokens in a pack, or auto
     arrays: tuple[str, ...]  # names, see `packedesm.outputs.Array`
@@ -238,12 +238,15 @@ class EmbedPlan:
     kernels: str  # of the steps between products: torch, triton, or triton+gelu
     token_budget: int
     reasons: dict[str, str]  # why, by the name of what was resolved
+    float_products: tuple[str, ...] = ()  # in int8, kinds of products that are not
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values by their names."""
-        return asdict(self) | {"arrays": list(self.arrays)}
+        lists = {"arrays": list(self.arrays), "float_products": list(self.float_products)}
+        return asdict(self) | lists
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> EmbedPlan:
         """Return what `as_json` gave."""
-        return cls(**{**content, "arrays": tuple(content["arrays"])})
+        tuples = {name: tuple(content[name]) for name in ("arrays", "float_products")}
+        return cls(**{**content, **tuples})

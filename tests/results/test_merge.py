@@ -218,6 +218,7 @@ def test_a_run_of_another_input_is_refused_by_name(sample):
     "other",
     [
         {"dtype": "float16"},
+        {"float_products": ("fc2",)},
         {"output_dtype": "float16"},
         {"checkpoint": checkpoint(sha256="1" * 64)},
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,9 @@ from packedesm.esm2.checkpoints import read, reading_weights
 from packedesm.esm2.contacts import BYTES_PER_PAIR
 from packedesm.esm2.fused import select_kernels
 from packedesm.esm2.geometry import Geometry
+from packedesm.esm2.int8_model import INT8, expect_int8, float_products, in_words, int8_model
 from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.quantise import float_dtype
 from packedesm.esm2.registry import Checkpoint
 from packedesm.options import EmbedOptions, EmbedPlan
 from packedesm.outputs import check_layers, heads_of
@@ -34,7 +37,11 @@ _VECTORS_PER_TOKEN = 16
 
 
 def load(
-    checkpoint: Checkpoint, options: EmbedOptions, device: torch.device, workload: Workload
+    checkpoint: Checkpoint,
+    options: EmbedOptions,
+    device: torch.device,
+    workload: Workload,
+    float_products: Collection[str] | None = None,
 ) -> tuple[EmbedPlan, PackedESM2]:
     """Resolve the options on `device`, and return the plan and the model, which is there.
 
@@ -42,6 +49,8 @@ def load(
     ----------
     workload
         What the token budget is to be the fastest for.
+    float_products
+        Kinds of products that are not int8, if that is settled; of no matter in other formats.
 
     Raises
     ------
@@ -52,9 +61,10 @@ def load(
     """
     dtype, reason = resolve_dtype(options.dtype, device)
     check_layers(options.arrays, checkpoint.geometry.layers)
-    ways = select_ways(options.attention, checkpoint.geometry, getattr(torch, dtype), device)
-    heads = heads_of(options.arrays)
-    model = load_fitting(checkpoint, dtype, ways.kernels.name, device, heads)
+    geometry, heads = checkpoint.geometry, heads_of(options.arrays)
+    ways = select_ways(options.attention, geometry, compute_dtype(dtype, geometry), device)
+    kernels = ways.kernels.name
+    model = load_fitting(checkpoint, dtype, kernels, device, heads, float_products=float_products)
     return settle(model, ways, options, workload, dtype_reason=reason), model
 
 
@@ -92,7 +102,7 @@ def settle(
     dtype_reason
         Why the format was chosen.
     """
-    dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
+    dtype = model.number_format
     output_dtype, output_reason = resolve_output_dtype(options.output_dtype, dtype)
     longest = options.length.max_length if "contacts" in options.arrays else 0
     budget, budget_reason = resolve_token_budget(
@@ -106,12 +116,13 @@ def settle(
         kernels=ways.kernels.name,
         token_budget=budget,
         reasons={
-            "dtype": dtype_reason,
+            "dtype": "; ".join(filter(None, (dtype_reason, in_words(model)))),
             "output_dtype": output_reason,
             "attention": ways.attention.reason,
             "kernels": ways.kernels.reason,
             "token_budget": budget_reason,
         },
+        float_products=float_products(model),
     )
 
 
@@ -129,9 +140,11 @@ def unfit_reason(
         return f"it is not a {_KINDS[kind]}"
     try:
         check_dtype(device, plan.dtype)
+        if plan.dtype == INT8:
+            expect_int8(device, geometry)
     except UserError as error:
         return str(error)
-    dtype = getattr(torch, plan.dtype)
+    dtype = compute_dtype(plan.dtype, geometry)
     if reason := unavailable_reason(plan.attention, device, dtype, geometry.head_dim):
         return f"attention {plan.attention}: {reason}"
     if plan.kernels != "torch":
@@ -147,18 +160,37 @@ def load_fitting(
     kernels: str,
     device: torch.device,
     heads: Collection[str] = (),
+    *,
+    float_products: Collection[str] | None = None,
 ) -> PackedESM2:
-    """Return the model of a job, with its kernels and heads; Fault if memory does not hold it."""
-    with _weights_fit(checkpoint, dtype):
-        model = load_model(checkpoint, getattr(torch, dtype), device, heads)
+    """Return the model of a job, with its kernels and heads; Fault if memory does not hold it.
+
+    Parameters
+    ----------
+    float_products
+        As `load` takes them.
+    """
+    with _weights_fit(checkpoint, "float32" if dtype == INT8 else dtype):
+        if dtype == INT8:
+            in_float32 = partial(load_model, checkpoint, torch.float32, device, heads)
+            model = int8_model(in_float32, float_products)
+        else:
+            model = load_model(checkpoint, getattr(torch, dtype), device, heads)
     model.use_kernels(kernels)
     return model
+
+
+def compute_dtype(dtype: str, geometry: Geometry) -> torch.dtype:
+    """Return torch's dtype of the attention of a model that computes in `dtype`."""
+    return float_dtype(geometry.head_dim) if dtype == INT8 else getattr(torch, dtype)
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> tuple[str, str]:
     """Return the number format of the computation on `device`, and why."""
     if dtype != "auto":
         check_dtype(device, dtype)
+        if dtype == INT8:
+            expect_int8(device)
         slow = slow_reason(device, dtype)
         return dtype, f"{NAMED}; {slow}" if slow else NAMED
     if device.type == "cuda":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -12,8 +12,8 @@ from torch import nn
 from packedesm.device.memory import out_of_memory
 from packedesm.device.timing import own_stream, release_memory, time_repeats
 from packedesm.errors import first_line
-from packedesm.esm2.linear import linear
 from packedesm.esm2.model import PackedESM2
+from packedesm.esm2.residual import PRODUCTS, multiply, shape
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +86,8 @@ def _fitting(model: PackedESM2, tokens: int) -> int:
 
 @torch.inference_mode()
 def _fastest(model: PackedESM2, tokens: int, operations: float) -> Peak:
-    products = sorted(_products(model), key=lambda product: product.weight.numel())
-    least = 2 * products[0].weight.numel() * (1 + _BURSTS)  # for a token
+    products = sorted(_products(model), key=_size)
+    least = 2 * _size(products[0]) * (1 + _BURSTS)  # for a token
     tokens = min(tokens, max(_TOKENS, int(operations / least)))
     if operations < least * tokens:
         return Peak(None, _TOO_SHORT)
@@ -98,13 +98,16 @@ def _fastest(model: PackedESM2, tokens: int, operations: float) -> Peak:
     return Peak(max(_rate(x, product, calls) for product in products))
 
 
-def _weights(products: list[nn.Linear]) -> int:
-    return sum(product.weight.numel() for product in products)
+def _weights(products: list[nn.Module]) -> int:
+    return sum(_size(product) for product in products)
 
 
-def _products(model: PackedESM2) -> list[nn.Linear]:
-    layer: Any = model.layers[0]
-    return [layer.qkv, layer.attention_out, layer.fc1, layer.fc2]
+def _size(product: nn.Module) -> int:
+    return shape(product)[0] * shape(product)[1]
+
+
+def _products(model: PackedESM2) -> list[nn.Module]:
+    return [getattr(model.layers[0], kind) for kind in PRODUCTS]
 
 
 def _input(model: PackedESM2, tokens: int) -> torch.Tensor:
@@ -113,14 +116,14 @@ def _input(model: PackedESM2, tokens: int) -> torch.Tensor:
     return weight.repeat(math.ceil(tokens / len(weight)), 1)[:tokens]
 
 
-def _rate(x: torch.Tensor, product: nn.Linear, calls: int) -> float:
+def _rate(x: torch.Tensor, product: nn.Module, calls: int) -> float:
     """Return the FLOP/s of the fastest burst, after at most so many `calls` in all."""
     device, count = x.device, 1
-    x = x.repeat(1, product.in_features // x.shape[1])
+    x = x.repeat(1, shape(product)[1] // x.shape[1])
 
     def burst() -> None:
         for _ in range(count):
-            linear(x, product)
+            multiply(x, product)
 
     # The first loads libraries and raises clocks.
     spent, calls = time_repeats(burst, device, repeats=1, warm_up=1), calls - 2
@@ -132,4 +135,4 @@ def _rate(x: torch.Tensor, product: nn.Linear, calls: int) -> float:
     while calls >= count and (len(spent) < _BURSTS or sum(spent) < _SECONDS[device.type]):
         spent += time_repeats(burst, device, repeats=1, warm_up=0)
         calls -= count
-    return 2 * len(x) * product.weight.numel() * count / min(spent)
+    return 2 * len(x) * _size(product) * count / min(spent)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from packedesm.device.auto import load_model, resolve_dtype
+from packedesm.device.auto import compute_dtype, load_fitting, load_model, resolve_dtype
 from packedesm.device.cpu import slow_reason
 from packedesm.device.gpus import visible_gpus
 from packedesm.device.hardware import Device, check_dtype, fits, job_gpus
@@ -31,6 +31,7 @@ from packedesm.esm2.attention import (
 from packedesm.esm2.checkpoints import prepare, read_geometry
 from packedesm.esm2.fused import TORCH, TRITON, select_kernels
 from packedesm.esm2.geometry import VOCABULARY
+from packedesm.esm2.int8_model import INT8, expect_int8
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.model_files import weight_files
 from packedesm.esm2.registry import DEMO, MODELS, Checkpoint, locate
@@ -117,7 +118,7 @@ def _computing(device: torch.device) -> Facts:
         tried = _tried(partial(_pass, *given))
         yield {"dtype": dtype, "automatic": dtype == first, **tried}
     for backend in PREFERENCE[device.type]:
-        for dtype in AUTO_LIMITS:
+        for dtype in (name for name in AUTO_LIMITS if name != INT8):
             yield {"doing": f"computing attention {backend} in {dtype}"}
             tried = _tried(partial(_attention, backend, dtype, device))
             yield {"attention": backend, "in": dtype, **tried}
@@ -137,14 +138,15 @@ def _pass(
     """Return how a pack went through the model as a job would do it, unless it never would."""
     try:
         check_dtype(device, dtype)
+        if dtype == INT8:
+            expect_int8(device, checkpoint.geometry)
     except UserError as error:
         return {"lacking": str(error)}
-    number, geometry = getattr(torch, dtype), checkpoint.geometry
+    number, geometry = compute_dtype(dtype, checkpoint.geometry), checkpoint.geometry
     backend = select_backend("auto", device, number, geometry.head_dim)
     # What a job would measure besides takes a while, and is kept where this leaves nothing.
     used = select_kernels(geometry, number, device, TRITON if fused else TORCH)
-    model = load_model(checkpoint, number, device)
-    model.use_kernels(used.name)
+    model = load_fitting(checkpoint, dtype, used.name, device)
     found = _hidden(model, _LENGTHS, backend.name)
     distance = _distance(dtype, found.split(_LENGTHS), expected.split(_LENGTHS))
     why = used.reason if fused and device.type == "cuda" and used.name == TORCH else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from packedesm.embedding.first_check import FirstCheck, first_check
 from packedesm.embedding.resume import Settled, ShardState
 from packedesm.embedding.runner import AsyncInferenceRunner
 from packedesm.errors import Fault, UserError
+from packedesm.esm2.int8_model import INT8
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions
@@ -115,11 +116,14 @@ class Beginning:
             )
         logger.info("going on as it was begun on %s", settled.name)
         heads = heads_of(plan.arrays)
-        model = load_fitting(self.checkpoint, plan.dtype, plan.kernels, place, heads)
+        asked = (self.checkpoint, plan.dtype, plan.kernels, place, heads)
+        model = load_fitting(*asked, float_products=plan.float_products)
         return self._right(self._checked(plan, model))
 
     def _decided(self, run_choice: RunChoice) -> Begun:
         """Resolve what is ``auto``; the number format as the run's first job has chosen it."""
+        if self.options.dtype == INT8:
+            return self._right(self._in_int8(run_choice))
         if self.options.dtype != "auto":
             return self._right(self._tried(self.options.dtype))
         chosen, kind = run_choice.read(), self.device.torch_device.type
@@ -136,6 +140,18 @@ class Beginning:
             return begun
         begun.runner.release()
         return self._adopted(holds)
+
+    def _in_int8(self, run_choice: RunChoice) -> Begun:
+        """Take the products that the run's first job has chosen, or choose them."""
+        chosen = run_choice.read()
+        begun = self._tried(INT8, float_products=chosen.float_products if chosen else None)
+        place, reasons = self.device.torch_device.type, begun.plan.reasons["dtype"]
+        own = Choice(INT8, reasons, place, self.device.name, begun.plan.float_products)
+        holds = run_choice.say(own)
+        if holds.float_products == own.float_products:
+            return begun
+        begun.runner.release()
+        return self._tried(INT8, float_products=holds.float_products)
 
     def _first_that_passes(self) -> Begun:
         """Try number formats from the fastest on; on a CPU there is one."""
@@ -184,11 +200,16 @@ class Beginning:
             reason = f"as the first job of this run has chosen: {choice.reason}"
         return _because(begun, reason)
 
-    def _tried(self, dtype: str, attention: str | None = None) -> Begun:
+    def _tried(
+        self,
+        dtype: str,
+        attention: str | None = None,
+        float_products: Collection[str] | None = None,
+    ) -> Begun:
         attention = attention or self.options.attention
         options = replace(self.options, dtype=dtype, attention=attention)
         place = self.device.torch_device
-        plan, model = load(self.checkpoint, options, place, self.workload)
+        plan, model = load(self.checkpoint, options, place, self.workload, float_products)
         return self._checked(plan, model)
 
     def _checked(self, plan: EmbedPlan, model: PackedESM2) -> Begun:
@@ -223,7 +244,8 @@ class Beginning:
                 f"{said}; rounding in {plan.dtype} costs as much: allow it in verify.min_cosine "
                 "and verify.max_relative_l2"
             )
-        for dtype in _LADDER[_LADDER.index(plan.dtype) + 1 :]:
+        after = _LADDER.index("float16" if plan.dtype == INT8 else plan.dtype) + 1
+        for dtype in _LADDER[after:]:
             if self._passes(dtype):
                 return UserError(
                     f"{said}; these weights do not bear {plan.dtype}, {dtype} passes: say dtype "

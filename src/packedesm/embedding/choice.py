@@ -1,4 +1,4 @@
-"""What number format ``dtype: auto`` came to: a run's first job says it, the others adopt it."""
+"""What ``dtype`` ``auto`` or ``int8`` came to: a run's first job says it, the others adopt it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ class Choice:
     reason: str
     kind: str  # of the device, cuda or cpu
     device: str  # its name
+    float_products: tuple[str, ...] = ()  # see `packedesm.options.EmbedPlan`
     host: str = platform.node()
 
     def in_words(self) -> str:
         """Return format and origin."""
-        return f"{self.dtype}, chosen on {self.device} of {self.host}"
+        kept = f" without {' and '.join(self.float_products)}" if self.float_products else ""
+        return f"{self.dtype}{kept}, chosen on {self.device} of {self.host}"
 
 
 class RunChoice:
@@ -52,7 +54,8 @@ class RunChoice:
         """Return what a job has chosen, None if none has, or if the file is damaged."""
         try:
             content = read_record(self.path)
-            return Choice(**{field.name: content[field.name] for field in fields(Choice)})
+            found = {field.name: content[field.name] for field in fields(Choice)}
+            return Choice(**{**found, "float_products": tuple(found["float_products"])})
         except (FileNotFoundError, Damaged, KeyError):
             return None
 

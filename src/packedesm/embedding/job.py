@@ -32,6 +32,7 @@ from packedesm.embedding.signals import stopping_on_signals
 from packedesm.embedding.workload import workload
 from packedesm.errors import plural, quote
 from packedesm.esm2.checkpoints import unchanged_weights
+from packedesm.esm2.int8_model import INT8
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
 from packedesm.files import RECORD_DIGEST
@@ -225,6 +226,8 @@ def _say(
     precision: dict[str, bool],
 ) -> None:
     logger.info("%s on %s, files in %s", plan.dtype, device, plan.output_dtype)
+    if plan.dtype == INT8:
+        logger.info("int8: %s", plan.reasons["dtype"])
     if device.type == "cpu":
         logger.info("the CPU's instructions: %s", instructions() or "unknown")
     if slow := slow_reason(device, plan.dtype):

@@ -139,6 +139,16 @@ class PackedESM2(nn.Module):
         return self.frequency_bits.view(torch.float32)
 
     @property
+    def number_format(self) -> str:
+        """In which it computes: ``int8`` if some of its products are, else that of its weights."""
+        return "int8" if self.mixed else str(self.embed_tokens.weight.dtype).removeprefix("torch.")
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Of q, k and v, and of products that are not int8."""
+        return self.mixed or self.embed_tokens.weight.dtype
+
+    @property
     def kernels(self) -> str:
         """The kernels that do their steps, by the name in log and report: a key of `KERNELS`."""
         return next(name for name, does in KERNELS.items() if does == (self.fused, self.fused_gelu))

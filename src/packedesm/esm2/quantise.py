@@ -9,7 +9,7 @@ in all tokens alike goes into the bias.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,10 @@ from packedesm.esm2 import int8, kernels
 from packedesm.esm2.contacts import Taps
 from packedesm.esm2.int8 import Int8Linear
 from packedesm.esm2.linear import linear
-from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.residual import PRODUCTS, Layer
+
+if TYPE_CHECKING:
+    from packedesm.esm2.model import PackedESM2
 
 _FAINTEST = 0.01  # of the mean: a channel that slept in the sample is not taken for a smaller one
 
@@ -134,7 +136,7 @@ def quantise(
     if reason := unavailable_reason(model):
         raise RuntimeError(f"int8 cannot be used: {reason}")
     kept = keep_float if callable(keep_float) else lambda product: product.kind in keep_float
-    model.mixed = _float_dtype(model.geometry.head_dim)
+    model.mixed = float_dtype(model.geometry.head_dim)
     for product, layer in _products(model):
         if kept(product):
             layer.to(model.mixed)
@@ -152,7 +154,8 @@ def _products(model: PackedESM2) -> Iterator[tuple[Product, nn.Linear]]:
             yield Product(number, kind), getattr(layer, kind)
 
 
-def _float_dtype(head_dim: int) -> torch.dtype:
+def float_dtype(head_dim: int) -> torch.dtype:
+    """Return the dtype of what is not int8: bfloat16 where this CPU has attention for that."""
     half = kernels.unavailable_reason(torch.device("cpu"), torch.bfloat16, head_dim) is None
     return torch.bfloat16 if half else torch.float32
 

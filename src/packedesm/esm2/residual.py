@@ -7,16 +7,18 @@ are int8: it is float32 throughout.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from packedesm.esm2 import int8
-from packedesm.esm2.contacts import Taps
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.int8 import Int8Linear
 from packedesm.esm2.linear import linear, linear_add, linear_gelu
+
+if TYPE_CHECKING:
+    from packedesm.esm2.contacts import Taps
 
 PRODUCTS = ("qkv", "attention_out", "fc1", "fc2")  # of a layer, by the names of its modules
 
@@ -163,6 +165,22 @@ class Int8Residual:
             int8.linear_add(change, layer, self.x)
         else:
             self.x.add_(linear(change, cast(nn.Linear, layer)))
+
+
+def multiply(x: Tensor, layer: nn.Module) -> Tensor:
+    """Return a layer's product of `x` (T, K) as (T, N), in the dtype that it has in a pass."""
+    if isinstance(layer, Int8Linear):
+        return int8.linear(x, layer)
+    product = cast(nn.Linear, layer)
+    return linear(x.to(product.weight.dtype), product)
+
+
+def shape(layer: nn.Module) -> tuple[int, int]:
+    """Return how many outputs and inputs a product has, (N, K)."""
+    if isinstance(layer, Int8Linear):
+        return layer.outputs, layer.inputs
+    product = cast(nn.Linear, layer)
+    return product.out_features, product.in_features
 
 
 def fused_kernels() -> ModuleType:

@@ -13,6 +13,7 @@ from packedesm.embedding.first_check import FirstCheck, first_check
 from packedesm.embedding.runner import AsyncInferenceRunner
 from packedesm.errors import Fault, UserError
 from packedesm.esm2.checkpoints import reading_weights
+from packedesm.esm2.proteins import PROTEINS
 from packedesm.esm2.registry import Checkpoint
 from packedesm.notebook.request import CallKeys, call_options, resolved
 from packedesm.reference.comparison import USUAL_COSINE, Limits
@@ -25,12 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Short, and unlike each other: all alpha, alpha and beta, and one with disulphide bonds.
-PROTEINS = {
-    "melittin": "GIGAVLKVLTTGLPALISWIKRKRQQ",
-    "ubiquitin": "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTLHLVLRLRGG",
-    "crambin": "TTCCPSIVARSNFNVCRLPGTPEALCATYTGCIIIPGATCPGDYAN",
-}
 _COPIES = 2  # of the weights in float32 that fair-esm holds while it loads them
 
 

@@ -216,7 +216,7 @@ class EmbeddingModel(nn.Module):
         return model
 
     def _way(self) -> Ways:
-        key = (self.dtype, self.device)
+        key = (self.esm2.compute_dtype, self.device)
         if key not in self._ways:
             with on(self.device):  # kernels are tried on the GPU that torch uses
                 self._ways[key] = select_ways(self._attention, self.geometry, *key)

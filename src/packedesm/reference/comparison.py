@@ -16,7 +16,7 @@ from packedesm.outputs import Array
 # of the 8M geometry): logits 0.003 and 0.012, log-likelihoods 0.003 and 0.007, contacts 0.013 and
 # 0.014. A single contact may be off by more, 0.1 in bfloat16, and by 2e-5 in float32, as fair-esm's
 # own are from float64; so all of a record are compared together here too.
-AUTO_LIMITS = {"float32": 1e-5, "float16": 0.005, "bfloat16": 0.02}
+AUTO_LIMITS = {"float32": 1e-5, "float16": 0.005, "bfloat16": 0.02, "int8": 0.02}
 # The default of verify.min_cosine, as the schema has it.
 USUAL_COSINE = 0.9995
 

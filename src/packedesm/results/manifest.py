@@ -66,6 +66,7 @@ def write_manifest(
         "residues": int(residues.sum()),
         "model": run.checkpoint.facts(),
         "dtype": run.plan.dtype,
+        "float_products": list(run.plan.float_products),
         "attention": run.plan.attention,
         "arrays": arrays,
         "sha256": digests,

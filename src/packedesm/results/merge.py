@@ -140,7 +140,7 @@ def _expect_one_kind(paths: Paths, runs: list[ShardRun]) -> None:
     first = runs[0]
     for run in runs:
         where = paths.shard_run(run.shard)
-        for what in ("dtype", "output_dtype", "arrays"):
+        for what in ("dtype", "float_products", "output_dtype", "arrays"):
             found, expected = getattr(run.plan, what), getattr(first.plan, what)
             if found != expected:
                 raise Fault(

@@ -1,0 +1,111 @@
+"""A model in int8: which of its products bear it is seen on a few proteins, once for all.
+
+They are always the same proteins, so that it is a matter of the weights alone: a protein has the
+same vectors whatever else is embedded with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from packedesm.errors import UserError
+from packedesm.esm2 import int8
+from packedesm.esm2.attention import select_backend
+from packedesm.esm2.geometry import Geometry
+from packedesm.esm2.int8 import Int8Linear
+from packedesm.esm2.proteins import packed_proteins
+from packedesm.esm2.quantise import LocalError, Product, local_errors, quantise
+from packedesm.esm2.residual import PRODUCTS
+
+if TYPE_CHECKING:
+    from packedesm.esm2.model import PackedESM2
+
+INT8 = "int8"  # among the number formats of a computation
+# Largest relative L2 distance of a mean vector from that of the model in float32. Half of what
+# passes: other proteins may be further off than these.
+_BEARS = 0.01
+_CPU = torch.device("cpu")
+
+
+def int8_model(
+    load: Callable[[], PackedESM2], float_products: Collection[str] | None = None
+) -> PackedESM2:
+    """Return a model in int8, but for those kinds of products that do not bear it.
+
+    Where the mean vectors of a few proteins are too far off, the kind whose products are furthest
+    off is left float, then the next.
+
+    Parameters
+    ----------
+    load
+        Gives the model in float32 on the CPU; it is changed.
+    float_products
+        The kinds that are left float, if that is settled.
+
+    Raises
+    ------
+    UserError
+        If there are no kernels for this CPU or size of model, or products of all kinds are too far
+        off.
+    """
+    model = load()
+    expect_int8(_CPU, model.geometry)
+    exact, errors = _means(model), local_errors(model, _inputs(model))
+    if float_products is not None:
+        return quantise(model, errors, float_products)
+    kinds = sorted(PRODUCTS, key=lambda kind: -_worst(errors, kind))
+    for kept in range(len(kinds)):
+        found = quantise(load() if kept else model, errors, kinds[:kept])
+        off = float((_means(found) - exact).norm(dim=1).div(exact.norm(dim=1)).max())
+        if off <= _BEARS:
+            return found
+    raise UserError(
+        f"dtype int8: these weights do not bear it (relative L2 {off:.2g} with {kinds[-1]} alone "
+        "in int8); say float32, or bfloat16"
+    )
+
+
+def float_products(model: PackedESM2) -> tuple[str, ...]:
+    """Return the kinds of products that are not int8; none where no product is."""
+    if model.mixed is None:
+        return ()
+    layer = model.layers[0]
+    return tuple(kind for kind in PRODUCTS if not isinstance(getattr(layer, kind), Int8Linear))
+
+
+def in_words(model: PackedESM2) -> str:
+    """Return which products are int8, and by which kernel; nothing if none is."""
+    if model.mixed is None:
+        return ""
+    name, kept = str(model.mixed).removeprefix("torch."), float_products(model)
+    rest = f", but for {' and '.join(kept)} in {name}" if kept else ""
+    return f"products in int8 by {int8.kernel()}{rest}; q, k and v in {name}, sums in float32"
+
+
+def expect_int8(device: torch.device, geometry: Geometry | None = None) -> None:
+    """Raise UserError if a device does not compute in int8, or not models of this size."""
+    if reason := int8.unavailable_reason(device, *([geometry.width] if geometry else [])):
+        other = "float16" if device.type == "cuda" else "float32, or bfloat16"
+        raise UserError(f"dtype int8: {reason}; say {other}")
+
+
+def _worst(errors: dict[Product, LocalError], kind: str) -> float:
+    found = [error.better.error for product, error in errors.items() if product.kind == kind]
+    return max(found) if all(x == x for x in found) else float("inf")
+
+
+@torch.inference_mode()
+def _means(model: PackedESM2) -> Tensor:
+    """Return the mean vectors of the proteins, float32 (N, width)."""
+    inputs = _inputs(model)
+    hidden = model.forward_packed(**inputs).float()
+    return torch.stack([tokens[1:-1].mean(0) for tokens in hidden.split(inputs["lengths"])])
+
+
+def _inputs(model: PackedESM2) -> dict[str, Any]:
+    backend = select_backend("auto", _CPU, model.compute_dtype, model.geometry.head_dim)
+    return packed_proteins() | {"attention": backend.name}
