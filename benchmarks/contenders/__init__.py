@@ -34,11 +34,13 @@ BASE = Entry("fair-esm, length-sorted", "fair_esm", "float32")  # what all other
 CPU = (
     Entry("packedesm, forward only", "ours", "float32", {"attention": "auto"}),
     Entry("packedesm, forward only", "ours", "bfloat16", {"attention": "auto"}),
+    Entry("packedesm, forward only", "ours", "int8", {"attention": "auto"}),
     BASE,
     Entry("Hugging Face, sdpa", "hugging_face", "float32"),
     Entry("Hugging Face, sdpa", "hugging_face", "bfloat16"),
     Entry("packedesm, FASTA to files", "pipeline", "float32"),
     Entry("packedesm, FASTA to files", "pipeline", "bfloat16"),
+    Entry("packedesm, FASTA to files", "pipeline", "int8"),
     Entry("esm-cpp", "esm_cpp", "int8", budgets=(0,)),
     Entry("esm-cpp", "esm_cpp", "float32", budgets=(0,)),
     Entry("FAESM", "faesm", "float32"),

@@ -8,12 +8,14 @@ import numpy as np
 import torch
 
 from benchmarks.contenders.base import Contender, Task
+from packedesm.device.auto import compute_dtype
 from packedesm.embedding.pack import FinishedPack
 from packedesm.embedding.runner import AsyncInferenceRunner
 from packedesm.errors import UserError
 from packedesm.esm2.attention import select_backend
 from packedesm.esm2.checkpoints import load_state
 from packedesm.esm2.fused import select_kernels
+from packedesm.esm2.int8_model import INT8, int8_model
 from packedesm.esm2.model import PackedESM2
 from packedesm.options import EmbedPlan
 from packedesm.packing.collator import VarlenCollator
@@ -24,9 +26,11 @@ from packedesm.packing.packer import plan_packs
 def load(task: Task, dtype: str, attention: str, fused: bool = True) -> Forward:
     """Load the checkpoint; a backend that does not run here is an error that says why."""
     geometry, state = load_state(task.checkpoint)
-    device, number_format = torch.device(task.device), getattr(torch, dtype)
+    device, number_format = torch.device(task.device), compute_dtype(dtype, geometry)
     backend = select_backend(attention, device, number_format, geometry.head_dim).name
-    model = PackedESM2.from_fair_esm(state, geometry, number_format, device)
+    of_dtype = torch.float32 if dtype == INT8 else number_format
+    model = PackedESM2.from_fair_esm(state, geometry, of_dtype, device)
+    model = int8_model(lambda: model) if dtype == INT8 else model
     kernels = select_kernels(geometry, number_format, device)
     if fused and device.type == "cuda" and kernels.name == "torch":
         raise UserError(kernels.reason)
@@ -58,7 +62,7 @@ class Forward(Contender):
 
     def embed(self) -> np.ndarray:
         """Run all packs."""
-        dtype = str(self.model.embed_tokens.weight.dtype).removeprefix("torch.")
+        dtype = self.model.number_format
         kernels = self.model.kernels
         plan = EmbedPlan(dtype, "float32", ("mean",), self.attention, kernels, self.budget, {})
         runner = AsyncInferenceRunner(self.model, plan, self.device)
