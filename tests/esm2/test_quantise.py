@@ -12,7 +12,7 @@ from packedesm.esm2.contacts import ContactHead, Contacts, Taps
 from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.int8 import Int8Linear
 from packedesm.esm2.model import PackedESM2
-from packedesm.esm2.quantise import LocalError, Product, local_errors, quantise, unavailable_reason
+from packedesm.esm2.quantise import LocalError, Product, measure, quantise, unavailable_reason
 from packedesm.esm2.registry import DEMO, MODELS, locate
 from packedesm.esm2.residual import PRODUCTS
 from packedesm.reference.model import Reference
@@ -61,7 +61,7 @@ class Case:
         return PackedESM2.from_fair_esm(state or self.state, self.geometry)
 
     def errors(self, model):
-        return local_errors(model, pack(self.sample))
+        return measure(model, pack(self.sample)).errors
 
     def quantised(self, keep_float=()):
         model = self.model()

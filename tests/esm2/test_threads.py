@@ -1,21 +1,20 @@
 import pytest
 import torch
 
-from packedesm.esm2.threads import threads_worth
+from packedesm.esm2.threads import one_thread
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # and afterwards as before
 
 
-@pytest.mark.parametrize(("flops", "threads"), [(0, 1), (1e9, 1), (1e12, 3)])
-def test_little_work_gets_one_thread_and_more_gets_all(flops, threads):
+def test_it_is_one_thread_within_and_as_many_as_before_after_it():
     torch.set_num_threads(3)
-    with threads_worth(flops):
-        assert torch.get_num_threads() == threads
+    with one_thread():
+        assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 3
 
 
 def test_a_fault_gives_the_threads_back():
     torch.set_num_threads(3)
-    with pytest.raises(RuntimeError), threads_worth(0):
+    with pytest.raises(RuntimeError), one_thread():
         raise RuntimeError
     assert torch.get_num_threads() == 3

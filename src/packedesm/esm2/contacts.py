@@ -131,12 +131,13 @@ class Taps(NamedTuple):
     contacts
         What the attention of every layer is added to, see `Contacts`.
     product
-        Called with every linear layer and its input (total_tokens, K), unless some are int8.
+        Called in place of each product of a model in float32, with the layer and its input, (T, K),
+        for what they give, (T, N).
     """
 
     layer: Callable[[int, Tensor], None] | None = None
     contacts: Contacts | None = None
-    product: Callable[[nn.Linear, Tensor], None] | None = None
+    product: Callable[[nn.Linear, Tensor], Tensor] | None = None
 
 
 def _add_maps(total: Tensor, queries: Tensor, keys: Tensor, weights: Tensor) -> None:

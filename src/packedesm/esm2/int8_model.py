@@ -6,7 +6,7 @@ same vectors whatever else is embedded with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,8 +18,9 @@ from packedesm.esm2.attention import select_backend
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.int8 import Int8Linear
 from packedesm.esm2.proteins import packed_proteins
-from packedesm.esm2.quantise import LocalError, Product, local_errors, quantise
+from packedesm.esm2.quantise import LocalError, Product, measure, quantise
 from packedesm.esm2.residual import PRODUCTS
+from packedesm.esm2.threads import one_thread
 
 if TYPE_CHECKING:
     from packedesm.esm2.model import PackedESM2
@@ -54,13 +55,25 @@ def int8_model(
     """
     model = load()
     expect_int8(_CPU, model.geometry)
-    exact, errors = _means(model), local_errors(model, _inputs(model))
+    # With another number the sums would be rounded otherwise; and there is little to do.
+    with one_thread():
+        return _chosen(model, load, float_products)
+
+
+def _chosen(
+    model: PackedESM2, load: Callable[[], PackedESM2], float_products: Collection[str] | None
+) -> PackedESM2:
+    inputs = _inputs(model)
+    errors, hidden = measure(model, inputs)
     if float_products is not None:
         return quantise(model, errors, float_products)
+    exact = _means(hidden, inputs)
     kinds = sorted(PRODUCTS, key=lambda kind: -_worst(errors, kind))
     for kept in range(len(kinds)):
         found = quantise(load() if kept else model, errors, kinds[:kept])
-        off = float((_means(found) - exact).norm(dim=1).div(exact.norm(dim=1)).max())
+        with torch.inference_mode():
+            hidden = found.forward_packed(**_inputs(found))
+        off = float((_means(hidden, inputs) - exact).norm(dim=1).div(exact.norm(dim=1)).max())
         if off <= _BEARS:
             return found
     raise UserError(
@@ -98,11 +111,8 @@ def _worst(errors: dict[Product, LocalError], kind: str) -> float:
     return max(found) if all(x == x for x in found) else float("inf")
 
 
-@torch.inference_mode()
-def _means(model: PackedESM2) -> Tensor:
+def _means(hidden: Tensor, inputs: Mapping[str, Any]) -> Tensor:
     """Return the mean vectors of the proteins, float32 (N, width)."""
-    inputs = _inputs(model)
-    hidden = model.forward_packed(**inputs).float()
     return torch.stack([tokens[1:-1].mean(0) for tokens in hidden.split(inputs["lengths"])])
 
 

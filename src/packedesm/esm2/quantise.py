@@ -73,8 +73,21 @@ def unavailable_reason(model: PackedESM2) -> str | None:
     return int8.unavailable_reason(weight.device, model.geometry.width)
 
 
+class Measured(NamedTuple):
+    """What int8 would do to the products of a model, on a sample.
+
+    Attributes
+    ----------
+    hidden
+        What the model gives of the sample, float32 (T, width).
+    """
+
+    errors: dict[Product, LocalError]
+    hidden: Tensor
+
+
 @torch.inference_mode()
-def local_errors(model: PackedESM2, inputs: Mapping[str, Any]) -> dict[Product, LocalError]:
+def measure(model: PackedESM2, inputs: Mapping[str, Any]) -> Measured:
     """Return what int8 would do to every product, on a sample.
 
     Parameters
@@ -88,7 +101,7 @@ def local_errors(model: PackedESM2, inputs: Mapping[str, Any]) -> dict[Product, 
     names = {id(layer): product for product, layer in _products(model)}
     found: dict[Product, LocalError] = {}
 
-    def measure(layer: nn.Linear, x: Tensor) -> None:
+    def product(layer: nn.Linear, x: Tensor) -> Tensor:
         exact = linear(x, layer)
         size = (exact - layer.bias).norm(dim=1).clamp_min(1e-20)  # of zeros nothing is lost
 
@@ -100,9 +113,9 @@ def local_errors(model: PackedESM2, inputs: Mapping[str, Any]) -> dict[Product, 
 
         smoothing = _smoothing(x, layer.weight)
         found[names[id(layer)]] = LocalError(way(None), way(smoothing))
+        return exact
 
-    model.forward_packed(**inputs, taps=Taps(product=measure))
-    return found
+    return Measured(found, model.forward_packed(**inputs, taps=Taps(product=product)))
 
 
 def quantise(
@@ -120,7 +133,7 @@ def quantise(
     model
         In float32, on the CPU.
     errors
-        Of each product that shall be int8, see `local_errors`.
+        Of each product that shall be int8, see `measure`.
     keep_float
         Kinds of products that shall not, or what tells of one product whether it shall not.
 

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from packedesm.esm2 import int8
@@ -75,7 +76,7 @@ class Residual:
     fused, fused_gelu
         See `packedesm.esm2.model.PackedESM2`.
     taps
-        Of these, `product` looks on.
+        Of these, `product` does the products.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Residual:
 
     def qkv(self, layer: Layer) -> Tensor:
         """Return the projection of the normed stream to q, k and v, (T, 3 width)."""
-        return linear(self.normed, self._looked_at(layer.qkv, self.normed))
+        return self._multiplied(layer.qkv, self.normed)
 
     def add_attention(self, layer: Layer, attended: Tensor) -> None:
         """Add the projection of what attention gave, (T, width)."""
@@ -98,23 +99,26 @@ class Residual:
         self._add_norm(self._linear_gelu(layer.fc1), layer.fc2, norm)
 
     def _linear_gelu(self, layer: nn.Module) -> Tensor:
+        if self._product is not None:
+            return F.gelu(self._multiplied(layer, self.normed))
         one_step = fused_kernels().linear_gelu if self._fused_gelu else linear_gelu
-        return one_step(self.normed, self._looked_at(layer, self.normed))
+        return one_step(self.normed, _float(layer))
 
     def _add_norm(self, change: Tensor, layer: nn.Module, norm: nn.LayerNorm) -> None:
         """Add `layer` of `change`; `x` is overwritten unless gradients need it."""
-        product = self._looked_at(layer, change)
+        product = _float(layer)
         if self._fused:
             self.normed = fused_kernels().add_norm(self.x, product(change), norm)
+            return
+        if self._product is not None:
+            self.x = self.x + self._product(product, change)
         else:
             self.x = linear_add(change, product, self.x)
-            self.normed = norm(self.x)
+        self.normed = norm(self.x)
 
-    def _looked_at(self, layer: nn.Module, x: Tensor) -> nn.Linear:
-        product = cast(nn.Linear, layer)  # nothing is int8 here
-        if self._product is not None:
-            self._product(product, x)
-        return product
+    def _multiplied(self, layer: nn.Module, x: Tensor) -> Tensor:
+        product = _float(layer)
+        return linear(x, product) if self._product is None else self._product(product, x)
 
 
 class Int8Residual:
@@ -181,6 +185,10 @@ def shape(layer: nn.Module) -> tuple[int, int]:
         return layer.outputs, layer.inputs
     product = cast(nn.Linear, layer)
     return product.out_features, product.in_features
+
+
+def _float(layer: nn.Module) -> nn.Linear:
+    return cast(nn.Linear, layer)  # nothing is int8 here
 
 
 def fused_kernels() -> ModuleType:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import nullcontext
 from copy import copy, deepcopy
 from pathlib import Path
 from threading import Event
@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from packedesm.esm2.checkpoints import read
 from packedesm.esm2.fair_esm import is_published
 from packedesm.esm2.tensor_files import load_archive
+from packedesm.esm2.threads import one_thread
 from packedesm.esm2.weights import Weights
 from packedesm.outputs import CONTACT_HEAD
 from packedesm.reference.blocked_attention import blocked
@@ -30,21 +31,6 @@ _BYTES_PER_NUMBER = 100
 # leaves out <eos>, symmetrises, corrects and transposes, and holds seven copies of float32 for it
 # (measured: 6.1 to 7.0 with 400 to 1,022 residues, 2 to 12 layers of 20 heads).
 _BYTES_PER_WEIGHT = 7 * 4 + 2
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one CPU thread in the block.
-
-    fair-esm's matrices are small: two threads that share them took 2.5 to 4 times the CPU time of
-    one. And the sums of one thread are rounded alike on every machine of a kind.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class Said(NamedTuple):

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from packedesm.reference.model import Reference, one_thread
+from packedesm.esm2.threads import one_thread
+from packedesm.reference.model import Reference
 
 # Calls a function with a model and each of some things, and gives what it returns, in their order.
 Map = Callable[[Callable[[Reference, Any], Any], Iterable[Any]], Iterator[Any]]
