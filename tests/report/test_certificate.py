@@ -3,12 +3,16 @@
 import numpy as np
 import pytest
 
+from packedesm.files import read_record, write_record
 from packedesm.outputs import Array
 from packedesm.paths import Paths
 from packedesm.reference.vectors import Protein
 from packedesm.report import certificate
 from packedesm.report.certificate import certify, measure
+from packedesm.report.page import write_report
 from packedesm.report.stored import Stored
+from tests.report.finished_run import measured, record
+from tests.report.test_page import Page
 
 # The mean of these is (0, 0, 10), and hides what the first two lines are off by.
 EXPECTED = np.array([[1, 0, 10], [-1, 0, 10], [0, 2, 10], [0, -2, 10]], dtype=float)
@@ -162,3 +166,47 @@ def test_of_fewer_than_three_proteins_nothing_is_said(tmp_path, proteins, told):
 
 def test_without_proteins_there_is_no_certificate(tmp_path):
     assert certify(Stored(Paths(tmp_path), []), [], [Array.named("mean")]) == []
+
+
+# On the page.
+
+
+def page(root, *certificate: dict) -> str:
+    """The text of the certificate in the report of a run that is said to have it."""
+    paths = measured(root, records=[record()])
+    verification = read_record(paths.verification)
+    write_record(paths.verification, verification | {"certificate": list(certificate)})
+    html = write_report(paths).read_text(encoding="utf-8")
+    return Page(html.split('id="certificate"')[1].split("<details")[0]).text
+
+
+def test_the_page_shows_and_explains_each_figure(tmp_path):
+    now = [120.0 if row == 1 else angle for row, angle in enumerate(DEGREES)]
+    entry = certified(tmp_path, at(now), at(DEGREES))
+    assert sum(len(a & b) for a, b in zip(nearest(DEGREES, 3), nearest(now, 3), strict=True)) == 13
+    entry["plain"]["relative_l2"] = {"median": 0.25, "worst": 0.5}
+    entry["centred"]["cosine"] = {"median": 0.75, "worst": 0.125}
+    text = page(tmp_path / "run", entry)
+    assert "mean 7 as they are 0.25 0.5 " in text
+    assert " 1.9 of 3 0 (row 5) without the mean " in text
+    assert " 0.75000000 0.12500000 " in text
+    assert "of the 3 proteins whose vectors are nearest" in text
+    assert "among the 6 others of the sample; ten of so few would be most of them." in text
+    assert "No limit is set on these figures." in text
+
+
+def test_the_page_says_ten_of_ten_only_where_all_are_the_same(tmp_path):
+    degrees = [4.0 * row + row % 3 for row in range(21)]
+    entry = measure(at(degrees), at(degrees)) | {"array": "cls", "proteins": 21, "left_out": None}
+    entry["neighbours"]["row"] = entry["neighbours"].pop("place")
+    text = page(tmp_path / "all", entry)
+    assert " 10 of 10 10 without the mean " in text
+    assert "among the 20 others of the sample. Who" in text
+    entry["neighbours"] |= {"mean": 10 - 1 / 99, "fewest": 9}
+    assert " 9.9 of 10 9 (row 0) without the mean " in page(tmp_path / "most", entry)
+
+
+def test_the_page_says_why_there_are_no_figures(tmp_path):
+    text = page(tmp_path / "run", certified(tmp_path, at(DEGREES[:2]), at(DEGREES[:2])))
+    assert "mean 2 not measured: 2 different proteins verified; it takes 3 to say" in text
+    assert "Same neighbours :" not in text
