@@ -73,7 +73,7 @@ def test_a_whole_run_is_verified(tmp_path, uniprot_500, dtype):
     fasta = first_records(uniprot_500, 6, tmp_path / "in.fasta")
     out = Paths(tmp_path / "out")
     options = ["--model", "esm2_tiny_random", "--checkpoints", tmp_path, "--dtype", dtype]
-    options += ["--max-length", "200"]
+    options += ["--max-length", "200", "--verify-sequences", "6"]
     command = [BIN / "packedesm", "embed", fasta, "-o", out.root, *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 import packedesm
-from packedesm import cli
 from packedesm.cli import main
 from packedesm.files import read_record, write_record
 from packedesm.paths import Paths
@@ -105,7 +104,7 @@ def test_whoever_is_stopped_while_the_report_is_drawn_draws_it_again(
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "record_redrawn", stopped)
+    monkeypatch.setattr("packedesm.commands.embed.record_redrawn", stopped)
     assert main(again(annotations=table).arguments) == 130
     monkeypatch.undo()
     for options in ({"annotations": table}, {}):

@@ -91,6 +91,7 @@ def test_a_cpu_that_has_no_kernels_is_no_fault_of_the_installation(monkeypatch):
 def test_kernels_that_could_not_be_compiled_are_a_note():
     """As on a node with a GPU and no C compiler."""
     fact = {"dtype": "float16", "automatic": True, "relative_l2": 1e-3, "backend": "torch_varlen"}
+    fact["slow"] = None
     told = [{**fact, "kernels": "torch", "unfused": "Triton's kernel rotate_ does not work here"}]
     (finding,) = _computing("GPU", "GPU 0", Answer(told, None), vital=False)
     assert finding.status == "note" and "rotate_" in finding.said and "gcc" in finding.advice

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from packedesm.embedding import job
+from packedesm.embedding import job, peaks
 from packedesm.embedding.record import ShardRun
 from packedesm.esm2.model import PackedESM2
 from packedesm.options import EmbedOptions, JobOptions
@@ -63,18 +63,18 @@ def test_the_model_in_half_precision_is_gone_before_that_in_float32_is_loaded(sa
 
 def test_a_small_job_measures_its_own_products(sample, monkeypatch):
     """Those of a whole budget of tokens, which no pack has, would take more time than the job."""
-    measure, asked = job.measure_matmul_peak, []
+    measure, asked = peaks.measure_matmul_peak, []
 
-    def watch(model, tokens):
+    def watch(model, tokens, operations):
         asked.append(tokens)
-        return measure(model, tokens)
+        return measure(model, tokens, operations)
 
-    monkeypatch.setattr(job, "measure_matmul_peak", watch)
+    monkeypatch.setattr(peaks, "measure_matmul_peak", watch)
     config = sample.config | {"token_budget": 4096}
     options = (EmbedOptions.of(config), JobOptions.of(config))
     run = job.embed_shard(sample.paths, 0, sample.checkpoint, *options, threads=1)
     assert run.packs == 1
-    assert asked == [run.tokens]
+    assert asked == [run.tokens] * 2  # before the work and after it
     told = run.seconds
     assert told.starting >= 0 and min(told.checking, told.peak) > 0
     assert told.checking + told.peak < told.setup

@@ -92,7 +92,7 @@ def test_whatever_is_wrong_with_masks_is_seen(tmp_path, checkpoints, monkeypatch
     monkeypatch.setattr(whole_proteins, "_ALWAYS", 0)
     FAULTS[fault](monkeypatch)
     asked = ["--outputs", output, "--model", TINY, "--checkpoints", str(checkpoints)]
-    assert main(["embed", str(fasta), "-o", str(tmp_path / "out"), *asked]) == 1
+    assert main(["embed", str(fasta), "-o", str(tmp_path / "out"), *asked]) == 2
     verification = read_record(Paths(tmp_path / "out").verification)
     assert verification["passed"] is False
     assert len(verification["records"]) == (1 if output == "pseudo_perplexity" else 3)

@@ -126,6 +126,11 @@ def test_true_vectors_pass_in_every_output(paths):
     assert any(
         record["embedded_length"] == LIMIT < record["length"] for record in result["records"]
     )
+    # The third protein stands there twice, and counts once.
+    assert [(of["array"], of["proteins"]) for of in result["certificate"]] == [
+        (name, len(index) - 1) for name in ("mean", "cls", "max")
+    ]
+    assert all(of["centred"]["relative_l2"]["worst"] < 1e-5 for of in result["certificate"])
     assert result == told(paths)
 
 
@@ -279,7 +284,7 @@ def test_the_limit_follows_the_coarser_number_format(paths):
 def test_no_sequences_means_no_verdict(paths):
     result = run(paths, 0)
     assert result["passed"] is None
-    assert (result["sequences"], result["records"]) == (0, [])
+    assert (result["sequences"], result["records"], result["certificate"]) == (0, [], [])
     assert told(paths) == result
 
 

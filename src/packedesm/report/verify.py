@@ -18,6 +18,7 @@ from packedesm.outputs import MARGINALS, OUTPUTS, PERPLEXITY, Array
 from packedesm.paths import Paths
 from packedesm.reference.comparison import Distance, Limits, compare
 from packedesm.reference.vectors import PARTS, Protein, ReferenceVectors
+from packedesm.report.certificate import certify
 from packedesm.report.stored import Stored
 
 logger = logging.getLogger(__name__)
@@ -52,14 +53,15 @@ def verify(paths: Paths, options: VerifyOptions, *, shards: int) -> dict[str, An
         reference has a few places), and ``absolute``, the largest difference of one number, which
         decides nothing. ``sequences`` counts the proteins of which something was compared with the
         reference. ``arrays`` sums up the comparisons of each array: the worst, and its row; those
-        with the run's own marginals have an entry of their own. ``worst`` holds the smallest cosine
-        and the largest distance (None before any number), and the row and array of the comparison
-        that is furthest off; of those with own marginals the ones that missed alone are asked.
-        ``masked_places`` counts the places where masked marginals were compared.
-        ``not_compared`` says what of the sample was left out, and why. ``replaced`` names the
-        records whose reference does not fit into memory, and the row that was taken instead, None
-        if none was left. ``drawn`` tells how many records were to be verified, and why so many, see
-        `packedesm.reference.vectors.Drawn`; None if none.
+        with the run's own marginals have an entry of their own. ``certificate`` tells what the
+        number format does to vectors of proteins, see `packedesm.report.certificate.certify`; it
+        decides nothing. ``worst`` holds the smallest cosine and the largest distance (None before
+        any number), and the row and array of the comparison that is furthest off; of those with own
+        marginals the ones that missed alone are asked. ``masked_places`` counts the places where
+        masked marginals were compared. ``not_compared`` says what of the sample was left out, and
+        why. ``replaced`` names the records whose reference does not fit into memory, and the row
+        that was taken instead, None if none was left. ``drawn`` tells how many records were to be
+        verified, and why so many, see `packedesm.reference.vectors.Drawn`; None if none.
 
     Raises
     ------
@@ -77,7 +79,8 @@ def verify(paths: Paths, options: VerifyOptions, *, shards: int) -> dict[str, An
     parts = [ReferenceVectors.read(paths, part, asked, sha256) for part in PARTS]
     proteins = sorted((p for part in parts for p in part.proteins), key=lambda p: p.row)
     made = [*map(Array.named, runs[0].plan.arrays)]
-    records = [*_comparisons(Stored(paths, made), proteins, limits)]
+    stored = Stored(paths, made)
+    records = [*_comparisons(stored, proteins, limits)]
     passed = all(record["passed"] for record in records)
     if not passed:
         _check_arrays(paths)
@@ -88,6 +91,7 @@ def verify(paths: Paths, options: VerifyOptions, *, shards: int) -> dict[str, An
         "reference": parts[0].program,
         "worst": _worst(records),
         "arrays": _summaries(made, records) if records else [],
+        "certificate": certify(stored, proteins, made),
         "records": records,
         "masked_places": sum(len(protein.positions) for protein in proteins),
         "not_compared": _not_compared(made, proteins, records),

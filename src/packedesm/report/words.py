@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from packedesm.errors import printable
@@ -120,6 +120,12 @@ def _cosine(value: float | None) -> str:
     return "not a number" if value is None else f"{value:.8f}"
 
 
+def _neighbours(same: Mapping[str, Any]) -> str:
+    """Format how many neighbours are the same; only where all are it looks so."""
+    k, mean = same["k"], same["mean"]
+    return f"{k} of {k}" if mean == k else f"{min(mean, k - 0.1):.1f} of {k}"
+
+
 def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
@@ -134,6 +140,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "scientific": scientific,
     "rounded": rounded,
     "cosine": _cosine,
+    "neighbours": _neighbours,
     "quoted": _quoted,
     "array_in_words": array,
 }
