@@ -11,7 +11,6 @@ from packedesm.errors import Fault
 from packedesm.esm2 import fused, kernels
 from packedesm.esm2.attention import PREFERENCE
 from packedesm.esm2.registry import DEMO
-from packedesm.reference.comparison import AUTO_LIMITS
 from tests.fake_cuda.attention import install_stand_ins
 from tests.fake_cuda.models import fake_model
 
@@ -48,7 +47,7 @@ def wrong_by(monkeypatch, factor: float) -> None:
 def test_a_device_that_computes_wrong_is_told_in_each_number_format(monkeypatch, factor, wrong):
     wrong_by(monkeypatch, factor)
     found = findings(trials.machine("cpu"))
-    for dtype in AUTO_LIMITS:
+    for dtype in trials.FORMATS:
         finding = found[f"CPU {dtype}"]
         amiss = "fault" if dtype == "float32" else "note"
         assert finding.status == (amiss if dtype in wrong else "ok")
@@ -117,7 +116,7 @@ def test_memory_that_is_short_is_told_as_that_and_the_rest_is_tried(monkeypatch)
     assert found["CPU attention"].status == "ok"
 
 
-@pytest.mark.parametrize("dtype", AUTO_LIMITS)
+@pytest.mark.parametrize("dtype", trials.FORMATS)
 @pytest.mark.parametrize("backend", PREFERENCE["cuda"])
 def test_attention_is_tried_on_the_gpu(monkeypatch, fake_cuda, backend, dtype):
     """Rehearsed without numbers: what is compared is of the GPU, and of one shape."""
@@ -138,7 +137,7 @@ def test_attention_is_tried_on_the_gpu(monkeypatch, fake_cuda, backend, dtype):
     assert found.shape == expected.shape == (178, 2, 64)
 
 
-@pytest.mark.parametrize("dtype", AUTO_LIMITS)
+@pytest.mark.parametrize("dtype", trials.FORMATS)
 def test_a_pack_is_tried_on_the_gpu(monkeypatch, fake_cuda, dtype):
     """Rehearsed in the same way."""
     from torch._subclasses.fake_tensor import FakeTensorMode

@@ -136,8 +136,8 @@ def test_products_that_do_not_bear_it_stay_float(monkeypatch):
     checkpoint, cpu = prepare(DEMO, "auto"), torch.device("cpu")
     means, found = int8_model._means, []
 
-    def watch(model):
-        found.append(means(model))
+    def watch(hidden, inputs):
+        found.append(means(hidden, inputs))
         return found[-1]
 
     monkeypatch.setattr(int8_model, "_means", watch)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from packedesm.device.auto import compute_dtype, load_fitting, load_model, resolve_dtype
+from packedesm.device.auto import load_model, resolve_dtype
 from packedesm.device.cpu import slow_reason
 from packedesm.device.gpus import visible_gpus
 from packedesm.device.hardware import Device, check_dtype, fits, job_gpus
@@ -31,7 +31,6 @@ from packedesm.esm2.attention import (
 from packedesm.esm2.checkpoints import prepare, read_geometry
 from packedesm.esm2.fused import TORCH, TRITON, select_kernels
 from packedesm.esm2.geometry import VOCABULARY
-from packedesm.esm2.int8_model import INT8, expect_int8
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.model_files import weight_files
 from packedesm.esm2.registry import DEMO, MODELS, Checkpoint, locate
@@ -39,6 +38,7 @@ from packedesm.reference.comparison import AUTO_LIMITS
 
 Facts = Iterator[dict[str, Any]]
 
+FORMATS = [name for name in AUTO_LIMITS if name != "int8"]  # that a model can be loaded in
 _LENGTHS = (3, 40, 5, 130)  # tokens of the sequences of a pack
 _HEADS, _HEAD_DIM = 2, 64  # which every backend computes; the models from 650M on have such heads
 _GPU = torch.device("cuda", 0)
@@ -112,13 +112,13 @@ def _computing(device: torch.device) -> Facts:
     exact = load_model(checkpoint, torch.float32, torch.device("cpu"))
     alone = torch.cat([_hidden(exact, [length], "sdpa") for length in _LENGTHS])
     first = resolve_dtype("auto", device)[0]
-    for dtype in (first, *(name for name in AUTO_LIMITS if name != first)):
+    for dtype in (first, *(name for name in FORMATS if name != first)):
         yield {"doing": f"computing in {dtype}"}
         given = (checkpoint, dtype, device, alone, dtype == first)
         tried = _tried(partial(_pass, *given))
         yield {"dtype": dtype, "automatic": dtype == first, **tried}
     for backend in PREFERENCE[device.type]:
-        for dtype in (name for name in AUTO_LIMITS if name != INT8):
+        for dtype in FORMATS:
             yield {"doing": f"computing attention {backend} in {dtype}"}
             tried = _tried(partial(_attention, backend, dtype, device))
             yield {"attention": backend, "in": dtype, **tried}
@@ -138,15 +138,14 @@ def _pass(
     """Return how a pack went through the model as a job would do it, unless it never would."""
     try:
         check_dtype(device, dtype)
-        if dtype == INT8:
-            expect_int8(device, checkpoint.geometry)
     except UserError as error:
         return {"lacking": str(error)}
-    number, geometry = compute_dtype(dtype, checkpoint.geometry), checkpoint.geometry
+    number, geometry = getattr(torch, dtype), checkpoint.geometry
     backend = select_backend("auto", device, number, geometry.head_dim)
     # What a job would measure besides takes a while, and is kept where this leaves nothing.
     used = select_kernels(geometry, number, device, TRITON if fused else TORCH)
-    model = load_fitting(checkpoint, dtype, used.name, device)
+    model = load_model(checkpoint, number, device)
+    model.use_kernels(used.name)
     found = _hidden(model, _LENGTHS, backend.name)
     distance = _distance(dtype, found.split(_LENGTHS), expected.split(_LENGTHS))
     why = used.reason if fused and device.type == "cuda" and used.name == TORCH else None
