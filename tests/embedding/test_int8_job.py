@@ -106,6 +106,13 @@ def float_products(sample) -> tuple[str, ...]:
     return ShardRun.read(sample.paths.shard_run(0)).plan.float_products
 
 
+def test_what_half_precision_does_not_hold_has_the_model_in_float32():
+    model = packedesm.load_model(DEMO, "int8", "cpu", check=False)
+    exact = model.in_float32(torch.device("cpu"))
+    assert (model.esm2.number_format, exact.number_format) == ("int8", "float32")
+    assert exact.layers[0].fc1.weight.dtype == torch.float32
+
+
 def test_the_other_jobs_take_what_the_first_one_has_chosen(tmp_path, fasta):
     sample = Sample(tmp_path, fasta, **IN_INT8)
     sample.run()

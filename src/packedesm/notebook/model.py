@@ -207,7 +207,11 @@ class EmbeddingModel(nn.Module):
         try:
             model = load_weights(self.checkpoint, torch.float32, device, heads)
         except UserError:  # the file is gone, or another one
+            if self.esm2.mixed is not None:
+                raise
             return copy.deepcopy(self.esm2).to(device, torch.float32)
+        if self.esm2.mixed is not None:  # nothing can have changed the weights
+            return model
         now = self.esm2.state_dict()
         for name, tensor in model.state_dict().items():
             if not torch.equal(tensor.to(now[name].dtype), now[name].to(device)):
@@ -240,7 +244,8 @@ def load_model(
         A name that ``packedesm models`` lists, or the path of an ESM-2, as the command takes it. A
         published model that is not here yet is downloaded.
     dtype
-        Number format of the computation: ``float32``, ``bfloat16``, ``float16``; or ``auto``,
+        Number format of the computation: ``float32``, ``bfloat16``, ``float16``; ``int8`` on a CPU,
+        for `embed` alone, which is not for training; or ``auto``,
         float32 on a CPU, and on a GPU float16, or where the weights do not bear it bfloat16, then
         float32.
     device
