@@ -1,6 +1,12 @@
-from packedesm.files import read_json
+import shutil
+
+import pytest
+
+from packedesm.files import file_digest, read_json
+from packedesm.paths import Paths
+from packedesm.results.reader import Results
 from tests.rules.conftest import REPEATED
-from tests.workflow import snakemake
+from tests.workflow import jobs_run, snakemake
 
 
 def test_the_report_is_one_page_that_says_what_was_done(run_rule):
@@ -29,3 +35,17 @@ def test_a_table_colours_the_maps_and_one_that_is_none_stops_the_run_at_once(wit
     assert done.returncode == 0, done.stdout
     assert "The vectors by kind" in (folder / page).read_text()
     assert (folder / page).with_name("packedesm_mqc.json").exists()
+
+
+@pytest.mark.slow
+def test_a_page_that_was_edited_is_drawn_again_and_costs_no_manifest(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder, copy_function=shutil.copy2)
+    paths = Paths(folder / "results" / "sixty")
+    digest = file_digest(paths.report)
+    paths.report.write_text(paths.report.read_text() + "<!-- mine -->")
+    done = snakemake(folder)
+    assert done.returncode == 0, done.stdout
+    assert jobs_run(done.stdout) == {"report", "manifest"}
+    assert Results(paths.root).manifest["sha256"]["report.html"] == file_digest(paths.report)
+    assert file_digest(paths.report) == digest
