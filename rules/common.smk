@@ -123,7 +123,7 @@ def changes_no_result(value):
 def fasta_files(wildcards):
     """Return the input of a sample."""
     if first:
-        run_again(PLANNING.outdated_steps(wildcards.sample, SHARDS))
+        draw_again(PLANNING.outdated_steps(wildcards.sample, SHARDS))
         if not workflow.dryrun:
             PLANNING.remember_shards(SHARDS)
     return SAMPLES[wildcards.sample]
@@ -132,7 +132,7 @@ def fasta_files(wildcards):
 def model_files(_wildcards):
     """Return the weights as input where the user names a path, so that new ones are noticed."""
     if first:
-        run_again(PLANNING.outdated_checkpoint())
+        draw_again(PLANNING.outdated_checkpoint())
     return WEIGHTS
 
 
@@ -182,6 +182,22 @@ def run_again(outdated):
     """
     if RerunTrigger.PARAMS in workflow.dag_settings.rerun_triggers:
         workflow.dag.forcefiles.update(map(str, outdated))
+
+
+def draw_again(outdated):
+    """Let steps run again that the report comes after; end if its table can come from nowhere.
+
+    Snakemake takes a step that lacks an input for one that need not run, if the step's files are
+    there, and swallows every exception but SystemExit that says otherwise.
+    """
+    for table in map(place, ANNOTATIONS):
+        made = any(rule.is_producer(table) for rule in workflow.rules)
+        if outdated and not made and not Path(table).exists():
+            raise SystemExit(
+                f"packedesm: {table}: is not there, and no rule makes it; the report cannot be "
+                "drawn again; check config key report.annotations"
+            )
+    run_again(outdated)
 
 
 # What a cluster is asked for. Where the files that decide it do not exist yet, Snakemake asks again

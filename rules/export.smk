@@ -6,7 +6,8 @@ rule export:
         index=SAMPLE.index,
         fasta=fasta_to_export,
     output:
-        record=SAMPLE.export("{format}"),
+        # Not removed before the job: it is what tells which files there are an earlier export's.
+        record=update(SAMPLE.export("{format}")),
     log:
         log_of("export.{format}", "sample"),
     benchmark:

@@ -5,12 +5,17 @@ from dataclasses import replace
 import pytest
 
 from packedesm.config import resolve, with_arrays
-from packedesm.files import combined, write_record
+from packedesm.files import combined, file_digest, write_record
 from packedesm.options import EmbedOptions, ReportOptions, ShardOptions, VerifyOptions
 from packedesm.outputs import CONTACT_HEAD, LANGUAGE_HEAD
 from packedesm.paths import Paths
 from packedesm.results.inputs import MISSING
-from packedesm.results.outdated import kept_number, outdated_checkpoint, outdated_steps
+from packedesm.results.outdated import (
+    gone_results,
+    kept_number,
+    outdated_checkpoint,
+    outdated_steps,
+)
 from tests.typed import checkpoint, shard_run
 
 
@@ -36,17 +41,22 @@ def run(tmp_path) -> Paths:
         replace(job, options=EmbedOptions.of(CONFIG)).write(paths.shard_run(shard))
     write_record(paths.verification, {"options": VerifyOptions.part(CONFIG)})
     reporting = {"options": ReportOptions.part(CONFIG), "table": "e" * 64}
-    write_record(paths.reporting, reporting)
+    for record, content, files in (
+        (paths.metrics, {}, [paths.packing, paths.throughput]),
+        (paths.reporting, reporting, paths.drawn()),
+    ):
+        for path in files:
+            path.write_text(path.name)
+        digests = {path.name: file_digest(path) for path in files}
+        write_record(record, content | {"sha256": digests})
     return run
 
 
 def outdated(run: Paths, config=CONFIG, inputs=INPUTS, shards=2) -> set[str]:
     paths = Paths(run.root / "sample")
     found = outdated_steps(run, paths, config, inputs, shards)
-    return {
-        path.relative_to(paths.work if path != paths.verification else paths.root).as_posix()
-        for path in found
-    }
+    inside = (paths.work if path.is_relative_to(paths.work) else paths.root for path in found)
+    return {path.relative_to(folder).as_posix() for path, folder in zip(found, inside, strict=True)}
 
 
 def test_what_is_asked_for_again_is_not_outdated(run):
@@ -130,3 +140,40 @@ def test_a_named_models_record_tells_whether_its_regression_was_read(run):
     checkpoint(regression="/checkpoints/x-contact-regression.pt").write(run.checkpoint)
     assert outdated_checkpoint(run, model, [], needs) == []
     assert outdated_checkpoint(run, model, []) == [run.checkpoint]
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("report.html", "reporting.json"),
+        ("packedesm_time_mqc.json", "reporting.json"),
+        ("packing.tsv", "metrics.json"),
+        ("throughput.tsv", "metrics.json"),
+    ],
+)
+def test_a_small_file_that_was_changed_or_is_gone_is_written_again(run, name, step):
+    path = Paths(run.root / "sample").root / name
+    content = path.read_text()
+    path.write_text(content.upper())
+    assert outdated(run) == {step}
+    path.unlink()
+    assert outdated(run) == {step}
+    path.write_text(content)
+    assert outdated(run) == set()
+
+
+def test_any_file_of_finished_results_that_is_gone_is_written_again(tmp_path):
+    paths, config = Paths(tmp_path), asked(outputs=["mean", "residue"], layers=[-1, 0])
+    for path in paths.arrays(config["arrays"]):
+        path.touch()
+    expected = {path for path in paths.results() if path.suffix != ".npy"} - {paths.manifest}
+    assert gone_results(paths, config) == []  # they are not finished
+    paths.manifest.touch()
+    assert set(gone_results(paths, config)) == expected
+    for path in expected:
+        path.touch()
+    assert gone_results(paths, config) == []
+    gone = [paths.array("mean.layer0"), paths.residue_offsets]
+    for path in gone:
+        path.unlink()
+    assert gone_results(paths, config) == gone

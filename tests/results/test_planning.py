@@ -103,6 +103,17 @@ def test_a_report_is_outdated_by_another_table_of_whatever_age(planned, prefix):
     assert planning.outdated_steps("a", 2) == []
 
 
+@pytest.mark.parametrize("prefix", ["", "sub/"])
+def test_what_is_gone_of_finished_results_is_seen_without_the_work(planned, prefix):
+    planning, paths = planned(prefix), Paths(f"{prefix}results/a")
+    paths.root.mkdir(parents=True)
+    for path in (*paths.results(), *paths.arrays(["mean"])):
+        path.touch()
+    assert planning.outdated_steps("a", 2) == []
+    paths.array("mean").unlink()
+    assert planning.outdated_steps("a", 2) == [paths.array("mean")]
+
+
 def test_a_module_may_put_another_folder_in_the_place_of_the_results(planned):
     replaced = replace(planned(), place=lambda path: path.replace("results/", "sub/", 1))
     assert replaced.sample("a").root == Path("sub/a")

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 import packedesm
+from packedesm.files import file_digest
 from packedesm.paths import Paths
 from tests.commands import state_of
 from tests.workflow import jobs_run, snakemake
@@ -44,5 +45,9 @@ def test_a_format_that_is_asked_for_later_runs_that_rule_alone(run_in):
     (paths.root.parent.parent / "table.tsv").write_text("id\tkind\nx\ty\n")
     another = ("--dry-run", "--config", "report={'annotations': 'table.tsv'}")
     assert run_in(["h5"], *another)[1] == {"report", "manifest"}
+    # What runs again replaces its own files, and no others.
+    digest = file_digest(paths.exports / "per_protein.h5")
     (paths.exports / "per_protein.h5").unlink()
-    assert run_in(["h5"], "--dry-run")[1] == {"export"}
+    assert run_in(["h5"])[1] == {"export"}
+    assert file_digest(paths.exports / "per_protein.h5") == digest
+    assert run_in(["h5"], "--dry-run")[1] == set()

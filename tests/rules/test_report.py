@@ -1,6 +1,14 @@
-from packedesm.files import read_json
+import shutil
+from subprocess import CompletedProcess
+
+import pytest
+
+from packedesm.files import file_digest, read_json
+from packedesm.paths import Paths
+from packedesm.results.reader import Results
+from tests.commands import state_of
 from tests.rules.conftest import REPEATED
-from tests.workflow import snakemake
+from tests.workflow import ROOT, jobs_run, snakemake
 
 
 def test_the_report_is_one_page_that_says_what_was_done(run_rule):
@@ -29,3 +37,45 @@ def test_a_table_colours_the_maps_and_one_that_is_none_stops_the_run_at_once(wit
     assert done.returncode == 0, done.stdout
     assert "The vectors by kind" in (folder / page).read_text()
     assert (folder / page).with_name("packedesm_mqc.json").exists()
+
+
+@pytest.mark.slow
+def test_a_page_that_was_edited_is_drawn_again_and_costs_no_manifest(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder, copy_function=shutil.copy2)
+    paths = Paths(folder / "results" / "sixty")
+    digest = file_digest(paths.report)
+    paths.report.write_text(paths.report.read_text() + "<!-- mine -->")
+    done = snakemake(folder)
+    assert done.returncode == 0, done.stdout
+    assert jobs_run(done.stdout) == {"report", "manifest"}
+    assert Results(paths.root).manifest["sha256"]["report.html"] == file_digest(paths.report)
+    assert file_digest(paths.report) == digest
+
+
+MADE_BY_A_RULE = f"""
+include: "{ROOT}/Snakefile"
+rule table:
+    output: "made.tsv"
+    shell: "false"
+"""
+
+
+@pytest.mark.slow
+def test_a_table_that_is_nowhere_and_made_by_no_rule_is_told_before_any_step(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder, copy_function=shutil.copy2)
+    before = state_of(folder / "results")
+    (folder / "Snakefile").write_text(MADE_BY_A_RULE)
+
+    def planned(table: str) -> CompletedProcess[str]:
+        asked = ["all", "--dry-run", "--config", f"report={{'annotations': '{table}'}}"]
+        return snakemake(folder, *asked, snakefile=folder / "Snakefile")
+
+    refused = planned("nowhere.tsv")
+    assert refused.returncode == 1
+    assert "nowhere.tsv: is not there, and no rule makes it" in refused.stdout
+    assert state_of(folder / "results") == before
+    made = planned("made.tsv")
+    assert made.returncode == 0, made.stdout
+    assert jobs_run(made.stdout) == {"table", "report", "manifest"}

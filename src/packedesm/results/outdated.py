@@ -13,7 +13,7 @@ from typing import Any
 
 from packedesm.embedding.record import ShardRun
 from packedesm.errors import Fault
-from packedesm.files import combined, read_record
+from packedesm.files import combined, file_digest, read_record
 from packedesm.options import (
     EmbedOptions,
     ReferenceOptions,
@@ -97,10 +97,33 @@ def outdated_steps(
     verification = _record(paths.verification)
     if verification and verification.get("options", verify) != verify:
         found.append(paths.verification)
+    metrics = _record(paths.metrics)
+    if metrics and _changed(paths, metrics):
+        found.append(paths.metrics)
     reporting = _record(paths.reporting)
-    if reporting and _otherwise_reported(reporting, ReportOptions.part(config), table):
+    if reporting and (
+        _otherwise_reported(reporting, ReportOptions.part(config), table)
+        or _changed(paths, reporting)
+    ):
         found.append(paths.reporting)
     return found
+
+
+def gone_results(paths: Paths, config: Mapping[str, Any]) -> list[Path]:
+    """Return the files that finished results shall have and have not.
+
+    Snakemake looks for the last of them alone, the manifest.
+
+    Parameters
+    ----------
+    config
+        The resolved configuration with its arrays, see `packedesm.config.with_arrays`.
+    """
+    if not paths.manifest.exists():
+        return []
+    merged = [*paths.arrays(config["arrays"]), paths.index, paths.skipped]
+    told = [paths.metrics, paths.packing, paths.throughput, paths.verification, *paths.drawn()]
+    return [path for path in (*merged, *told) if not path.exists()]
 
 
 def embedded_as(paths: Paths, shard: int, config: Mapping[str, Any]) -> bool:
@@ -135,6 +158,12 @@ def _otherwise_reported(reporting: Mapping[str, Any], options: Any, table: str) 
     read = reporting.get("table")
     other = table != MISSING and read is not None and digests_of([table]) != [read]
     return other or reporting.get("options", options) != options
+
+
+def _changed(paths: Paths, record: Mapping[str, Any]) -> bool:
+    """Tell whether a small file is gone, or not as the step wrote it whose record this is."""
+    written = {paths.root / name: sha256 for name, sha256 in record.get("sha256", {}).items()}
+    return any(not path.is_file() or file_digest(path) != written[path] for path in written)
 
 
 def _record(path: Path) -> dict[str, Any] | None:

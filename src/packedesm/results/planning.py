@@ -18,6 +18,7 @@ from packedesm.results.folder import refuse_foreign_sample
 from packedesm.results.inputs import MISSING, describe
 from packedesm.results.outdated import (
     embedded_as,
+    gone_results,
     kept_number,
     outdated_checkpoint,
     outdated_steps,
@@ -117,14 +118,19 @@ class Planning:
         return outdated_checkpoint(self._run, self.options["model"], weights, heads)
 
     def outdated_steps(self, name: str, shards: int) -> list[Path]:
-        """Return the records of a sample's steps that were given something else than now."""
+        """Return what a sample's steps shall write again.
+
+        That is the records of those that were given something else than now, and files of finished
+        results that are gone or were changed.
+        """
         paths = self.sample(name)
+        gone = gone_results(paths, self.options)
         if not paths.sharding.exists():
-            return []
+            return gone
         inputs = self._described(self.samples[name])
         table = ReportOptions.of(self.options).table
         (read,) = self._described([table]) if table else [MISSING]
-        return outdated_steps(self._run, paths, self.options, inputs, shards, read)
+        return [*gone, *outdated_steps(self._run, paths, self.options, inputs, shards, read)]
 
     def outdated_exports(self, name: str) -> list[Path]:
         """Return the records of a sample's exports of which a file is gone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import shutil
 from collections.abc import Collection, Iterable, Sequence
@@ -11,7 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packedesm.errors import Fault, UserError, first_line, listed, plural, printable, quote
+from packedesm.errors import (
+    Fault,
+    UserError,
+    first_line,
+    listed,
+    plural,
+    printable,
+    quote,
+    quote_path,
+)
 from packedesm.files import combined, reading
 from packedesm.outputs import Array
 from packedesm.paths import Paths
@@ -144,10 +154,10 @@ def _targets(
     root = paths.exports
     if place is None:
         if root.is_symlink() or (root.exists() and not root.is_dir()):
-            raise UserError(f"{root}: is a link or a file; move it away, or name a place with -o")
+            raise UserError(f"{root}: is a link or a file; move it away")
         remove_left_behind(root)
         targets = {name: root / name for name in files}
-        _expect_free(_places(targets.values()), recorded(paths, format.name))
+        _expect_own(_places(targets.values()), recorded(paths, format.name))
         return targets
     as_file = bool(place.suffix) and not place.is_dir()
     targets = {name: place if as_file else place / name for name in files}
@@ -165,11 +175,12 @@ def _places(targets: Iterable[Path]) -> list[Path]:
     return [place for target in targets for place in (target, id_table(target))]
 
 
-def _expect_free(places: Iterable[Path], own: Collection[Path] = ()) -> None:
+def _expect_own(places: Iterable[Path], own: Collection[Path]) -> None:
     """Raise UserError if something is there that is not of an earlier export."""
     for path in places:
-        if path not in own:
-            expect_free(path)
+        if path not in own and os.path.lexists(path):
+            told = quote_path(path)
+            raise UserError(f"{told}: is there already, and no record names it; move it away")
 
 
 def _name(results: Results, asked: str) -> str:
@@ -283,12 +294,13 @@ def _put(
         What the record tells of it; None where none is kept.
     """
     if recording is None:
-        _expect_free(places)
+        for path in places:
+            expect_free(path)
         publish(folder, moves, ())
         return
     paths, name = Paths(results.path), recording.format
     own = recorded(paths, name)
-    _expect_free(places, own)
+    _expect_own(places, own)
     write_export_record(paths, name, moves.values(), None)
     publish(folder, moves, [path for path in places if path in own])
     write_export_record(paths, name, moves.values(), _made(results, recording))
