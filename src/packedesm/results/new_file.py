@@ -29,13 +29,19 @@ def check_new_file(output: Path, *results: Path, make_folder: bool = False) -> N
     with _possible(told):
         folder = output.parent.resolve()
         within = any(folder.is_relative_to(path.resolve()) for path in results)
-        if within or any(map(_is_of_results, (folder, *folder.parents))):
+        if within or lies_in_results(output):
             raise UserError(f"{told}: lies in a folder of results; give another place with -o")
         expect_free(output)
         if not (output.parent.is_dir() or (make_folder and not os.path.lexists(output.parent))):
             raise UserError(
                 f"{quote_path(output.parent)}: is no folder; make it, or name another with -o"
             )
+
+
+def lies_in_results(path: Path) -> bool:
+    """Tell whether one of the folders around a path holds results, finished or not."""
+    folder = path.parent.resolve()
+    return any(map(_is_of_results, (folder, *folder.parents)))
 
 
 def expect_free(path: Path) -> None:
