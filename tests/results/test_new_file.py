@@ -35,6 +35,9 @@ PLACES = {
     "claimed/new.h5": IN_RESULTS,
     "unfinished/new.h5": IN_RESULTS,
     "workflow/sample/new.h5": IN_RESULTS,
+    "workflow/waiting/new.h5": IN_RESULTS,
+    "workflow/queued/new.h5": IN_RESULTS,
+    "workflow/common/new.h5": IN_RESULTS,  # a link to where its samples keep what they share
     "loop/new.h5": "name another with -o",
 }
 
@@ -55,6 +58,10 @@ def folder(tmp_path, monkeypatch) -> Path:
     write_record(Paths(tmp_path / "unfinished").request, {})
     write_record(Paths(tmp_path / "workflow").checkpoint, {})
     write_record(Paths(tmp_path / "workflow" / "sample").sharding, {})
+    # Of a sample whose first step has just begun, or stands in a cluster's queue.
+    Paths(tmp_path / "workflow" / "waiting").locks.mkdir(parents=True)
+    Paths(tmp_path / "workflow" / "queued").shard_fasta(0).parent.mkdir(parents=True)
+    (tmp_path / "workflow" / "common").symlink_to(".work")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

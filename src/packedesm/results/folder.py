@@ -157,7 +157,7 @@ def one_at_a_time(paths: Paths, step: str) -> Iterator[None]:
     A Snakemake that was killed leaves jobs behind, and the next one starts the same step: that must
     not end before the one that was left behind, whose files would stand.
     """
-    path = paths.work / "locks" / step
+    path = paths.locks / step
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from packedesm.errors import UserError, quote_path
-from packedesm.paths import Paths
+from packedesm.paths import WORK, Paths
 
 
 def check_new_file(output: Path, *results: Path, make_folder: bool = False) -> None:
@@ -66,8 +66,13 @@ def _possible(told: str) -> Iterator[None]:
 def _is_of_results(folder: Path) -> bool:
     """Tell whether a folder holds results, or the work of a run that shall have some.
 
-    The workflow keeps what its samples share in a folder of work around them, without these files.
+    The workflow keeps what its samples share, the record of the checkpoint, in a folder of work
+    around them. That is one; what lies beside it is not.
     """
     paths = Paths(folder)
-    begun = any(path.exists() for path in (paths.lock, paths.request, paths.sharding))
-    return begun or (paths.manifest.exists() and paths.index.exists())
+    # Of the workflow's samples the last two are there before anything is recorded.
+    begun = (paths.lock, paths.request, paths.sharding, paths.locks, paths.shard_fasta(0).parent)
+    if any(path.exists() for path in begun):
+        return True
+    shared = folder.name == WORK and Paths(folder.parent).checkpoint.exists()
+    return shared or (paths.manifest.exists() and paths.index.exists())
