@@ -107,7 +107,7 @@ def test_a_reader_that_leaves_early_is_no_fault():
         ("empty", "is empty; name a folder"),
         ("dangling link", "is a link to nothing"),
         ("file", "is a file, not a folder"),
-        ("below a file", "part of this path is a file"),
+        ("below a file", "file: is a file, not a folder"),
         ("link to itself", "link"),
         ("long name", "too long"),
         ("long path", "too long"),

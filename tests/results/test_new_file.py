@@ -22,7 +22,9 @@ IN_RESULTS = "lies in a folder of results; give another place with -o"
 PLACES = {
     "mine.h5": "mine.h5: is there already; remove it, or name another with -o",
     "link.h5": "link.h5: is there already; remove it",
-    "mine.h5/new.h5": "mine.h5: is no folder",
+    "mine.h5/new.h5": "mine.h5: is a file, not a folder; name another with -o",
+    "mine.h5/below/new.h5": "mine.h5: is a file, not a folder; name another with -o",
+    "mine.h5/below": "mine.h5: is a file, not a folder; name another with -o",
     "results/mean.npy": IN_RESULTS,  # to remove that would be bad advice
     "results/new.h5": IN_RESULTS,
     "results/exports/new.h5": IN_RESULTS,

@@ -265,8 +265,9 @@ def _refuse_links(paths: Paths) -> None:
         raise UserError(f"{root}: is a link to itself; choose another folder for the results")
     if root.is_symlink() and not root.exists():
         raise UserError(f"{root}: is a link to nothing; choose another folder for the results")
-    if root.exists() and not root.is_dir():
-        raise UserError(f"{root}: is a file, not a folder; choose another folder for the results")
+    there = next(path for path in (root, *root.parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"{there}: is a file, not a folder; choose another folder for the results")
     folders = (work, paths.exports)
     odd = [path for path in folders if path.is_symlink() or (path.exists() and not path.is_dir())]
     files = [*paths.results(), paths.lock, paths.request]

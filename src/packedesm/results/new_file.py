@@ -32,10 +32,15 @@ def check_new_file(output: Path, *results: Path, make_folder: bool = False) -> N
         if within or lies_in_results(output):
             raise UserError(f"{told}: lies in a folder of results; give another place with -o")
         expect_free(output)
-        if not (output.parent.is_dir() or (make_folder and not os.path.lexists(output.parent))):
-            raise UserError(
-                f"{quote_path(output.parent)}: is no folder; make it, or name another with -o"
-            )
+        _check_folder(output.parent, make_folder)
+
+
+def _check_folder(folder: Path, make_folder: bool) -> None:
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if there.exists() and not there.is_dir():
+        raise UserError(f"{quote_path(there)}: is a file, not a folder; name another with -o")
+    if not (folder.is_dir() or (make_folder and there.is_dir())):
+        raise UserError(f"{quote_path(folder)}: is no folder; make it, or name another with -o")
 
 
 def lies_in_results(path: Path) -> bool:
