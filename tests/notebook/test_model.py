@@ -307,8 +307,8 @@ def test_pool_takes_the_vectors_of_this_pack_alone(demo):
         (demo(other), batch, r"of shape \(12, 192\), and the pack has 5 tokens; give .* very pack"),
         (hidden, other, r"of shape \(5, 192\), and the pack has 12 tokens"),
         (hidden[None], batch, r"of shape \(1, 5, 192\)"),
-        (hidden.numpy(), batch, "hidden is of type ndarray, not Tensor"),
-        (hidden, ["MKT"], "batch is of type list, not PackedBatch"),
+        (hidden.numpy(), batch, "hidden is of type ndarray, not a tensor"),
+        (hidden, ["MKT"], "batch is of type list, not a pack"),
         (hidden.to("meta"), batch, r"on meta, the pack on cpu; give batch\.to\(hidden\.device\)"),
     ]
     for vectors, pack, message in given:

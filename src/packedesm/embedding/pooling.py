@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from packedesm.errors import UserError, plural, quote
 from packedesm.options import SPECIAL_TOKENS
-from packedesm.packing.batch import PackedBatch
+
+if TYPE_CHECKING:
+    from packedesm.packing.batch import PackedBatch
 
 _POOLED = ("mean", "cls", "max", "residue")
 _FORMATS = ("float32", "float16", "bfloat16", "float64")
@@ -94,12 +97,16 @@ def _check_vectors(hidden: torch.Tensor, batch: PackedBatch) -> None:
 
     Of another pack's vectors segments would be reduced all the same.
     """
-    for name, value, kind in (("hidden", hidden, torch.Tensor), ("batch", batch, PackedBatch)):
-        if not isinstance(value, kind):
-            raise UserError(
-                f"pool(): {name} is of type {type(value).__name__}, not {kind.__name__}; give what "
-                "the model returned for a pack, and that pack"
-            )
+    if not isinstance(hidden, torch.Tensor):
+        raise UserError(
+            f"pool(): hidden is of type {type(hidden).__name__}, not a tensor; give what the model "
+            "returned for the pack"
+        )
+    if not hasattr(batch, "lengths"):
+        raise UserError(
+            f"pool(): batch is of type {type(batch).__name__}, not a pack; give what "
+            "packedesm.pack([...]) returned"
+        )
     tokens = sum(batch.lengths)
     if hidden.ndim != 2 or len(hidden) != tokens:
         raise UserError(
