@@ -103,7 +103,10 @@ def test_a_pipe_is_read_in_its_place(tmp_path, files, embed):
     before = state_of(tmp_path / "out")
     with standard_input(piped(">piped\nMKW\n")):
         status, said = embed(files["b"], "-", files["a"])
-    assert status == 2 and "could be read only once" in the_line(said)
+    once = "(an input was read from standard input, which can be read only once)"
+    assert status == 2 and once in the_line(said)
+    status, said = embed(files["b"], files["a"])
+    assert status == 2 and once in the_line(said)
     with standard_input(piped(">piped\nMKW\n")):
         status, said = embed(files["b"], "-", files["a"], more=("--force",))
     assert status == 2 and the_line(said).startswith("packedesm: standard input: can be read only")
@@ -192,3 +195,8 @@ def test_files_on_both_sides_of_an_option_are_explained(files, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["embed", str(files["a"]), "-o", "out", str(files["b"])])
     assert "FASTA files stand together" in capsys.readouterr().err
+    for command in (["models", "x"], ["neighbours", "a", "b"], ["fetch", "a", "b"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(command)
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said == f"packedesm: error: unrecognized arguments: {command[-1]}"

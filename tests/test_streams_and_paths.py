@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from packedesm.cli import main
@@ -18,6 +19,7 @@ from packedesm.esm2.registry import TINY
 from packedesm.paths import Paths
 from tests.commands import Command, bits, state_of, the_line
 from tests.forks import Forked
+from tests.results.made_up import write_results
 from tests.workflow import BIN, ROOT
 
 PACKEDESM = BIN / "packedesm"
@@ -74,6 +76,25 @@ def test_a_text_that_cannot_be_written_is_told_by_the_exit_status(command, full)
         assert done.stderr == "packedesm: standard output: No space left on device\n"
 
 
+CLOSED = ["packedesm: standard output: is closed; send it to a file or a program"]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"), [("models", CLOSED), ("neighbours OUT", CLOSED), ("--version", [])]
+)
+def test_an_answer_that_leads_nowhere_is_told_by_the_exit_status(tmp_path, command, said):
+    """Where a file is named it holds the answer, whatever is closed."""
+    out = write_results(tmp_path / "out", np.eye(2, dtype=np.float32))
+    arguments = command.replace("OUT", str(out)).split()
+    done = shell("PACKEDESM >&-", arguments)
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if line.startswith("packedesm")] == said
+    if str(out) in arguments:
+        table = tmp_path / "nearest.tsv"
+        assert shell("PACKEDESM >&- 2>&-", [*arguments, "-o", str(table)]).returncode == 0
+        assert table.read_text().count("\n") == 3
+
+
 def test_a_reader_that_leaves_early_is_no_fault():
     done = shell("PACKEDESM models | head -1")
     assert done.stdout.startswith("name")
@@ -86,7 +107,7 @@ def test_a_reader_that_leaves_early_is_no_fault():
         ("empty", "is empty; name a folder"),
         ("dangling link", "is a link to nothing"),
         ("file", "is a file, not a folder"),
-        ("below a file", "part of this path is a file"),
+        ("below a file", "file: is a file, not a folder"),
         ("link to itself", "link"),
         ("long name", "too long"),
         ("long path", "too long"),

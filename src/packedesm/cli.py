@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import io
 import logging
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from packedesm.commands.parser import Parser
-from packedesm.commands.streams import flushed, say
+from packedesm.commands.streams import closed, flushed, say
 from packedesm.errors import Fault, UserError, permissions_told, printable
 from packedesm.log import LineFormatter, expect_end
 
@@ -33,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 a fault, 2 the user's input."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the shell: `>&-`
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115, open to the end
+            setattr(sys, name, closed())
         if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # whatever can be written is
     try:

@@ -44,6 +44,7 @@ class Paths:
         self.contacts_offsets = self.root / "contacts_offsets.npy"
         self.exports = self.root / EXPORTS
         self.lock = self.work / "lock"
+        self.locks = self.work / "locks"
         self.request = self.work / "request.json"
         self.checkpoint = self.work / "checkpoint.json"
         self.sharding = self.work / "sharding.json"
@@ -111,8 +112,8 @@ class Paths:
         records = [self.lock, self.request, self.checkpoint, self.sharding, self.merging]
         seconds = [self.sharding_seconds, self.merging_seconds]
         files = [*records, *seconds, self.reporting, self.shard_index, self.shard_skipped]
-        return {path.name for path in files} | {
-            *("shards", "staging", "reference", "choices", "state", "embeddings", "locks")
+        return {path.name for path in (*files, self.locks)} | {
+            *("shards", "staging", "reference", "choices", "state", "embeddings")
         }
 
     def kept(self) -> bool:

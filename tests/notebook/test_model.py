@@ -284,14 +284,42 @@ def test_a_head_that_there_is_not_is_refused_by_its_name(demo):
 
 
 @pytest.mark.parametrize(
-    ("outputs", "message"),
-    [(["nope"], "makes no 'nope'; give some of mean, cls"), ("mean", r"give \['mean'\]")],
+    ("outputs", "dtype", "message"),
+    [
+        (["nope"], "float32", "makes no 'nope'; give some of mean, cls"),
+        ("mean", "float32", r"give \['mean'\]"),
+        (["mean"], "f32", "no number format 'f32'; give the name of one: float32"),
+        (["mean"], "int32", "no number format 'int32'"),
+        (["mean"], torch.float32, r"no number format 'torch\.float32'; give the name"),
+    ],
 )
-def test_pool_refuses_what_it_does_not_make(demo, outputs, message):
+def test_pool_refuses_what_it_does_not_make(demo, outputs, dtype, message):
     batch = packedesm.pack(["MKT"])
     hidden = demo.forward_packed(batch)
     with pytest.raises(packedesm.UserError, match=message):
-        packedesm.pool(hidden, batch, outputs, "float32")
+        packedesm.pool(hidden, batch, outputs, dtype)
+
+
+def test_pool_takes_the_vectors_of_this_pack_alone(demo):
+    batch, other = packedesm.pack(["MKT"]), packedesm.pack(["MKTAYIAKQR"])
+    hidden = demo(batch)
+    given = [
+        (demo(other), batch, r"of shape \(12, 192\), and the pack has 5 tokens; give .* very pack"),
+        (hidden, other, r"of shape \(5, 192\), and the pack has 12 tokens"),
+        (hidden[None], batch, r"of shape \(1, 5, 192\)"),
+        (hidden.numpy(), batch, "hidden is of type ndarray, not a tensor"),
+        (hidden, ["MKT"], "batch is of type list, not a pack"),
+        (hidden.to("meta"), batch, r"on meta, the pack on cpu; give batch\.to\(hidden\.device\)"),
+    ]
+    for vectors, pack, message in given:
+        with pytest.raises(packedesm.UserError, match=message):
+            packedesm.pool(vectors, pack, ["mean"], "float32")
+
+
+@pytest.mark.parametrize("given", ["MKT", ["MKT"], torch.zeros(1, 5, dtype=torch.int32)])
+def test_a_model_that_is_called_with_sequences_says_what_to_call(demo, given):
+    with pytest.raises(packedesm.UserError, match=r"pack\(\[\.\.\.\]\), or call model\.embed"):
+        demo(given)
 
 
 def test_float64_is_kept_as_float32_unless_it_is_said_otherwise():

@@ -156,3 +156,15 @@ def test_a_folder_that_is_not_ours_is_refused(planned):
     planned().refuse_foreign()
     with pytest.raises(UserError, match="did not make"):
         planned("sub/").refuse_foreign()
+
+
+@pytest.mark.parametrize("results", ["out", "out/more", "out/exports", "."])
+def test_nor_may_samples_lie_in_a_folder_of_results(planned, results):
+    write_record(Paths("." if results == "." else "out").request, {})
+    with pytest.raises(UserError, match=r"lies in a folder of results.*set `results`"):
+        planned(results=results).refuse_foreign()
+
+
+def test_beside_results_they_may(planned):
+    write_record(Paths("out").request, {})
+    planned(results="results").refuse_foreign()

@@ -210,6 +210,15 @@ def test_a_reader_that_leaves_early_is_no_fault(results, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "id,mutations,score\n", "")
 
 
+def test_scores_that_lead_nowhere_are_told(results, tmp_path):
+    path = tmp_path / "one.csv"
+    path.write_text("id,mutations\nshort,A1G\n")
+    line = f"'{BIN}/packedesm' variants '{results}' --mutations '{path}' >&-"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "packedesm: standard output: is closed; send it to a file or a program\n"
+
+
 def test_a_damaged_index_is_one_line_and_names_the_file(results, tmp_path, capsys):
     copy = shutil.copytree(results, tmp_path / "copy")
     (copy / "index.parquet").write_bytes(b"no Parquet")

@@ -22,6 +22,7 @@ from packedesm.paths import STANDARD_INPUT, Paths, named
 from packedesm.results.exports.configured import add_missing
 from packedesm.results.folder import at_rest, clean_up, finished_request, refuse_foreign, working_in
 from packedesm.results.inputs import check_together
+from packedesm.results.new_file import lies_in_results
 from packedesm.results.redrawing import kept_of_steps, record_redrawn, why_redraw
 from packedesm.results.request import Request, input_files
 
@@ -84,6 +85,8 @@ def _run(options: argparse.Namespace) -> None:
     paths = Paths(root)
     with explained(paths.root), permissions_told():
         refuse_foreign(paths)
+        if lies_in_results(root.resolve()) and not paths.kept():
+            raise UserError(f"{root}: lies in a folder of results; give another place with -o")
     for path in (*fastas, locate(config["model"], config["checkpoints"])):
         if path.resolve().is_relative_to(root.resolve()):
             raise UserError(f"{path}: lies in the folder of the results; give another with -o")

@@ -34,12 +34,18 @@ class Parser(argparse.ArgumentParser):
         if self.module is not None:
             module, self.module = import_module(self.module), None
             module.add_arguments(self)
-        return super().parse_known_args(_joined(sys.argv[1:] if args is None else args), namespace)
+        given = _joined(sys.argv[1:] if args is None else args)
+        found, left = super().parse_known_args(given, namespace)
+        several = any(action.nargs == "+" for action in self._get_positional_actions())
+        if several and left and not left[0].startswith("-"):  # argparse takes them from one place
+            self.error(
+                f"unrecognized arguments: {' '.join(left)} (FASTA files stand together, all before "
+                "the options or all after them)"
+            )
+        return found, left
 
     def error(self, message: str) -> NoReturn:
         """Exit with the line that is told."""
-        if re.match("unrecognized arguments: [^-]", message):  # argparse takes them from one place
-            message += " (FASTA files stand together, all before the options or all after them)"
         super().error(printable(message))
 
     def _print_message(self, message: str, file: Any = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ def standard_output() -> Iterator[TextIO]:
     Raises
     ------
     Fault
-        If it does not take it, as on a full disk.
+        If it does not take it, as on a full disk, or where it is closed.
     """
     try:
         yield sys.stdout
@@ -29,7 +30,18 @@ def standard_output() -> Iterator[TextIO]:
         if error.filename is not None:  # of a file that is read meanwhile
             raise
         if not isinstance(error, BrokenPipeError):
-            raise Fault(f"standard output: {error.strerror}") from error
+            why = "is closed; send it to a file or a program"
+            why = why if error.errno == errno.EBADF else str(error.strerror)
+            raise Fault(f"standard output: {why}") from error
+
+
+def closed() -> TextIO:
+    """Return what stands for a stream that is closed: it takes nothing, as a full disk.
+
+    It has the number of that stream, which the next file would get, and with it all that is printed
+    past Python.
+    """
+    return os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
 
 
 def answer(text: str) -> None:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from packedesm.errors import UserError, quote
+from packedesm.errors import UserError, plural, quote
 from packedesm.options import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
     from packedesm.packing.batch import PackedBatch
 
 _POOLED = ("mean", "cls", "max", "residue")
+_FORMATS = ("float32", "float16", "bfloat16", "float64")
 
 
 def pool(
@@ -51,9 +52,11 @@ def pool(
     Raises
     ------
     UserError
-        If `outputs` names another one, or is a text.
+        If `outputs` names another one, or is a text; if there is no such number format; or if
+        `hidden` are not the token vectors of this pack.
     """
-    _check_outputs(outputs)
+    _check_outputs(outputs, output_dtype)
+    _check_vectors(hidden, batch)
     dtype = getattr(torch, output_dtype)
     if fused and batch.residue_index is None:
         pooled = _pool_fused(hidden, batch, dtype)
@@ -74,7 +77,7 @@ def pool(
     return pooled
 
 
-def _check_outputs(outputs: Sequence[str]) -> None:
+def _check_outputs(outputs: Sequence[str], output_dtype: str) -> None:
     if isinstance(outputs, str):
         raise UserError(f"pool() takes a list of outputs, not {quote(outputs)}; give [{outputs!r}]")
     for output in outputs:
@@ -82,6 +85,39 @@ def _check_outputs(outputs: Sequence[str]) -> None:
             raise UserError(
                 f"pool() makes no {quote(str(output))}; give some of {', '.join(_POOLED)}"
             )
+    if output_dtype not in _FORMATS:
+        raise UserError(
+            f"pool() knows no number format {quote(str(output_dtype))}; give the name of one: "
+            f"{', '.join(_FORMATS)}"
+        )
+
+
+def _check_vectors(hidden: torch.Tensor, batch: PackedBatch) -> None:
+    """Raise UserError unless these can be what the model returned for the pack.
+
+    Of another pack's vectors segments would be reduced all the same.
+    """
+    if not isinstance(hidden, torch.Tensor):
+        raise UserError(
+            f"pool(): hidden is of type {type(hidden).__name__}, not a tensor; give what the model "
+            "returned for the pack"
+        )
+    if not hasattr(batch, "lengths"):
+        raise UserError(
+            f"pool(): batch is of type {type(batch).__name__}, not a pack; give what "
+            "packedesm.pack([...]) returned"
+        )
+    tokens = sum(batch.lengths)
+    if hidden.ndim != 2 or len(hidden) != tokens:
+        raise UserError(
+            f"pool(): hidden is of shape {tuple(hidden.shape)}, and the pack has "
+            f"{plural(tokens, 'token')}; give what the model returned for this very pack"
+        )
+    if hidden.device != batch.numbers.device:
+        raise UserError(
+            f"pool(): hidden is on {hidden.device}, the pack on {batch.numbers.device}; give "
+            "batch.to(hidden.device)"
+        )
 
 
 def _pool_fused(

@@ -144,7 +144,17 @@ class EmbeddingModel(nn.Module):
             From `packedesm.pack`, on any device.
         visit
             As `packedesm.PackedESM2.forward_packed` takes it.
+
+        Raises
+        ------
+        UserError
+            If `batch` is no pack.
         """
+        if not isinstance(batch, PackedBatch):
+            raise UserError(
+                f"batch: is of type {type(batch).__name__}, not a pack; give "
+                "packedesm.pack([...]), or call model.embed([...]) for the vectors of sequences"
+            )
         # The fastest backends, on a CPU and on the newest GPUs, have no gradients.
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
         attention = "sdpa" if trained else self._way().attention.name

@@ -157,7 +157,7 @@ def one_at_a_time(paths: Paths, step: str) -> Iterator[None]:
     A Snakemake that was killed leaves jobs behind, and the next one starts the same step: that must
     not end before the one that was left behind, whose files would stand.
     """
-    path = paths.work / "locks" / step
+    path = paths.locks / step
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
@@ -265,8 +265,9 @@ def _refuse_links(paths: Paths) -> None:
         raise UserError(f"{root}: is a link to itself; choose another folder for the results")
     if root.is_symlink() and not root.exists():
         raise UserError(f"{root}: is a link to nothing; choose another folder for the results")
-    if root.exists() and not root.is_dir():
-        raise UserError(f"{root}: is a file, not a folder; choose another folder for the results")
+    there = next(path for path in (root, *root.parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"{there}: is a file, not a folder; choose another folder for the results")
     folders = (work, paths.exports)
     odd = [path for path in folders if path.is_symlink() or (path.exists() and not path.is_dir())]
     files = [*paths.results(), paths.lock, paths.request]

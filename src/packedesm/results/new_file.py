@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from packedesm.errors import UserError, quote_path
-from packedesm.paths import Paths
+from packedesm.paths import WORK, Paths
 
 
 def check_new_file(output: Path, *results: Path, make_folder: bool = False) -> None:
@@ -29,13 +29,24 @@ def check_new_file(output: Path, *results: Path, make_folder: bool = False) -> N
     with _possible(told):
         folder = output.parent.resolve()
         within = any(folder.is_relative_to(path.resolve()) for path in results)
-        if within or any(map(_is_of_results, (folder, *folder.parents))):
+        if within or lies_in_results(output):
             raise UserError(f"{told}: lies in a folder of results; give another place with -o")
         expect_free(output)
-        if not (output.parent.is_dir() or (make_folder and not os.path.lexists(output.parent))):
-            raise UserError(
-                f"{quote_path(output.parent)}: is no folder; make it, or name another with -o"
-            )
+        _check_folder(output.parent, make_folder)
+
+
+def _check_folder(folder: Path, make_folder: bool) -> None:
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if there.exists() and not there.is_dir():
+        raise UserError(f"{quote_path(there)}: is a file, not a folder; name another with -o")
+    if not (folder.is_dir() or (make_folder and there.is_dir())):
+        raise UserError(f"{quote_path(folder)}: is no folder; make it, or name another with -o")
+
+
+def lies_in_results(path: Path) -> bool:
+    """Tell whether one of the folders around a path holds results, finished or not."""
+    folder = path.parent.resolve()
+    return any(map(_is_of_results, (folder, *folder.parents)))
 
 
 def expect_free(path: Path) -> None:
@@ -60,8 +71,13 @@ def _possible(told: str) -> Iterator[None]:
 def _is_of_results(folder: Path) -> bool:
     """Tell whether a folder holds results, or the work of a run that shall have some.
 
-    The workflow keeps what its samples share in a folder of work around them, without these files.
+    The workflow keeps what its samples share, the record of the checkpoint, in a folder of work
+    around them. That is one; what lies beside it is not.
     """
     paths = Paths(folder)
-    begun = any(path.exists() for path in (paths.lock, paths.request, paths.sharding))
-    return begun or (paths.manifest.exists() and paths.index.exists())
+    # Of the workflow's samples the last two are there before anything is recorded.
+    begun = (paths.lock, paths.request, paths.sharding, paths.locks, paths.shard_fasta(0).parent)
+    if any(path.exists() for path in begun):
+        return True
+    shared = folder.name == WORK and Paths(folder.parent).checkpoint.exists()
+    return shared or (paths.manifest.exists() and paths.index.exists())

@@ -16,6 +16,7 @@ from packedesm.paths import Paths
 from packedesm.results.exports.record import outdated_exports
 from packedesm.results.folder import refuse_foreign_sample
 from packedesm.results.inputs import MISSING, describe
+from packedesm.results.new_file import lies_in_results
 from packedesm.results.outdated import (
     embedded_as,
     gone_results,
@@ -62,9 +63,17 @@ class Planning:
         return embedded_as(self.sample(name), shard, self.options)
 
     def refuse_foreign(self) -> None:
-        """Raise UserError if the folder of a sample holds what the workflow did not make."""
+        """Raise UserError if the folder of a sample holds what the workflow did not make.
+
+        Or if its samples would lie in a folder of results, which would not be whole for that run.
+        """
         for name in self.samples:
             refuse_foreign_sample(self.sample(name))
+        if lies_in_results(self._run.work):
+            raise UserError(
+                f"{self._results}: is or lies in a folder of results of another run; set `results` "
+                "to another folder"
+            )
 
     def number_of_shards(self, found: int) -> int:
         """Return the number of shards; what ``auto`` was stands, as long as the shards do.

@@ -11,6 +11,7 @@ from typing import Any
 from packedesm.errors import Damaged, UserError
 from packedesm.esm2.model_files import REGRESSION
 from packedesm.files import read_record, write_record
+from packedesm.paths import named
 from packedesm.results.inputs import Input, check_read
 from packedesm.versions import versions
 
@@ -138,12 +139,7 @@ class Request:
         finished
             `other` is finished: it was verified as it asked for.
         """
-        found = []
-        digests = [[entry.sha256 for entry in request.inputs] for request in (self, other)]
-        if digests[0] != digests[1]:
-            found.append("the FASTA is another one")
-        elif None in digests[0]:
-            found.append("an input could be read only once")
+        found = self._other_inputs(other)
         weights = [request._model_digests(regression=False) for request in (self, other)]
         # Weights that are gone after a run have no digest: then the name has to do.
         if weights[0] != weights[1] and (weights[0] or self.model != other.model):
@@ -162,6 +158,16 @@ class Request:
             if now != before:
                 found.append(f"{name} was version {before}, is {now}")
         return found
+
+    def _other_inputs(self, other: Request) -> list[str]:
+        """Return in words why the inputs are not, or may not be, those of the earlier request."""
+        for request, was in ((other, "was"), (self, "is")):
+            for entry in request.inputs:
+                if entry.sha256 is None:
+                    name = named(Path(entry.path))
+                    return [f"an input {was} read from {name}, which can be read only once"]
+        digests = [[entry.sha256 for entry in request.inputs] for request in (self, other)]
+        return [] if digests[0] == digests[1] else ["the FASTA is another one"]
 
     def _model_digests(self, *, regression: bool) -> list[str | None]:
         """Return the digest of the contact regression, if there is one; or those of the others."""
