@@ -192,7 +192,7 @@ def test_vectors_are_those_of_fair_esm(model, path):
         ({"model": "esm2_t9"}, "is neither a name nor a file"),
         ({"device": "tpu"}, "device: 'tpu' is none"),
         ({"device": "mps"}, "device: mps is neither a CPU nor an NVIDIA GPU"),
-        ({"dtype": "int8"}, "dtype: 'int8' is not allowed; give one of auto, float32"),
+        ({"dtype": "int4"}, "dtype: 'int4' is not allowed; give one of auto, float32"),
         ({"attention": "fa3"}, "'fa3' cannot be used: it needs an NVIDIA GPU"),
     ],
 )
