@@ -187,7 +187,9 @@ raise SystemExit(status)"""
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, done.stderr) == (0, "False\n")
+    # To the end; that nobody could read it is what is amiss.
+    closed = "packedesm: standard output: is closed; send it to a file or a program\n"
+    assert (done.returncode, done.stderr) == (1, f"{closed}False\n")
     assert not asked.exists()
 
 
