@@ -14,7 +14,6 @@ import torch
 from packedesm.device.timing import time_repeats
 from packedesm.esm2 import int8
 from packedesm.esm2.geometry import Geometry
-from packedesm.esm2.int8_model import INT8
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Limits:
         if name in self.others:
             return self.others[name]()
         product, _, dtype = name.partition(" ")
-        if dtype == INT8:
+        if dtype == int8.INT8:
             return self._int8_product(*self.shapes[product])
         return self._product(*self.shapes[product], getattr(torch, dtype))
 

@@ -15,7 +15,8 @@ from packedesm.errors import UserError
 from packedesm.esm2.attention import select_backend
 from packedesm.esm2.checkpoints import load_state
 from packedesm.esm2.fused import select_kernels
-from packedesm.esm2.int8_model import INT8, int8_model
+from packedesm.esm2.int8 import INT8
+from packedesm.esm2.int8_model import int8_model
 from packedesm.esm2.model import PackedESM2
 from packedesm.options import EmbedPlan
 from packedesm.packing.collator import VarlenCollator

@@ -19,7 +19,8 @@ from packedesm.esm2.checkpoints import read, reading_weights
 from packedesm.esm2.contacts import BYTES_PER_PAIR
 from packedesm.esm2.fused import select_kernels
 from packedesm.esm2.geometry import Geometry
-from packedesm.esm2.int8_model import INT8, expect_int8, float_products, in_words, int8_model
+from packedesm.esm2.int8 import INT8
+from packedesm.esm2.int8_model import expect_int8, float_products, in_words, int8_model
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.quantise import float_dtype
 from packedesm.esm2.registry import Checkpoint
@@ -139,9 +140,7 @@ def unfit_reason(
     if device.type != kind:
         return f"it is not a {_KINDS[kind]}"
     try:
-        check_dtype(device, plan.dtype)
-        if plan.dtype == INT8:
-            expect_int8(device, geometry)
+        _expect_format(device, plan.dtype, geometry)
     except UserError as error:
         return str(error)
     dtype = compute_dtype(plan.dtype, geometry)
@@ -170,14 +169,19 @@ def load_fitting(
     float_products
         As `load` takes them.
     """
-    with _weights_fit(checkpoint, "float32" if dtype == INT8 else dtype):
-        if dtype == INT8:
-            in_float32 = partial(load_model, checkpoint, torch.float32, device, heads)
-            model = int8_model(in_float32, float_products)
-        else:
-            model = load_model(checkpoint, getattr(torch, dtype), device, heads)
+    read_as = "float32" if dtype == INT8 else dtype
+    from_file = partial(load_model, checkpoint, getattr(torch, read_as), device, heads)
+    with _weights_fit(checkpoint, read_as):
+        model = int8_model(from_file, float_products) if dtype == INT8 else from_file()
     model.use_kernels(kernels)
     return model
+
+
+def _expect_format(device: torch.device, dtype: str, geometry: Geometry | None = None) -> None:
+    """Raise UserError if `device` does not compute in `dtype`, or not models of this size."""
+    check_dtype(device, dtype)
+    if dtype == INT8:
+        expect_int8(device, geometry)
 
 
 def compute_dtype(dtype: str, geometry: Geometry) -> torch.dtype:
@@ -188,9 +192,7 @@ def compute_dtype(dtype: str, geometry: Geometry) -> torch.dtype:
 def resolve_dtype(dtype: str, device: torch.device) -> tuple[str, str]:
     """Return the number format of the computation on `device`, and why."""
     if dtype != "auto":
-        check_dtype(device, dtype)
-        if dtype == INT8:
-            expect_int8(device)
+        _expect_format(device, dtype)
         slow = slow_reason(device, dtype)
         return dtype, f"{NAMED}; {slow}" if slow else NAMED
     if device.type == "cuda":

@@ -41,8 +41,6 @@ class Peak(NamedTuple):
 def measure_matmul_peak(model: PackedESM2, tokens: int, operations: float) -> Peak:
     """Return the sustained rate of the fastest of the model's products, on `tokens` tokens.
 
-    Those of the largest pack: a pack's products are no faster with more tokens than it has.
-
     A product of (T, K) and (K, N) counts 2 T K N operations. This is the peak that the job's own
     FLOP/s are set against. It is measured in the job because clocks and neighbours differ, with the
     job's weights, the tokens of its packs and the library that its layers use.

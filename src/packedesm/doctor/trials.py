@@ -31,6 +31,7 @@ from packedesm.esm2.attention import (
 from packedesm.esm2.checkpoints import prepare, read_geometry
 from packedesm.esm2.fused import TORCH, TRITON, select_kernels
 from packedesm.esm2.geometry import VOCABULARY
+from packedesm.esm2.int8 import INT8
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.model_files import weight_files
 from packedesm.esm2.registry import DEMO, MODELS, Checkpoint, locate
@@ -38,7 +39,7 @@ from packedesm.reference.comparison import AUTO_LIMITS
 
 Facts = Iterator[dict[str, Any]]
 
-FORMATS = [name for name in AUTO_LIMITS if name != "int8"]  # that a model can be loaded in
+FORMATS = [name for name in AUTO_LIMITS if name != INT8]  # that a model can be loaded in
 _LENGTHS = (3, 40, 5, 130)  # tokens of the sequences of a pack
 _HEADS, _HEAD_DIM = 2, 64  # which every backend computes; the models from 650M on have such heads
 _GPU = torch.device("cuda", 0)

@@ -17,7 +17,7 @@ from packedesm.embedding.first_check import FirstCheck, first_check
 from packedesm.embedding.resume import Settled, ShardState
 from packedesm.embedding.runner import AsyncInferenceRunner
 from packedesm.errors import Fault, UserError
-from packedesm.esm2.int8_model import INT8
+from packedesm.esm2.int8 import INT8
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
 from packedesm.options import EmbedOptions, EmbedPlan, JobOptions

@@ -32,7 +32,7 @@ from packedesm.embedding.signals import stopping_on_signals
 from packedesm.embedding.workload import workload
 from packedesm.errors import plural, quote
 from packedesm.esm2.checkpoints import unchanged_weights
-from packedesm.esm2.int8_model import INT8
+from packedesm.esm2.int8 import INT8
 from packedesm.esm2.model import PackedESM2
 from packedesm.esm2.registry import Checkpoint
 from packedesm.files import RECORD_DIGEST

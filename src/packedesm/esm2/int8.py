@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from packedesm.esm2.compiled import load_compiled
 
+INT8 = "int8"  # among the number formats of a computation
 _VNNI, _AVX2 = "packedesm.esm2._int8_vnni", "packedesm.esm2._int8_avx2"
 # By torch's name of what the CPU can do: what may be used, the fastest first.
 _LIBRARIES = {"AVX512": (_VNNI, _AVX2), "AVX2": (_AVX2,)}

@@ -25,7 +25,6 @@ from packedesm.esm2.threads import one_thread
 if TYPE_CHECKING:
     from packedesm.esm2.model import PackedESM2
 
-INT8 = "int8"  # among the number formats of a computation
 # Largest relative L2 distance of a mean vector from that of the model in float32, two thirds of
 # what passes: other proteins may be further off. The trained weights that ship are at a quarter of
 # it, random ones of 8M to 150M at two thirds and more (0.008 to 0.0102).

@@ -20,6 +20,7 @@ from packedesm.esm2.attention import WITH_ROTARY, Sequences, attend
 from packedesm.esm2.contacts import ContactHead, Taps
 from packedesm.esm2.geometry import VOCABULARY, Geometry
 from packedesm.esm2.heads import LanguageModelHead
+from packedesm.esm2.int8 import INT8
 from packedesm.esm2.residual import Int8Residual, Layer, Residual, Stream, fused_kernels
 from packedesm.esm2.steps import FURTHEST, KERNELS, TRAINED_KEPT, embed, phases, rotate
 from packedesm.esm2.weights import (
@@ -141,7 +142,7 @@ class PackedESM2(nn.Module):
     @property
     def number_format(self) -> str:
         """In which it computes: ``int8`` if some of its products are, else that of its weights."""
-        return "int8" if self.mixed else str(self.embed_tokens.weight.dtype).removeprefix("torch.")
+        return INT8 if self.mixed else str(self.embed_tokens.weight.dtype).removeprefix("torch.")
 
     @property
     def compute_dtype(self) -> torch.dtype:

@@ -15,7 +15,7 @@ from typing import Any, TypedDict, TypeVar
 
 from packedesm import config
 from packedesm.errors import UserError, quote
-from packedesm.options import EmbedOptions, LengthPolicy, ShardOptions
+from packedesm.options import EmbedOptions, ShardOptions
 from packedesm.outputs import array_names
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -89,11 +89,6 @@ def call_options(found: Mapping[str, Any], depth: int) -> tuple[ShardOptions, Em
     """
     names = list(array_names(found["outputs"], found["layers"], depth))
     return ShardOptions.of(found), EmbedOptions.of({**found, "arrays": names})
-
-
-def length_policy(found: Mapping[str, Any]) -> LengthPolicy:
-    """Return which residues are embedded."""
-    return LengthPolicy.of(found)
 
 
 def with_keys(allowed: type) -> Callable[[Function], Function]:

@@ -39,11 +39,6 @@ class Packs:
         return self.items[self.offsets[pack] : self.offsets[pack + 1]]
 
     @property
-    def most_tokens(self) -> int:
-        """Tokens of the largest pack, or the token budget if that is less; at least 1."""
-        return min(self.token_budget, int(self.tokens.max(initial=1)))
-
-    @property
     def fill(self) -> float:
         """Tokens over token budget of all packs, at most 1; 0 where there is no pack.
 
