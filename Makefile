@@ -8,6 +8,7 @@
 # make test-exhaustive  the tests that are too long for that: nightly and before a release
 # make test-benchmarks  run the benchmarks in small, to see that they work
 # make bench  compare with every other way to get ESM-2 vectors, in an environment of its own
+# make bench-whole  time whole processes, packedesm and fair-esm, also as on a CPU with AVX2 alone
 # make bench-micro  time attention, outputs, packer, tokeniser, sharding, collation, store and merge
 # make bench-gpu  all that needs a GPU, in nine minutes, without a network; goes on where it was
 # make coverage  which lines the quick tests enter, in subprocesses too
@@ -38,7 +39,7 @@ KERNELS := setup.py $(wildcard src/packedesm/esm2/*.cpp)
 
 .PHONY: run test test-most test-slurm test-lesser-cpus test-exhaustive test-benchmarks test-training coverage
 .PHONY: test-models test-extras test-kernels test-kernels-interpreted test-kernels-compiled
-.PHONY: bench bench-micro bench-wheels check architecture lock clean
+.PHONY: bench bench-whole bench-micro bench-wheels check architecture lock clean
 
 run: $(READY)
 	$(BIN)/snakemake --cores all --quiet rules
@@ -123,6 +124,10 @@ bench: $(BENCH)/.ready
 .PHONY: bench-gpu
 bench-gpu:
 	$(PYTHON) benchmarks/gpu.py
+
+bench-whole: $(READY)
+	$(BIN)/python -m benchmarks.whole
+	$(BIN)/python -m benchmarks.whole --lesser avx2
 
 bench-micro: $(READY)
 	$(BIN)/python -m benchmarks.micro

@@ -1,6 +1,7 @@
 """The comparison with other programs: it runs, its parts are fair, the README tells its figures."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import whole
 from benchmarks.comparison import Comparison
 from benchmarks.contenders import BASE, CPU, CUDA, Entry
 from benchmarks.contenders.base import in_input_order, mean_over_residues, padded_plan
@@ -39,6 +41,32 @@ SIZES = Sizes(side=256, tokens=64, copied=1 << 20, written=1 << 20)
 def test_readme_table_is_made_from_the_committed_results():
     readme = (ROOT / "README.md").read_text("utf-8")
     assert with_table(readme, committed()) == readme
+
+
+def test_readme_table_of_whole_processes_is_made_from_the_committed_results():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert whole.with_table(readme, whole.committed()) == readme
+
+
+@pytest.mark.slow
+@pytest.mark.benchmarks
+def test_whole_processes_are_timed_and_compared_with_fair_esm(tmp_path, uniprot_500):
+    write_random_checkpoint(tmp_path / "small.pt", SMALL, seed=1)
+    fasta = tmp_path / "some.fasta"
+    fasta.write_text("".join(f">{n}\n{x}\n" for n, x in enumerate(draw(uniprot_500, 4, 60, 1))))
+    saved = []
+    job = whole.Job(tmp_path / "small.pt", fasta, tmp_path, dict(os.environ))
+    count = lambda rows: saved.append(sum(len(row["seconds"]) for row in rows))  # noqa: E731
+    rows = whole.measure(job, whole.DTYPES[""], 1, count)
+    assert saved == [1, 2, 3, 4, 4]
+    assert [(row["name"], row["dtype"]) for row in rows[:2]] == [
+        ("fair-esm", "float32"),
+        ("packedesm embed", "float32"),
+    ]
+    assert rows[0]["budget"] in rows[0]["trials"]
+    for row, bar in zip(rows[1:], (1e-5, 0.02, 0.05), strict=True):
+        assert 0 < row["relative_l2"]["median"] <= row["relative_l2"]["worst"] < bar
+        assert row["seconds"][0] > 0 < row["cpu_seconds"][0]
 
 
 @pytest.fixture(scope="module")  # half a minute: five processes import torch

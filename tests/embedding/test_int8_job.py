@@ -30,6 +30,11 @@ pytestmark = [
 IN_INT8 = {"model": DEMO, "dtype": "int8"}
 
 
+@pytest.fixture(autouse=True)
+def _nothing_remembered(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="module")
 def fasta(tmp_path_factory, uniprot_500) -> Path:
     return first_records(uniprot_500, 12, tmp_path_factory.mktemp("input") / "some.fasta")

@@ -12,9 +12,10 @@ from packedesm.esm2.contacts import ContactHead, Contacts, Taps
 from packedesm.esm2.fair_esm import write_random_checkpoint
 from packedesm.esm2.int8 import Int8Linear
 from packedesm.esm2.model import PackedESM2
-from packedesm.esm2.quantise import LocalError, Product, measure, quantise, unavailable_reason
+from packedesm.esm2.quantise import LocalError, Measured, measure, quantise, unavailable_reason
 from packedesm.esm2.registry import DEMO, MODELS, locate
 from packedesm.esm2.residual import PRODUCTS
+from packedesm.esm2.ways import Product
 from packedesm.reference.model import Reference
 from packedesm.sequences.fasta import read_records
 from tests.esm2.test_equivalence import ALPHABET, assert_pooled_close, protein, relative_l2
@@ -49,6 +50,10 @@ def embed(model, sequences):
     return [part[1:-1].numpy() for part in found]
 
 
+def better(errors):
+    return Measured(errors, torch.empty(0)).ways
+
+
 class Case:
     """A checkpoint, some proteins, and what fair-esm makes of them."""
 
@@ -65,7 +70,7 @@ class Case:
 
     def quantised(self, keep_float=()):
         model = self.model()
-        return quantise(model, self.errors(model), keep_float)
+        return quantise(model, better(self.errors(model)), keep_float)
 
 
 @pytest.fixture(scope="module")
@@ -123,13 +128,13 @@ def test_outlier_channels_leave_the_vectors_within_the_bar(case):
     state = with_outliers(case.state, case.geometry)
     model = case.model(state)
     errors = case.errors(model)
-    found = embed(quantise(model, errors), case.sequences)
+    found = embed(quantise(model, better(errors)), case.sequences)
     assert_pooled_close(found, case.expected)
     # Without smoothing they would not be: that is what it is for.
     plain = {name: error._replace(smoothed=error.plain) for name, error in errors.items()}
     with pytest.raises(AssertionError, match="record"):
         assert_pooled_close(
-            embed(quantise(case.model(state), plain), case.sequences), case.expected
+            embed(quantise(case.model(state), better(plain)), case.sequences), case.expected
         )
 
 
@@ -159,7 +164,7 @@ def test_the_mean_error_of_the_sample_is_taken_off_the_bias(random):
     }
 
     def error_of(chosen):
-        found = embed(quantise(random.model(), chosen), random.sequences)
+        found = embed(quantise(random.model(), better(chosen)), random.sequences)
         pairs = zip(found, random.expected, strict=True)
         return np.mean([relative_l2(ours.mean(0), theirs.mean(0)) for ours, theirs in pairs])
 
@@ -233,10 +238,10 @@ def test_models_that_cannot_be_made_int8_are_refused(demo):
     model = demo.model()
     errors = demo.errors(model)
     with pytest.raises(ValueError, match="already"):
-        quantise(quantise(model, errors), errors)
+        quantise(quantise(model, better(errors)), better(errors))
     with pytest.raises(ValueError, match="cannot be told"):
         model.fair_esm_state()
     half = demo.model().bfloat16()
     assert "float32 weights" in unavailable_reason(half)
     with pytest.raises(RuntimeError, match="not bfloat16"):
-        quantise(half, errors)
+        quantise(half, better(errors))

@@ -21,8 +21,8 @@ from packedesm.esm2.fused import select_kernels
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.int8 import INT8
 from packedesm.esm2.int8_model import expect_int8, float_products, in_words, int8_model
+from packedesm.esm2.kernels import float_dtype
 from packedesm.esm2.model import PackedESM2
-from packedesm.esm2.quantise import float_dtype
 from packedesm.esm2.registry import Checkpoint
 from packedesm.options import EmbedOptions, EmbedPlan
 from packedesm.outputs import check_layers, heads_of
@@ -172,7 +172,10 @@ def load_fitting(
     read_as = "float32" if dtype == INT8 else dtype
     from_file = partial(load_model, checkpoint, getattr(torch, read_as), device, heads)
     with _weights_fit(checkpoint, read_as):
-        model = int8_model(from_file, float_products) if dtype == INT8 else from_file()
+        if dtype == INT8:
+            model = int8_model(from_file, float_products, checkpoint.facts()["sha256"])
+        else:
+            model = from_file()
     model.use_kernels(kernels)
     return model
 

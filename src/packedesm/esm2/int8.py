@@ -200,6 +200,11 @@ def kernel() -> str:
     return _library().kernel().decode()
 
 
+def source_digest() -> str:
+    """Return the digest of the source of the kernel that this CPU uses."""
+    return _library().source_digest().decode()
+
+
 @cache
 def _library() -> Any:
     """Return the fastest library that this CPU can run, None if there is none."""

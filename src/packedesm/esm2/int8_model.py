@@ -15,12 +15,14 @@ from torch import Tensor
 from packedesm.errors import UserError
 from packedesm.esm2 import int8
 from packedesm.esm2.attention import select_backend
+from packedesm.esm2.calibration import Calibration, read_calibration, write_calibration
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.int8 import Int8Linear
 from packedesm.esm2.proteins import packed_proteins
-from packedesm.esm2.quantise import LocalError, Product, measure, quantise
+from packedesm.esm2.quantise import LocalError, Measured, measure, quantise
 from packedesm.esm2.residual import PRODUCTS
 from packedesm.esm2.threads import one_thread
+from packedesm.esm2.ways import Product
 
 if TYPE_CHECKING:
     from packedesm.esm2.model import PackedESM2
@@ -33,7 +35,9 @@ _CPU = torch.device("cpu")
 
 
 def int8_model(
-    load: Callable[[], PackedESM2], float_products: Collection[str] | None = None
+    load: Callable[[], PackedESM2],
+    settled: Collection[str] | None = None,
+    weights: str | None = None,
 ) -> PackedESM2:
     """Return a model in int8, but for those kinds of products that do not bear it.
 
@@ -44,8 +48,10 @@ def int8_model(
     ----------
     load
         Gives the model in float32 on the CPU; it is changed.
-    float_products
+    settled
         The kinds that are left float, if that is settled.
+    weights
+        Digest of the weights, by which is remembered what was found out of them; or None.
 
     Raises
     ------
@@ -57,20 +63,26 @@ def int8_model(
     expect_int8(_CPU, model.geometry)
     # With another number the sums would be rounded otherwise; and there is little to do.
     with one_thread():
-        return _chosen(model, load, float_products)
+        known = read_calibration(weights, model.geometry) if weights else None
+        if known is not None:
+            return quantise(model, known.ways, known.kept if settled is None else settled)
+        measured = measure(model, _inputs(model))
+        if settled is not None:
+            return quantise(model, measured.ways, settled)
+        found = _chosen(model, load, measured)
+    if weights:
+        write_calibration(
+            weights, found.geometry, Calibration(measured.ways, float_products(found))
+        )
+    return found
 
 
-def _chosen(
-    model: PackedESM2, load: Callable[[], PackedESM2], float_products: Collection[str] | None
-) -> PackedESM2:
-    inputs = _inputs(model)
-    errors, hidden = measure(model, inputs)
-    if float_products is not None:
-        return quantise(model, errors, float_products)
+def _chosen(model: PackedESM2, load: Callable[[], PackedESM2], measured: Measured) -> PackedESM2:
+    errors, inputs, hidden = measured.errors, _inputs(model), measured.hidden
     exact = _means(hidden, inputs)
     kinds = sorted(PRODUCTS, key=lambda kind: -_worst(errors, kind))
     for kept in range(len(kinds)):
-        found = quantise(load() if kept else model, errors, kinds[:kept])
+        found = quantise(load() if kept else model, measured.ways, kinds[:kept])
         with torch.inference_mode():
             hidden = found.forward_packed(**_inputs(found))
         off = float((_means(hidden, inputs) - exact).norm(dim=1).div(exact.norm(dim=1)).max())

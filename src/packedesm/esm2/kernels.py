@@ -95,6 +95,18 @@ def unavailable_reason(device: torch.device, dtype: torch.dtype, head_dim: int) 
     return None
 
 
+def float_dtype(head_dim: int) -> torch.dtype:
+    """Return the faster dtype on this CPU: bfloat16 where there is attention for that."""
+    half = unavailable_reason(torch.device("cpu"), torch.bfloat16, head_dim) is None
+    return torch.bfloat16 if half else torch.float32
+
+
+def source_digest() -> str:
+    """Return the digest of the source of the kernels that are used here; nothing if none are."""
+    library = _library()
+    return "" if library is None else library.source_digest().decode()
+
+
 @cache
 def _library() -> ctypes.CDLL | None:
     """Return the library that was compiled for this CPU, None if none was from these sources."""

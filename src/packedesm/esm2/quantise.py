@@ -19,38 +19,12 @@ from packedesm.esm2.contacts import Taps
 from packedesm.esm2.int8 import Int8Linear
 from packedesm.esm2.linear import linear
 from packedesm.esm2.residual import PRODUCTS, Layer
+from packedesm.esm2.ways import Product, Way
 
 if TYPE_CHECKING:
     from packedesm.esm2.model import PackedESM2
 
 _FAINTEST = 0.01  # of the mean: a channel that slept in the sample is not taken for a smaller one
-
-
-class Product(NamedTuple):
-    """One product of a model."""
-
-    layer: int  # from 0
-    kind: str  # of `PRODUCTS`
-
-
-class Way(NamedTuple):
-    """One way to make a product int8, and what that does to it, its input being exact.
-
-    Attributes
-    ----------
-    error
-        Relative L2 error of the product without its bias, root mean square over the tokens; NaN
-        where something is not finite.
-    smoothing
-        float32 (K,), what `Int8Linear` takes, or None.
-    bias
-        float32 (N,): the product's, less the mean error of the sample (bias correction: Nagel et
-        al. 2019, arXiv:1906.04721). Means over residues keep only that part.
-    """
-
-    error: float
-    smoothing: Tensor | None
-    bias: Tensor
 
 
 class LocalError(NamedTuple):
@@ -84,6 +58,11 @@ class Measured(NamedTuple):
 
     errors: dict[Product, LocalError]
     hidden: Tensor
+
+    @property
+    def ways(self) -> dict[Product, Way]:
+        """The better way of each product."""
+        return {product: error.better for product, error in self.errors.items()}
 
 
 @torch.inference_mode()
@@ -120,10 +99,10 @@ def measure(model: PackedESM2, inputs: Mapping[str, Any]) -> Measured:
 
 def quantise(
     model: PackedESM2,
-    errors: Mapping[Product, LocalError],
+    ways: Mapping[Product, Way],
     keep_float: Callable[[Product], bool] | Collection[str] = (),
 ) -> PackedESM2:
-    """Make the products of a model int8, in the better way of each; return it, changed.
+    """Make the products of a model int8, each in its way; return it, changed.
 
     Float weights of these products are given up. Those that are kept become bfloat16 where this CPU
     has attention for that, and stay float32 elsewhere; so do q, k and v.
@@ -132,7 +111,7 @@ def quantise(
     ----------
     model
         In float32, on the CPU.
-    errors
+    ways
         Of each product that shall be int8, see `measure`.
     keep_float
         Kinds of products that shall not, or what tells of one product whether it shall not.
@@ -149,12 +128,12 @@ def quantise(
     if reason := unavailable_reason(model):
         raise RuntimeError(f"int8 cannot be used: {reason}")
     kept = keep_float if callable(keep_float) else lambda product: product.kind in keep_float
-    model.mixed = float_dtype(model.geometry.head_dim)
+    model.mixed = kernels.float_dtype(model.geometry.head_dim)
     for product, layer in _products(model):
         if kept(product):
             layer.to(model.mixed)
         else:
-            way = errors[product].better
+            way = ways[product]
             layer.bias.data = way.bias
             quantised = Int8Linear(layer, way.smoothing)
             setattr(model.layers[product.layer], product.kind, quantised)
@@ -165,12 +144,6 @@ def _products(model: PackedESM2) -> Iterator[tuple[Product, nn.Linear]]:
     for number, layer in enumerate(cast(Iterable[Layer], model.layers)):
         for kind in PRODUCTS:
             yield Product(number, kind), getattr(layer, kind)
-
-
-def float_dtype(head_dim: int) -> torch.dtype:
-    """Return the dtype of what is not int8: bfloat16 where this CPU has attention for that."""
-    half = kernels.unavailable_reason(torch.device("cpu"), torch.bfloat16, head_dim) is None
-    return torch.bfloat16 if half else torch.float32
 
 
 def _smoothing(x: Tensor, weight: Tensor) -> Tensor:
