@@ -30,9 +30,11 @@ pytestmark = [
 IN_INT8 = {"model": DEMO, "dtype": "int8"}
 
 
-@pytest.fixture(autouse=True)
-def _nothing_remembered(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_remembered(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -143,30 +145,44 @@ def test_what_a_job_chooses_is_what_the_next_one_reads(tmp_path):
     assert choices.say(choice) == choices.read() == choice
 
 
-def test_products_that_do_not_bear_it_stay_float(monkeypatch):
-    """The furthest off first, until the rest is near enough; and if none is, a line says so."""
+def operations(kept) -> int:
+    """Return the operations of some kinds of products, in squares of the width."""
+    return sum({"qkv": 3, "attention_out": 1, "fc1": 4, "fc2": 4}[kind] for kind in kept)
+
+
+def test_products_stay_float_that_cost_least_and_bring_it_near_enough(monkeypatch):
+    """And if none do, a line says so."""
     checkpoint, cpu = prepare(DEMO, "auto"), torch.device("cpu")
-    means, found = int8_model._means, []
+    means, make, found, tried = int8_model._means, int8_model.quantise, [], []
 
     def watch(hidden, inputs):
         found.append(means(hidden, inputs))
         return found[-1]
 
+    def note(model, ways, kept):
+        tried.append(tuple(kept))
+        return make(model, ways, kept)
+
+    monkeypatch.setattr(int8_model, "read_calibration", lambda *_: None)
+    monkeypatch.setattr(int8_model, "write_calibration", lambda *_: None)
     monkeypatch.setattr(int8_model, "_means", watch)
+    monkeypatch.setattr(int8_model, "quantise", note)
     monkeypatch.setattr(int8_model, "_BEARS", 0.0)
-    with pytest.raises(UserError, match="dtype int8: these weights do not bear it"):
+    with pytest.raises(UserError, match="dtype int8: these weights do not bear it") as raised:
         load_fitting(checkpoint, "int8", "torch", cpu)
-    exact, *tried = found
-    off = [float(((x - exact).norm(dim=1) / exact.norm(dim=1)).max()) for x in tried]
-    assert len(off) == 4
-    assert min(off) < off[0]
-    bears = (min(off) + off[0]) / 2
+    assert [operations(kept) for kept in tried] == [0, 1, 3, 4, 4, 5, 7, 8]
+    assert tried[:3] == [(), ("attention_out",), ("qkv",)]
+    assert re.search("with only fc[12] in int8", str(raised.value))
+    exact, *means_tried = found
+    off = [float(((x - exact).norm(dim=1) / exact.norm(dim=1)).max()) for x in means_tried]
+    assert off[-1] < off[0]
+    bears = sorted(off)[3]
     monkeypatch.setattr(int8_model, "_BEARS", bears)
     model = load_fitting(checkpoint, "int8", "torch", cpu)
-    kept = int8_model.float_products(model)
-    assert len(kept) == next(n for n, x in enumerate(off) if x <= bears)
-    again = load_fitting(checkpoint, "int8", "torch", cpu, float_products=kept)
-    assert int8_model.float_products(again) == kept
+    first = next(kept for kept, x in zip(tried, off, strict=False) if x <= bears)
+    assert {*int8_model.float_products(model)} == {*first}
+    again = load_fitting(checkpoint, "int8", "torch", cpu, float_products=first)
+    assert {*int8_model.float_products(again)} == {*first}
 
 
 def test_a_width_without_a_kernel_is_refused_by_a_line():

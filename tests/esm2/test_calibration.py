@@ -128,7 +128,18 @@ def other_attention(monkeypatch):
     monkeypatch.setattr(kernels, "source_digest", lambda: "another")
 
 
-OTHERS = [other_weights, other_torch, other_instructions, other_kernel, other_attention]
+def other_proteins(monkeypatch):
+    monkeypatch.setattr(calibration, "PROTEINS", {"oxytocin": "CYIQNCPLG"})
+
+
+OTHERS = [
+    other_proteins,
+    other_weights,
+    other_torch,
+    other_instructions,
+    other_kernel,
+    other_attention,
+]
 
 
 @pytest.mark.parametrize("other", OTHERS)

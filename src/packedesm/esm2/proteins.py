@@ -9,10 +9,12 @@ import torch
 from packedesm.alphabet import CLS, EOS, encode
 
 PROTEINS = {
-    # All alpha, alpha and beta, and one with disulphide bonds.
+    # All alpha, alpha and beta, one with disulphide bonds, and two of the shortest.
     "melittin": "GIGAVLKVLTTGLPALISWIKRKRQQ",
     "ubiquitin": "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTLHLVLRLRGG",
     "crambin": "TTCCPSIVARSNFNVCRLPGTPEALCATYTGCIIIPGATCPGDYAN",
+    "oxytocin": "CYIQNCPLG",
+    "bradykinin": "RPPGFSPFR",
 }
 
 
