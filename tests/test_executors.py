@@ -91,8 +91,9 @@ class Site:
             *("--config", *config),
             start_in=self.folder,
         )
-        printed = [path.read_text() for path in self.root.glob("machines/*/printed")]
-        assert done.returncode == 0, "\n".join([done.stdout[-3000:], *printed[-1:]])
+        failed = [x for x in self.root.glob("machines/*/status") if x.read_text() != "0\n"]
+        printed = [path.with_name("printed").read_text() for path in failed]
+        assert done.returncode == 0, "\n".join([done.stdout[-3000:], *printed])
 
     def asked(self, rule: str) -> list[list[str]]:
         """Return what each job of a rule has asked for."""
