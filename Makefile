@@ -5,7 +5,8 @@
 # make test-models  of them, those of models that other libraries write, which it installs in .models
 # make test-extras  of them, those of libraries that may be there or not, which it installs in .extras
 # make test-lesser-cpus  of them, those of the CPU's instructions, as on CPUs with fewer
-# make test-exhaustive  the tests that are too long for that: nightly and before a release
+# make test-int8  the tests of runs, all in int8
+# make test-exhaustive  those, and the tests that are too long for that: nightly and before a release
 # make test-benchmarks  run the benchmarks in small, to see that they work
 # make bench  compare with every other way to get ESM-2 vectors, in an environment of its own
 # make bench-whole  time whole processes, packedesm and fair-esm, also as on a CPU with AVX2 alone
@@ -35,11 +36,14 @@ LIBRARIES := transformers-4.30 transformers-4.57 transformers-5.24 lightning
 # Libraries that packedesm can use or that use its files, in the same way.
 EXTRAS := .extras
 USED := anndata map multiqc protspace
+# Tests of runs whose number format is theirs to choose.
+IN_INT8 := $(addprefix tests/,test_command_kill.py test_faults.py test_kill.py \
+  $(addprefix embedding/test_,begin.py beside.py job.py masked_job.py pool.py resume.py))
 KERNELS := setup.py $(wildcard src/packedesm/esm2/*.cpp)
 
 .PHONY: run test test-most test-slurm test-lesser-cpus test-exhaustive test-benchmarks test-training coverage
 .PHONY: test-models test-extras test-kernels test-kernels-interpreted test-kernels-compiled
-.PHONY: bench bench-whole bench-micro bench-wheels check architecture lock clean
+.PHONY: test-int8 bench bench-whole bench-micro bench-wheels check architecture lock clean
 
 run: $(READY)
 	$(BIN)/snakemake --cores all --quiet rules
@@ -52,8 +56,12 @@ test-most: $(READY)
 	$(PYTEST) -m "not slurm and not exhaustive and not benchmarks and not kernels \
 	  and not models and not extras"
 
-test-exhaustive: $(READY)
+test-exhaustive: $(READY) test-int8
 	$(PYTEST) -m exhaustive
+
+# What is promised of a run is no matter of its number format.
+test-int8: $(READY)
+	PACKEDESM_TEST_DTYPE=int8 $(PYTEST) -m "not slurm and not gpu and not exhaustive" $(IN_INT8)
 
 test-benchmarks: $(READY)
 	$(PYTEST) -m benchmarks $$(grep --recursive --files-with-matches mark.benchmarks tests --include='test_*.py')

@@ -202,16 +202,28 @@ def draw_again(outdated):
 
 # What a cluster is asked for. Where the files that decide it do not exist yet, Snakemake asks again
 # once they do.
+def at_hand(path):
+    """Return the file of an input that is read here; of one in a storage a copy is fetched."""
+
+    async def fetch():
+        if await path.exists_in_storage():
+            await path.retrieve_from_storage()
+
+    if path.is_storage:
+        workflow.async_run(fetch())
+    return path
+
+
 def minutes_to_embed(wildcards, input, attempt):
     """Return the time limit of one shard's job, from its cost and the size of the model."""
-    shards = read_json(input.sharding)["shards"]
+    shards = read_json(at_hand(input.sharding))["shards"]
     if len(shards) == SHARDS:
         cost = shards[int(wildcards.shard)]["cost"]
     else:  # of a run with another number of shards, before the shard step runs again
         cost = sum(shard["cost"] for shard in shards) / SHARDS
     speed = OPTIONS["cluster"]["tflops"]
     return embed_minutes(
-        Checkpoint.read(input.checkpoint),
+        Checkpoint.read(at_hand(input.checkpoint)),
         cost,
         attempt,
         tflops=speed,
@@ -226,7 +238,10 @@ def minutes_for_reference(_wildcards, input, attempt):
     records = ReferenceOptions.of(OPTIONS).most
     tokens = passes * records * (OPTIONS["max_length"] + 2)
     return reference_minutes(
-        Checkpoint.read(input.checkpoint), tokens, attempt, max_minutes=MAX_MINUTES
+        Checkpoint.read(at_hand(input.checkpoint)),
+        tokens,
+        attempt,
+        max_minutes=MAX_MINUTES,
     )
 
 
@@ -239,7 +254,7 @@ def minutes_to_read(rate):
 
 def megabytes_with_model(_wildcards, input, attempt):
     """Return the memory of a job that holds the model."""
-    return model_megabytes(Checkpoint.read(input.checkpoint), attempt)
+    return model_megabytes(Checkpoint.read(at_hand(input.checkpoint)), attempt)
 
 
 def megabytes(first):

@@ -9,6 +9,7 @@ from packedesm.esm2.registry import TINY
 from packedesm.files import file_digest
 from packedesm.paths import Paths
 from tests.forks import Forked
+from tests.number_format import NUMBER_FORMAT
 from tests.workflow import BIN
 
 
@@ -20,6 +21,7 @@ class Command:
         options = {
             **{"model": TINY, "checkpoints": checkpoints, "token-budget": 256, "commit-packs": 1},
             **{"max-length": 100, "verify-sequences": 2},
+            **NUMBER_FORMAT,
             **options,
         }
         flags = [str(text) for key, value in options.items() for text in (f"--{key}", value)]

@@ -19,6 +19,7 @@ from packedesm.reference.vectors import FIRST
 from packedesm.sequences.shards import write_shards
 from tests import embed_job
 from tests.forks import Forked
+from tests.number_format import NUMBER_FORMAT
 from tests.workflow import ROOT
 
 
@@ -37,7 +38,7 @@ class Sample:
         config.setdefault("model", TINY)
         config.setdefault("checkpoints", str(root / "checkpoints"))
         self.paths = Paths(root)
-        resolved = resolve({"fasta": str(fasta), **config})
+        resolved = resolve({"fasta": str(fasta), **NUMBER_FORMAT, **config})
         self.checkpoint = prepare(resolved["model"], resolved["checkpoints"])
         self.config = with_arrays(resolved, self.checkpoint.geometry.layers)
         self.checkpoint.write(self.paths.checkpoint)

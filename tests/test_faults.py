@@ -28,10 +28,12 @@ from packedesm.report.verify import verify
 from packedesm.results.manifest import write_manifest
 from packedesm.results.merge import merge_shards
 from tests.jobs import Sample, first_records, flip_a_bit
+from tests.number_format import NUMBER_FORMAT
 
 pytestmark = pytest.mark.slow
 
 BUDGET = 1024
+USUAL = NUMBER_FORMAT.get("dtype", "float32")  # where a test names none
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +48,9 @@ def make_sample(root: Path, fasta: Path, **config) -> Sample:
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory, fasta):
-    """What jobs that nothing disturbs compute, in float32 and in bfloat16."""
+    """What jobs that nothing disturbs compute, by their number format."""
     means = {}
-    for dtype in ("float32", "bfloat16"):
+    for dtype in {"float32", "bfloat16", USUAL}:
         sample = make_sample(tmp_path_factory.mktemp(dtype), fasta, dtype=dtype)
         sample.run()
         means[dtype] = np.load(sample.paths.shard_array(0, "mean"))
@@ -112,7 +114,7 @@ def test_flipped_and_truncated_commits_are_computed_again(sample, quiet):
     log = sample.run()
     assert f"discarding {first}: it is damaged" in log
     assert f"discarding {second}" in log
-    assert np.array_equal(mean(sample), quiet["float32"])
+    assert np.array_equal(mean(sample), quiet[USUAL])
     run = read_json(sample.paths.shard_run(0))
     assert (run["restarts"], run["discarded_commits"], run["recomputed_packs"]) == (1, 2, 10)
 
@@ -121,14 +123,14 @@ def test_a_damaged_plan_starts_over(sample, quiet):
     sample.stop_after(10)
     (sample.state / "plan.json").write_text("{")
     assert "starting over" in sample.run()
-    assert np.array_equal(mean(sample), quiet["float32"])
+    assert np.array_equal(mean(sample), quiet[USUAL])
 
 
 def test_a_changed_configuration_starts_over_and_says_so(sample, quiet):
     sample.stop_after(10)
     log = sample.run(dtype="bfloat16")
     assert "starting over" in log
-    assert "dtype was 'float32', is 'bfloat16'" in log
+    assert f"dtype was '{USUAL}', is 'bfloat16'" in log
     assert np.array_equal(mean(sample), quiet["bfloat16"])
 
 
@@ -154,7 +156,7 @@ def test_a_checkpoint_that_changes_during_the_job_is_noticed(sample):
 def test_a_checkpoint_that_was_only_touched_is_accepted(sample, quiet):
     os.utime(sample.checkpoint.path)
     sample.run()
-    assert np.array_equal(mean(sample), quiet["float32"])
+    assert np.array_equal(mean(sample), quiet[USUAL])
 
 
 # Disks
@@ -193,6 +195,7 @@ def test_a_full_disk_is_one_line_and_what_was_committed_is_kept(disk, fasta, tmp
         disk(f"size={size}") / "sample",
         fasta,
         outputs=["mean", "residue"],
+        output_dtype="float32",  # of this size the disk has none in the end
         checkpoints=str(tmp_path / "checkpoints"),
     )
     status, line = sample.fail()
@@ -205,7 +208,8 @@ def test_a_full_disk_is_one_line_and_what_was_committed_is_kept(disk, fasta, tmp
     disk.again("size=64m")
     log = sample.run()
     assert f"kept from earlier attempts: {len(committed)} packs" in log
-    undisturbed = make_sample(tmp_path / "undisturbed", fasta, outputs=["mean", "residue"])
+    config = {"outputs": ["mean", "residue"], "output_dtype": "float32"}
+    undisturbed = make_sample(tmp_path / "undisturbed", fasta, **config)
     undisturbed.run()
     for output in ("mean", "residue"):
         path, expected = (s.paths.shard_array(0, output) for s in (sample, undisturbed))
@@ -264,7 +268,7 @@ def test_packs_that_do_not_fit_into_memory_are_planned_anew_and_successors_know(
     assert run["packs"] == len(packs)
     assert run["fill"] == packs["tokens"].sum() / packs["token_budget"].sum()
     assert run["restarts"] == 1
-    np.testing.assert_allclose(mean(sample), quiet["float32"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(mean(sample), quiet[USUAL], rtol=1e-4, atol=1e-5)
 
 
 def test_a_damaged_plan_of_what_is_left_costs_its_packs_alone(sample, quiet):
@@ -272,7 +276,7 @@ def test_a_damaged_plan_of_what_is_left_costs_its_packs_alone(sample, quiet):
     flip_a_bit(sample.state / "replans.json")
     log = sample.run(**SMALL_MEMORY | {"faults": {}}, name="successor")
     assert "it belongs to packs that were planned otherwise" in log
-    np.testing.assert_allclose(mean(sample), quiet["float32"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(mean(sample), quiet[USUAL], rtol=1e-4, atol=1e-5)
 
 
 def test_a_protein_that_does_not_fit_is_reported_by_name(sample):
@@ -385,7 +389,7 @@ def test_a_worker_that_dies_or_hangs_is_done_without(sample, quiet, number, pati
     assert process.wait(200) == 0
     log = (sample.paths.root / "job.log").read_text()
     assert "this process reads the rest itself" in log
-    assert np.array_equal(mean(sample), quiet["float32"])
+    assert np.array_equal(mean(sample), quiet[USUAL])
     packs = pd.read_csv(sample.paths.shard_packs(0), sep="\t")
     assert packs["pack"].tolist() == list(range(len(packs)))
     time.sleep(0.1)

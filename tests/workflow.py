@@ -13,6 +13,7 @@ from packedesm.errors import UserError
 from packedesm.esm2.input_files import files_as_named
 from tests import forked_snakemake
 from tests.forks import Forked
+from tests.number_format import NUMBER_FORMAT
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -23,7 +24,7 @@ def write_config(folder: Path, **config) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config.setdefault("checkpoints", str(folder / "checkpoints"))
     config.setdefault("model", "esm2_tiny_random")  # the fastest; its vectors mean nothing
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "config.yaml").write_text(yaml.safe_dump(NUMBER_FORMAT | config))
 
 
 def snakemake(
@@ -35,10 +36,11 @@ def snakemake(
 ) -> subprocess.CompletedProcess[str]:
     """Run a workflow, ours if none is given, in `folder`; `start_in` is where profiles are found.
 
+    Where that is `folder` itself, a scheduler's jobs run wherever the scheduler starts them.
     Standard error is merged into standard output.
     """
-    command = ["--snakefile", str(snakefile), "--directory", str(folder), "--cores", "2"]
-    command += arguments
+    directory = [] if start_in == folder else ["--directory", str(folder)]
+    command = ["--snakefile", str(snakefile), *directory, "--cores", "2", *arguments]
     # Not that of the process which is forked: tests change it.
     environment = dict(os.environ)
     process = Forked(forked_snakemake.run, command, str(start_in), environment, with_errors)

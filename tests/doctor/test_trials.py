@@ -3,18 +3,22 @@
 import pytest
 import torch
 
+from packedesm.device import auto
 from packedesm.doctor import devices as devices_module
 from packedesm.doctor import trials
 from packedesm.doctor.devices import _computing, devices
 from packedesm.doctor.probe import Answer
 from packedesm.errors import Fault
-from packedesm.esm2 import fused, kernels
+from packedesm.esm2 import fused, int8, kernels
 from packedesm.esm2.attention import PREFERENCE
+from packedesm.esm2.int8 import INT8
 from packedesm.esm2.registry import DEMO
+from tests.esm2.test_kernels import HERE
 from tests.fake_cuda.attention import install_stand_ins
 from tests.fake_cuda.models import fake_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+ON_GPUS = [name for name in trials.FORMATS if name != INT8]
 
 
 @pytest.fixture(scope="module")
@@ -28,27 +32,25 @@ def findings(told) -> dict:
 
 
 def wrong_by(monkeypatch, factor: float) -> None:
-    """Let every model but the first, with which the others are compared, scale one layer."""
-    real, loaded = trials.load_model, []
+    """Let every model but that with which they are compared scale one layer."""
+    real = auto.load_model
 
     def load(*arguments):
         model = real(*arguments)
-        if loaded:
-            model.layers[2].fc2.weight *= factor
-        loaded.append(model)
+        model.layers[2].fc2.weight *= factor
         return model
 
-    monkeypatch.setattr(trials, "load_model", load)
+    monkeypatch.setattr(auto, "load_model", load)
 
 
-@pytest.mark.parametrize(
-    ("factor", "wrong"), [(1.01, ["float32"]), (1.3, ["float32", "float16", "bfloat16"])]
-)
+@pytest.mark.parametrize(("factor", "wrong"), [(1.01, ["float32"]), (1.3, trials.FORMATS)])
 def test_a_device_that_computes_wrong_is_told_in_each_number_format(monkeypatch, factor, wrong):
     wrong_by(monkeypatch, factor)
     found = findings(trials.machine("cpu"))
     for dtype in trials.FORMATS:
         finding = found[f"CPU {dtype}"]
+        if "lacking" in finding.facts:
+            continue
         amiss = "fault" if dtype == "float32" else "note"
         assert finding.status == (amiss if dtype in wrong else "ok")
     assert "does not work: off by" in found["CPU float32"].said
@@ -79,6 +81,30 @@ def test_a_kernel_that_was_not_compiled_is_a_note_with_what_to_do(monkeypatch, t
     assert "not compiled when packedesm was installed" in found["kernels"].said
     assert "C++ compiler" in found["kernels"].advice
     assert found["CPU float32"].facts["backend"] == "sdpa"
+
+
+@pytest.mark.cpu
+def test_int8_is_tried_where_the_cpu_has_kernels_for_it(told):
+    (fact,) = [fact for fact in told if fact.get("dtype") == INT8]
+    finding = findings(told)["CPU int8"]
+    assert finding.status == "ok"
+    if HERE in int8._LIBRARIES:
+        # Further off than float32 could be, so that it was no other format that was tried.
+        assert 1e-3 < fact["relative_l2"] < 0.02 and finding.said.startswith("works: off by")
+    else:
+        assert "not here: dtype int8: its kernels need" in finding.said
+
+
+def test_int8_without_a_kernel_is_told_as_what_is_not_here(monkeypatch):
+    monkeypatch.setattr(int8, "_library", lambda: None)
+    said = findings(trials.machine("cpu"))["CPU int8"].said
+    assert said.startswith("not here: dtype int8:") and said.endswith("say float32, or bfloat16")
+
+
+def test_int8_is_not_tried_on_a_gpu():
+    checkpoint = trials.prepare(DEMO, "auto")
+    (refusal,) = trials._pass(checkpoint, INT8, torch.device("cuda", 0), None, False).values()
+    assert refusal == "dtype int8: its kernels run on a CPU; say float16"
 
 
 def test_a_cpu_that_has_no_kernels_is_no_fault_of_the_installation(monkeypatch):
@@ -116,7 +142,7 @@ def test_memory_that_is_short_is_told_as_that_and_the_rest_is_tried(monkeypatch)
     assert found["CPU attention"].status == "ok"
 
 
-@pytest.mark.parametrize("dtype", trials.FORMATS)
+@pytest.mark.parametrize("dtype", ON_GPUS)
 @pytest.mark.parametrize("backend", PREFERENCE["cuda"])
 def test_attention_is_tried_on_the_gpu(monkeypatch, fake_cuda, backend, dtype):
     """Rehearsed without numbers: what is compared is of the GPU, and of one shape."""
@@ -137,14 +163,16 @@ def test_attention_is_tried_on_the_gpu(monkeypatch, fake_cuda, backend, dtype):
     assert found.shape == expected.shape == (178, 2, 64)
 
 
-@pytest.mark.parametrize("dtype", trials.FORMATS)
+@pytest.mark.parametrize("dtype", ON_GPUS)
 def test_a_pack_is_tried_on_the_gpu(monkeypatch, fake_cuda, dtype):
     """Rehearsed in the same way."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
     monkeypatch.setattr(
-        trials, "load_model", lambda used, *given: fake_model(used.geometry, *given)
+        auto,
+        "load_model",
+        lambda used, dtype, device, _heads: fake_model(used.geometry, dtype, device),
     )
     pairs = []
     monkeypatch.setattr(trials, "_distance", lambda _dtype, *pair: pairs.append(pair) or {})
@@ -166,7 +194,8 @@ def test_only_the_default_format_waits_for_kernels_to_be_compiled(monkeypatch, t
 
     monkeypatch.setattr(trials, "select_kernels", select)
     list(trials.machine("cpu"))
-    assert asked == [("float32", "triton"), ("float16", "torch"), ("bfloat16", "torch")]
+    assert asked[:3] == [("float32", "triton"), ("float16", "torch"), ("bfloat16", "torch")]
+    assert {kernels for _dtype, kernels in asked[3:]} <= {"torch"}
 
 
 def test_a_damaged_file_of_a_model_is_told_and_a_large_one_read_if_asked_to(tmp_path, monkeypatch):

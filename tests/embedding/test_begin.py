@@ -27,6 +27,7 @@ from tests.sharp import computing_wrong, write_large, write_sharp
 
 GPU = Device(torch.device("cuda", 0), "GPU-1", "a made-up GPU", 8 << 30)
 FIXED = {"attention": "sdpa", "token_budget": 2048, "verify": {"sequences": 6}, "max_length": 60}
+FIXED |= {"dtype": "auto"}
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +255,7 @@ def test_a_resumed_job_on_a_device_that_computes_wrong_stops_and_keeps_what_is_t
     sample = Sample(tmp_path / "sample", fasta, token_budget=300, commit_packs=1)
     sample.stop_after(1)
     before = sample.committed()
-    with computing_wrong(), pytest.raises(Fault, match="computes wrong"):
+    with computing_wrong(1.3), pytest.raises(Fault, match="computes wrong"):
         run(sample)
     assert sample.committed() == before
     run(sample)

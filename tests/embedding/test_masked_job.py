@@ -250,11 +250,12 @@ def test_a_job_that_is_killed_again_and_again_gives_the_same_bits(sample):
 
 
 def test_a_job_whose_memory_is_short_splits_packs_of_both_kinds(sample):
-    sample.run(name="quiet")
+    # In int8 the proteins that its products are tried with would not fit either.
+    sample.run(name="quiet", dtype="auto")
     merge_shards(sample.paths, 1, OUTPUTS)
     expected = {name: np.load(sample.paths.array(name)) for name in OUTPUTS}
     sample.paths.shard_run(0).unlink()
-    sample.run(name="short", faults={"memory": 23}, token_budget=48)
+    sample.run(name="short", faults={"memory": 23}, token_budget=48, dtype="auto")
     packs = read_packs(sample.paths.shard_packs(0))
     assert packs["tokens"].max() <= 23
     assert set(packs["masked"].tolist()) == {0, 1}

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from packedesm.device.auto import load_model, resolve_dtype
+from packedesm.device.auto import compute_dtype, load_fitting, load_model, resolve_dtype
 from packedesm.device.cpu import slow_reason
 from packedesm.device.gpus import visible_gpus
-from packedesm.device.hardware import Device, check_dtype, fits, job_gpus
+from packedesm.device.hardware import Device, fits, job_gpus
 from packedesm.device.memory import out_of_memory
 from packedesm.device.nvml import driver_version
 from packedesm.device.precision import fix_precision
@@ -39,7 +39,8 @@ from packedesm.reference.comparison import AUTO_LIMITS
 
 Facts = Iterator[dict[str, Any]]
 
-FORMATS = [name for name in AUTO_LIMITS if name != INT8]  # that a model can be loaded in
+FORMATS = list(AUTO_LIMITS)
+_ATTENTION_FORMATS = [name for name in FORMATS if name != INT8]  # there it is one of the others
 _LENGTHS = (3, 40, 5, 130)  # tokens of the sequences of a pack
 _HEADS, _HEAD_DIM = 2, 64  # which every backend computes; the models from 650M on have such heads
 _GPU = torch.device("cuda", 0)
@@ -119,7 +120,7 @@ def _computing(device: torch.device) -> Facts:
         tried = _tried(partial(_pass, *given))
         yield {"dtype": dtype, "automatic": dtype == first, **tried}
     for backend in PREFERENCE[device.type]:
-        for dtype in FORMATS:
+        for dtype in _ATTENTION_FORMATS:
             yield {"doing": f"computing attention {backend} in {dtype}"}
             tried = _tried(partial(_attention, backend, dtype, device))
             yield {"attention": backend, "in": dtype, **tried}
@@ -138,15 +139,15 @@ def _pass(
 ) -> dict[str, Any]:
     """Return how a pack went through the model as a job would do it, unless it never would."""
     try:
-        check_dtype(device, dtype)
+        resolve_dtype(dtype, device)
     except UserError as error:
         return {"lacking": str(error)}
-    number, geometry = getattr(torch, dtype), checkpoint.geometry
+    geometry = checkpoint.geometry
+    number = compute_dtype(dtype, geometry)
     backend = select_backend("auto", device, number, geometry.head_dim)
     # What a job would measure besides takes a while, and is kept where this leaves nothing.
     used = select_kernels(geometry, number, device, TRITON if fused else TORCH)
-    model = load_model(checkpoint, number, device)
-    model.use_kernels(used.name)
+    model = load_fitting(checkpoint, dtype, used.name, device)
     found = _hidden(model, _LENGTHS, backend.name)
     distance = _distance(dtype, found.split(_LENGTHS), expected.split(_LENGTHS))
     why = used.reason if fused and device.type == "cuda" and used.name == TORCH else None
