@@ -108,7 +108,7 @@ def test_what_is_damaged_is_found_out_anew(weights, measured, cache_folder, dama
 
 
 def other_weights(monkeypatch):
-    return "abd"
+    return "another"
 
 
 def other_torch(monkeypatch):
