@@ -21,7 +21,7 @@ from packedesm.errors import Fault
 from packedesm.esm2 import int8, kernels
 from packedesm.esm2.geometry import Geometry
 from packedesm.esm2.measured import measured_folder
-from packedesm.esm2.proteins import PROTEINS
+from packedesm.esm2.proteins import PEPTIDES, PROTEINS
 from packedesm.esm2.residual import PRODUCTS
 from packedesm.esm2.ways import Product, Way
 from packedesm.files import atomic_path
@@ -100,7 +100,7 @@ def _unpacked(tensors: Mapping[str, torch.Tensor], geometry: Geometry) -> Calibr
 def _file(weights: str, geometry: Geometry) -> Path:
     """Return where it is kept: under the digest of all that decides the bits."""
     parts = [
-        *(str(_VERSION), str(PROTEINS), weights, str(geometry), torch.__version__),
+        *(str(_VERSION), str(PROTEINS | PEPTIDES), weights, str(geometry), torch.__version__),
         *(torch.backends.cpu.get_cpu_capability(), str(kernels.float_dtype(geometry.head_dim))),
         *(int8.source_digest(), kernels.source_digest()),
     ]

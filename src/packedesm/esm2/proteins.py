@@ -9,20 +9,19 @@ import torch
 from packedesm.alphabet import CLS, EOS, encode
 
 PROTEINS = {
-    # All alpha, alpha and beta, one with disulphide bonds, and two of the shortest.
+    # All alpha, alpha and beta, and one with disulphide bonds.
     "melittin": "GIGAVLKVLTTGLPALISWIKRKRQQ",
     "ubiquitin": "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTLHLVLRLRGG",
     "crambin": "TTCCPSIVARSNFNVCRLPGTPEALCATYTGCIIIPGATCPGDYAN",
-    "oxytocin": "CYIQNCPLG",
-    "bradykinin": "RPPGFSPFR",
 }
+PEPTIDES = {"oxytocin": "CYIQNCPLG", "bradykinin": "RPPGFSPFR"}  # as short as proteins are
 
 
 def packed_proteins() -> dict[str, Any]:
-    """Return `PROTEINS` as one pack, as `PackedESM2.forward_packed` takes it."""
+    """Return all of them as one pack, as `PackedESM2.forward_packed` takes it."""
     tokens = [
         torch.tensor([CLS, *encode(sequence.encode()).tolist(), EOS])
-        for sequence in PROTEINS.values()
+        for sequence in (PROTEINS | PEPTIDES).values()
     ]
     lengths = [len(sequence) for sequence in tokens]
     return {

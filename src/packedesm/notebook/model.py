@@ -266,7 +266,7 @@ def load_model(
     attention
         A backend of `packedesm.esm2.attention`, or ``auto``.
     check
-        Compare five short proteins with fair-esm, once, as each job of a run does before it
+        Compare three short proteins with fair-esm, once, as each job of a run does before it
         begins. That reads the weights a second time, and is left out, which is logged, where memory
         does not hold them twice. It is of mean vectors, which all layers go into. The heads for
         ``logits``, ``contacts`` and the like are read when a call first needs one, when training
