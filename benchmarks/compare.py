@@ -119,14 +119,18 @@ def _git(*arguments: str) -> str | None:
         return None
 
 
+def cores() -> int | None:
+    """Return how many cores this process may use; macOS tells only how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command's options."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = made.add_argument
     add("--models", nargs="+", choices=MODELS, metavar="MODEL", help="default: by device")
     add("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--threads", type=int, default=cores)
+    add("--threads", type=int, default=cores())
     add("--records", type=int, help="default: by model")
     add("--repeats", type=int, default=3)
     add("--minutes", type=float, default=60, help="start nothing new after so many")

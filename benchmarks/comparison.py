@@ -185,12 +185,10 @@ class Comparison:
         """Time a contender, and record the distance of its vectors from the reference's."""
         answer = worker.call("embed")
         found = worker.call("vectors").value if answer.value is None else answer.value
-        difference = np.linalg.norm(found[self._compared] - self._reference, axis=1)
-        distances = difference / np.linalg.norm(self._reference, axis=1)
-        if not np.isfinite(distances).all():
+        distances = relative_l2(found[self._compared], self._reference)
+        if not np.isfinite(distances["worst"]):
             raise Failed("its vectors are not finite")
-        worst, median = float(distances.max()), float(np.median(distances))
-        row["relative_l2"] = {"median": median, "worst": worst}
+        row["relative_l2"] = distances
         _record(row, answer)
 
     def _repeat(self, row: dict[str, Any], worker: Worker) -> None:
@@ -220,6 +218,12 @@ class Comparison:
             "residues_per_second": size["residues"] / median,
             "mfu": self.result["flops"] / median / peak if peak else None,
         }
+
+
+def relative_l2(found: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """Return how far vectors (N, width) are off: the median and the worst of the relative L2."""
+    distances = np.linalg.norm(found - reference, axis=1) / np.linalg.norm(reference, axis=1)
+    return {"median": float(np.median(distances)), "worst": float(distances.max())}
 
 
 def _record(row: dict[str, Any], answer: Answer) -> None:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import compare, preparation, table
+from benchmarks.comparison import relative_l2
 from benchmarks.contenders import PADDED
 from benchmarks.sample import EXAMPLE, draw
 from benchmarks.worker import KEEP_MEMORY
@@ -113,9 +114,7 @@ def measure(
             save(rows)
     exact = job.vectors(FAIR_ESM)
     for row in rows[1:]:
-        apart = np.linalg.norm(job.vectors(row["dtype"]) - exact, axis=1)
-        apart /= np.linalg.norm(exact, axis=1)
-        row["relative_l2"] = {"median": float(np.median(apart)), "worst": float(apart.max())}
+        row["relative_l2"] = relative_l2(job.vectors(row["dtype"]), exact)
     save(rows)
     return rows
 
@@ -190,7 +189,7 @@ def parser() -> argparse.ArgumentParser:
     add("--fasta", type=Path, default=EXAMPLE)
     add("--results", type=Path, default=table.ROOT / "benchmarks" / "results")
     add("--scratch", type=Path, default=preparation.FOLDER)
-    made.set_defaults(device="cpu", threads=len(os.sched_getaffinity(0)))
+    made.set_defaults(device="cpu", threads=compare.cores())
     return made
 
 

@@ -95,6 +95,12 @@ def test_int8_is_tried_where_the_cpu_has_kernels_for_it(told):
         assert "not here: dtype int8: its kernels need" in finding.said
 
 
+def test_nothing_of_what_is_tried_is_left_behind(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert "CPU int8" in findings(trials.machine("cpu"))
+    assert not [*tmp_path.rglob("*")]
+
+
 def test_int8_without_a_kernel_is_told_as_what_is_not_here(monkeypatch):
     monkeypatch.setattr(int8, "_library", lambda: None)
     said = findings(trials.machine("cpu"))["CPU int8"].said

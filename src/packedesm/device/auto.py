@@ -161,6 +161,7 @@ def load_fitting(
     heads: Collection[str] = (),
     *,
     float_products: Collection[str] | None = None,
+    remember: bool = True,
 ) -> PackedESM2:
     """Return the model of a job, with its kernels and heads; Fault if memory does not hold it.
 
@@ -168,12 +169,15 @@ def load_fitting(
     ----------
     float_products
         As `load` takes them.
+    remember
+        Whether what is found out of int8 is kept in the user's cache folder, and taken from there.
     """
     read_as = "float32" if dtype == INT8 else dtype
     from_file = partial(load_model, checkpoint, getattr(torch, read_as), device, heads)
     with _weights_fit(checkpoint, read_as):
         if dtype == INT8:
-            model = int8_model(from_file, float_products, checkpoint.facts()["sha256"])
+            weights = checkpoint.facts()["sha256"] if remember else None
+            model = int8_model(from_file, float_products, weights)
         else:
             model = from_file()
     model.use_kernels(kernels)

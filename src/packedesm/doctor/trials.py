@@ -145,9 +145,9 @@ def _pass(
     geometry = checkpoint.geometry
     number = compute_dtype(dtype, geometry)
     backend = select_backend("auto", device, number, geometry.head_dim)
-    # What a job would measure besides takes a while, and is kept where this leaves nothing.
+    # What a job would measure besides is kept, where this leaves nothing, and takes a while.
     used = select_kernels(geometry, number, device, TRITON if fused else TORCH)
-    model = load_fitting(checkpoint, dtype, used.name, device)
+    model = load_fitting(checkpoint, dtype, used.name, device, remember=False)
     found = _hidden(model, _LENGTHS, backend.name)
     distance = _distance(dtype, found.split(_LENGTHS), expected.split(_LENGTHS))
     why = used.reason if fused and device.type == "cuda" and used.name == TORCH else None
